@@ -1,0 +1,9 @@
+"""The one exception that a program reports without a traceback."""
+
+
+class InputError(ValueError):
+    """Something the user gave cannot be used.
+
+    The message is one sentence that names the thing and the way out; programs print it alone
+    and exit with status 2.
+    """

@@ -1,0 +1,51 @@
+"""Random numbers as a function of keys, not of who draws them.
+
+A generator's next number depends on how many were drawn before, so two placements that share the
+work differently draw differently. Here every image of every epoch has a key, and each number is a
+hash of (key, stream, position): any rank can compute any of them, in any order, on any device, and
+a resumed run needs no generator state.
+"""
+
+import torch
+from torch import Tensor
+
+_MASK32 = 0xFFFFFFFF
+
+
+def hash32(values: Tensor) -> Tensor:
+    """Mix each integer of ``values`` (int64, any shape) into a uniform one in [0, 2**32).
+
+    The mixer is the two-round xor-shift-multiply of C. Wellons' "hash prospector" (lowbias32).
+    Products overflow int64 harmlessly: only their low 32 bits are kept.
+    """
+    values = values & _MASK32
+    values = values ^ (values >> 16)
+    values = (values * 0x7FEB352D) & _MASK32
+    values = values ^ (values >> 15)
+    values = (values * 0x846CA68B) & _MASK32
+    return values ^ (values >> 16)
+
+
+def image_keys(seed: int, epoch: int, indices: Tensor) -> Tensor:
+    """One key per image and epoch, (B,) int64 in [0, 2**32), from the run's seed.
+
+    ``indices`` (B,) are positions in the data set.
+    """
+    epoch_key = hash32(hash32(torch.tensor(seed)) + epoch)
+    return hash32(hash32(indices) ^ epoch_key.to(indices.device))
+
+
+def random_bits(keys: Tensor, stream: int, positions: Tensor) -> Tensor:
+    """Uniform 32-bit integers, (B, N) int64, for keys (B,) and positions (N,).
+
+    ``stream`` keeps the uses apart: one number for each thing that is drawn (a dropout layer,
+    a crop), so that no two share their numbers.
+    """
+    streams = hash32(keys ^ (0x9E3779B9 * (stream + 1) & _MASK32))
+    return hash32(streams[:, None] ^ hash32(positions)[None, :])
+
+
+def uniform(keys: Tensor, stream: int, count: int) -> Tensor:
+    """``count`` float32 numbers in [0, 1) for each key: (B, count)."""
+    bits = random_bits(keys, stream, torch.arange(count, device=keys.device))
+    return (bits >> 8).float() * 2.0**-24
