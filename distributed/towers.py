@@ -1,0 +1,76 @@
+"""One tower per rank: the split placement."""
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from distributed.exchange import Ledger, gather_channels, sum_partial
+from model.towers import LocalTowers
+
+
+class SplitTowers(LocalTowers):
+    """This rank's tower of ``group.size()``; layers are slices of the local form's.
+
+    ``ledger`` counts what the meetings move.
+    """
+
+    def __init__(self, group: dist.ProcessGroup) -> None:
+        super().__init__(group.size())
+        self.group, self.index, self.ledger = group, group.rank(), Ledger()
+
+    def conv(self, inputs: int, outputs: int, meets: bool = False, **shape: int) -> nn.Conv2d:
+        return nn.Conv2d(inputs if meets else inputs // self.count, outputs // self.count, **shape)
+
+    def linear(self, inputs: int, outputs: int) -> nn.Linear:
+        return nn.Linear(inputs, outputs // self.count)
+
+    def classifier(self, inputs: int, classes: int) -> nn.Linear:
+        return PartialLinear(inputs // self.count, classes, adds_bias=self.index == 0)
+
+    def meet(self, x: Tensor) -> Tensor:
+        return gather_channels(x, self.group, self.ledger)
+
+    def sum(self, logits: Tensor) -> Tensor:
+        return sum_partial(logits, self.group, self.ledger)
+
+    def units(self, width: int) -> range:
+        here = width // self.count
+        return range(self.index * here, (self.index + 1) * here)
+
+    @property
+    def towers_here(self) -> int:
+        return 1
+
+    def full_shape(self, name: str, shape: torch.Size) -> torch.Size:
+        dim = self.shard_dim(name)
+        return torch.Size(s * self.count if d == dim else s for d, s in enumerate(shape))
+
+    def shard(self, name: str, full: Tensor) -> Tensor:
+        dim = self.shard_dim(name)
+        return full if dim is None else full.chunk(self.count, dim)[self.index]
+
+    def unshard(self, name: str, part: Tensor) -> Tensor:
+        dim = self.shard_dim(name)
+        if dim is None:
+            return part
+        part = part.contiguous()
+        parts = [torch.empty_like(part) for _ in range(self.count)]
+        dist.all_gather(parts, part, group=self.group)
+        return torch.cat(parts, dim)
+
+
+class PartialLinear(nn.Linear):
+    """One tower's share of a layer whose outputs are summed over the towers.
+
+    The bias is replicated: one tower adds it, the others add zero, and every tower's copy gets
+    the whole gradient, so the copies stay equal.
+    """
+
+    def __init__(self, inputs: int, outputs: int, adds_bias: bool) -> None:
+        super().__init__(inputs, outputs)
+        self.adds_bias = adds_bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = self.bias if self.adds_bias else self.bias - self.bias.detach()
+        return F.linear(x, self.weight, bias)

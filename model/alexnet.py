@@ -1,0 +1,73 @@
+"""AlexNet, in every form it has had, as one definition."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.functional import relu
+
+from model.dropout import Dropout
+from model.errors import InputError
+from model.normalization import LocalResponseNorm
+from model.towers import LocalTowers
+from model.variants import Variant
+
+SMALLEST_SIDE = 64
+
+
+class AlexNet(nn.Module):
+    """The eight layers of Krizhevsky et al. 2012, figure 2, for any number of towers.
+
+    ``towers`` builds the layers and answers where the towers meet: at conv3, fc6, fc7 and fc8,
+    and nowhere else. Raises InputError when the towers do not divide a layer's width.
+    """
+
+    def __init__(self, variant: Variant, classes: int, channels: int, towers: LocalTowers) -> None:
+        super().__init__()
+        for number, width in enumerate(variant.convolutions, start=1):
+            towers.check_width(f"conv{number}", width)
+        towers.check_width("fc6", variant.hidden)
+        self.variant, self.towers = variant, towers
+        c1, c2, c3, c4, c5 = variant.convolutions
+        inputs, hidden = c5 * variant.features**2, variant.hidden
+        self.conv1 = towers.conv(
+            channels, c1, meets=True, kernel_size=11, stride=4, padding=variant.conv1_padding
+        )
+        self.conv2 = towers.conv(c1, c2, kernel_size=5, padding=2)
+        self.conv3 = towers.conv(c2, c3, meets=True, kernel_size=3, padding=1)
+        self.conv4 = towers.conv(c3, c4, kernel_size=3, padding=1)
+        self.conv5 = towers.conv(c4, c5, kernel_size=3, padding=1)
+        self.fc6 = towers.linear(inputs, hidden)
+        self.fc7 = towers.linear(hidden, hidden)
+        self.fc8 = towers.classifier(hidden, classes)
+        self.norm = (
+            LocalResponseNorm(towers.towers_here) if variant.local_response_norm else nn.Identity()
+        )
+        self.resize = nn.AdaptiveAvgPool2d(variant.features)
+        before, after6, after7 = variant.dropout
+        self.dropout5 = Dropout(before, range(inputs), stream=5)
+        self.dropout6 = Dropout(after6, towers.units(hidden), stream=6)
+        self.dropout7 = Dropout(after7, towers.units(hidden), stream=7)
+
+    def forward(self, images: Tensor, keys: Tensor | None = None) -> Tensor:
+        """Logits (B, classes) of normalised images (B, C, H, W), H and W at least 64.
+
+        ``keys`` (B,) name each image's dropout masks; without them nothing is dropped.
+        """
+        if min(images.shape[-2:]) < SMALLEST_SIDE:
+            raise InputError(
+                f"images of {images.shape[-2]}×{images.shape[-1]} px are too small for AlexNet: "
+                f"the smallest side is {SMALLEST_SIDE} px"
+            )
+        x = pool(self.norm(relu(self.conv1(images))))
+        x = pool(self.norm(relu(self.conv2(x))))
+        x = relu(self.conv3(self.towers.meet(x)))
+        x = relu(self.conv4(x))
+        x = pool(relu(self.conv5(x)))
+        x = self.dropout5(self.resize(self.towers.meet(x)).flatten(1), keys)
+        x = self.dropout6(relu(self.fc6(x)), keys)
+        x = self.dropout7(relu(self.fc7(self.towers.meet(x))), keys)
+        return self.towers.sum(self.fc8(x))
+
+
+def pool(x: Tensor) -> Tensor:
+    """Overlapping max pooling, 3×3 with stride 2 (section 3.4); a smaller map is pooled whole."""
+    return F.max_pool2d(x, kernel_size=min(3, *x.shape[-2:]), stride=2)

@@ -1,0 +1,58 @@
+"""Initial values: the local form's, drawn alike for every placement and sliced."""
+
+import torch
+from torch import Tensor, nn
+
+from model.alexnet import AlexNet
+
+_ONES = ("conv2", "conv4", "conv5", "fc6", "fc7")
+_WIDE = ("conv3", "conv4", "conv5")
+
+
+def _gaussian(layer: str, kind: str, full: Tensor, deviation: float, draw: torch.Generator) -> None:
+    if kind == "bias":
+        nn.init.constant_(full, 1.0 if layer in _ONES else 0.0)
+    else:
+        nn.init.normal_(full, std=deviation, generator=draw)
+
+
+def released(layer: str, kind: str, full: Tensor, fan_in: int, draw: torch.Generator) -> None:
+    """The authors' released configuration of 2012 (layers-145.cfg)."""
+    _gaussian(layer, kind, full, 0.03 if layer in _WIDE else 0.01, draw)
+
+
+def text(layer: str, kind: str, full: Tensor, fan_in: int, draw: torch.Generator) -> None:
+    """The paper's text, section 5: every weight from N(0, 0.01²)."""
+    _gaussian(layer, kind, full, 0.01, draw)
+
+
+def default(layer: str, kind: str, full: Tensor, fan_in: int, draw: torch.Generator) -> None:
+    """PyTorch's: uniform within 1/sqrt(fan in)."""
+    nn.init.uniform_(full, -(fan_in**-0.5), fan_in**-0.5, generator=draw)
+
+
+def xavier(layer: str, kind: str, full: Tensor, fan_in: int, draw: torch.Generator) -> None:
+    """D2L's: Xavier uniform weights, PyTorch's biases."""
+    if kind == "bias":
+        default(layer, kind, full, fan_in, draw)
+    else:
+        nn.init.xavier_uniform_(full, generator=draw)
+
+
+SCHEMES = {"released": released, "text": text, "xavier": xavier, "default": default}
+
+
+@torch.no_grad()
+def initialize(model: AlexNet, seed: int, scheme: str | None = None) -> None:
+    """Fill every parameter from ``seed``; ``scheme`` None is the variant's own."""
+    fill = SCHEMES[scheme or model.variant.initial_values]
+    draw = torch.Generator().manual_seed(seed)
+    for layer, module in model.named_children():
+        fan_in = 0
+        for kind, parameter in module.named_parameters():
+            name = f"{layer}.{kind}"
+            full = torch.empty(model.towers.full_shape(name, parameter.shape))
+            if kind == "weight":
+                fan_in = full[0].numel()
+            fill(layer, kind, full, fan_in, draw)
+            parameter.copy_(model.towers.shard(name, full))

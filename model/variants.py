@@ -1,0 +1,59 @@
+"""The table of nets. Adding a net is adding a row."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from model.errors import InputError
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One AlexNet: widths over all towers, and what stands between the layers.
+
+    ``features`` is the side of the map that fc6 reads. ``dropout`` holds the probabilities for
+    the inputs of fc6 and for the outputs of fc6 and of fc7.
+    """
+
+    convolutions: tuple[int, int, int, int, int]
+    hidden: int = 4096
+    features: int = 6
+    conv1_padding: int = 2
+    local_response_norm: bool = False
+    dropout: tuple[float, float, float] = (0.0, 0.5, 0.5)
+    initial_values: Literal["released", "text", "xavier", "default"] = "default"
+    source: str = ""
+
+
+VARIANTS = {
+    "paper": Variant(
+        (96, 256, 384, 384, 256),
+        local_response_norm=True,
+        initial_values="released",
+        source="Krizhevsky, Sutskever, Hinton, NIPS 2012",
+    ),
+    "half": Variant(
+        (48, 128, 192, 192, 256),
+        local_response_norm=True,
+        initial_values="released",
+        source="the same, section 3.2, footnote: the one-GPU control",
+    ),
+    "d2l": Variant(
+        (96, 256, 384, 384, 256),
+        features=5,
+        conv1_padding=1,
+        initial_values="xavier",
+        source="Dive into Deep Learning, chapter 8.1",
+    ),
+    "torchvision": Variant(
+        (64, 192, 384, 256, 256),
+        dropout=(0.5, 0.5, 0.0),
+        source="Krizhevsky 2014, as in torchvision.models.alexnet",
+    ),
+}
+
+
+def variant_named(name: str) -> Variant:
+    """The row of that name; raises InputError with the names there are."""
+    if name not in VARIANTS:
+        raise InputError(f"there is no variant {name!r}: choose one of {', '.join(VARIANTS)}")
+    return VARIANTS[name]
