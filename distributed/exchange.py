@@ -16,6 +16,11 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 
+# torch 2.14 renames both; the project's range starts before that.
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+
+
 @dataclass
 class Ledger:
     """What the collectives of one process cost: bytes sent, and seconds the host waited."""
@@ -45,7 +50,7 @@ class _Gather(torch.autograd.Function):
         parts = own.new_empty(n, *own.shape)
         with ledger.entry((n - 1) * _size(own)):
             if own.numel():
-                dist.all_gather_into_tensor(parts, own, group=group)
+                _all_gather(parts.flatten(0, 1), own, group=group)
         return parts.movedim(0, -2).flatten(-2).movedim(-1, 1)
 
     @staticmethod
@@ -57,7 +62,7 @@ class _Gather(torch.autograd.Function):
         own = torch.empty_like(parts[0])
         with ledger.entry((n - 1) * _size(own)):
             if own.numel():
-                dist.reduce_scatter_tensor(own, parts, group=group)
+                _reduce_scatter(own, parts.flatten(0, 1), group=group)
         return own.movedim(-1, 1), None, None
 
 

@@ -4,12 +4,15 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 
 from model.errors import InputError
+
+T = TypeVar("T")
 
 TIMEOUT = timedelta(minutes=5)
 
@@ -116,23 +119,18 @@ class Mesh:
         dist.all_reduce(values, group=self.replica_group)
         return values
 
-    def any(self, flag: bool) -> bool:
-        """Whether the flag is set on any rank."""
-        flags = torch.tensor(int(flag), device=self.device)
-        dist.all_reduce(flags, op=dist.ReduceOp.MAX)
-        return bool(flags)
-
-    def main_first(self, work: Callable[[], None]) -> None:
-        """Run ``work`` on rank 0 while the others wait; its InputError ends every rank."""
-        error: list[str | None] = [None]
+    def from_main(self, work: Callable[[], T]) -> T:
+        """What ``work`` gives on rank 0, on every rank; its InputError is raised on every rank."""
+        outcome: list[Any] = [None, None]
         if self.is_main:
             try:
-                work()
-            except InputError as exception:
-                error = [str(exception)]
-        dist.broadcast_object_list(error, src=0)
-        if error[0] is not None:
-            raise InputError(error[0])
+                outcome[0] = work()
+            except InputError as error:
+                outcome[1] = str(error)
+        dist.broadcast_object_list(outcome, src=0)
+        if outcome[1] is not None:
+            raise InputError(outcome[1])
+        return outcome[0]
 
     def gather(self, value: float) -> list[float]:
         """Every rank's value, in rank order."""

@@ -1,0 +1,37 @@
+"""Names of the same weights elsewhere."""
+
+from torch import Tensor
+
+from model.errors import InputError
+
+TORCHVISION_LAYERS = {
+    "conv1": "features.0",
+    "conv2": "features.3",
+    "conv3": "features.6",
+    "conv4": "features.8",
+    "conv5": "features.10",
+    "fc6": "classifier.1",
+    "fc7": "classifier.4",
+    "fc8": "classifier.6",
+}
+
+
+def to_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A one-tower ``torchvision`` net's state under the keys of ``torchvision.models.alexnet``."""
+    return {
+        f"{theirs}.{kind}": state[f"{ours}.{kind}"]
+        for ours, theirs in TORCHVISION_LAYERS.items()
+        for kind in ("weight", "bias")
+    }
+
+
+def from_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The other way round; raises InputError for the state of another net."""
+    try:
+        return {
+            f"{ours}.{kind}": state[f"{theirs}.{kind}"]
+            for ours, theirs in TORCHVISION_LAYERS.items()
+            for kind in ("weight", "bias")
+        }
+    except KeyError as missing:
+        raise InputError(f"these are not torchvision's alexnet weights: no {missing}") from None
