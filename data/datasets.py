@@ -1,0 +1,70 @@
+"""What a data set offers, and the table of those that a configuration can name."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
+
+from data import Split
+from data.fashion_mnist import FashionMNIST
+from data.image_folder import ImageFolder
+from data.synthetic import Synthetic
+from model.errors import InputError
+
+
+class Dataset(Protocol):
+    """Labelled images of one size, read by their positions.
+
+    ``decodes`` is True where reading costs enough for worker processes to pay off.
+    """
+
+    classes: list[str]
+    channels: int
+    height: int
+    width: int
+    decodes: bool
+
+    def __len__(self) -> int:
+        """The number of images."""
+        ...
+
+    def read(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (B, C, H, W) uint8 and labels (B,) int64 at ``indices`` (B,), on the CPU.
+
+        Raises InputError when an image cannot be read.
+        """
+        ...
+
+
+def _synthetic(split: Split, stored_size: int, length: int) -> Synthetic:
+    length = length if split == "train" else max(1, length // 4)
+    return Synthetic(split, length, classes=10, channels=3, height=stored_size, width=stored_size)
+
+
+DATASETS: dict[str, Callable[[Split, Path | None, int, int], Dataset]] = {
+    "fashion_mnist": lambda split, folder, size, length: FashionMNIST(split, folder),
+    "image_folder": lambda split, folder, size, length: ImageFolder(split, folder, size),
+    "synthetic": lambda split, folder, size, length: _synthetic(split, size, length),
+}
+
+
+def open_dataset(
+    name: str,
+    split: Split,
+    folder: Path | None = None,
+    stored_size: int = 256,
+    synthetic_length: int = 2048,
+) -> Dataset:
+    """Open one split of the data set called ``name`` in ``DATASETS``.
+
+    ``folder`` holds the files of fashion_mnist (without it they are looked for, then downloaded)
+    and of image_folder (which needs it). Images of image_folder and synthetic are squares of
+    ``stored_size`` pixels. ``synthetic_length`` is the number of synthetic training images; there
+    are a quarter as many for testing.
+
+    Raises InputError for an unknown name, and when the files are missing or not as expected.
+    """
+    if name not in DATASETS:
+        raise InputError(f"there is no data set '{name}': name one of {', '.join(DATASETS)}")
+    return DATASETS[name](split, folder and folder.expanduser(), stored_size, synthetic_length)

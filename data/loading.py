@@ -1,0 +1,90 @@
+"""The order of an epoch, and its batches on a device."""
+
+import multiprocessing
+from collections.abc import Iterator, Sequence
+from multiprocessing.context import BaseContext
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from data.datasets import Dataset
+from model.errors import InputError
+
+
+class Batch(NamedTuple):
+    """Images (B, C, H, W) uint8, their labels (B,) and their positions in the set (B,), int64."""
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+
+
+def epoch_order(seed: int, epoch: int, length: int) -> Tensor:
+    """The order in which an epoch visits ``length`` images, (length,) int64.
+
+    It depends on the arguments alone: every rank computes the same, and so does a resumed run.
+    """
+    digits = f"{seed % 2**32:08x}{epoch % 2**32:08x}"
+    return torch.randperm(length, generator=torch.Generator().manual_seed(int(digits, 16) % 2**63))
+
+
+class Loader:
+    """Reads given batches, ahead of their use where the set decodes and ``workers`` > 0.
+
+    ``batches`` are the positions (B,) of each batch's images; B may differ, and be 0. A set that
+    does not decode is read in this process.
+
+    Iterating raises InputError when an image cannot be read, from a worker as from this process.
+    """
+
+    def __init__(
+        self, dataset: Dataset, batches: Sequence[Tensor], device: torch.device, workers: int = 0
+    ) -> None:
+        self.dataset, self.batches, self.device = dataset, batches, device
+        self.workers = min(workers, len(batches)) if dataset.decodes else 0
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        on_gpu = self.device.type == "cuda"
+        reader: DataLoader[Batch | InputError] = DataLoader(
+            _Reader(self.dataset),
+            batch_size=None,
+            sampler=[batch.tolist() for batch in self.batches],
+            num_workers=self.workers,
+            multiprocessing_context=_forkserver() if self.workers else None,
+            pin_memory=on_gpu,
+            generator=torch.Generator(),
+        )
+        for read in reader:
+            if isinstance(read, InputError):
+                raise read
+            yield Batch(*(tensor.to(self.device, non_blocking=on_gpu) for tensor in read))
+
+
+class _Reader(TorchDataset[Batch | InputError]):
+    """Batches by the list of their positions.
+
+    An InputError is returned: raised in a worker, it would arrive with a traceback as its message.
+    """
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, positions: list[int]) -> Batch | InputError:
+        indices = torch.tensor(positions, dtype=torch.int64)
+        try:
+            return Batch(*self.dataset.read(indices), indices)
+        except InputError as error:
+            return InputError(str(error))
+
+
+def _forkserver() -> BaseContext:
+    """Workers fork from a small process without threads or GPU, which has imported the packages."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "torchvision", "data.loading"])
+    return context

@@ -1,0 +1,110 @@
+"""torchrun with plain endings: one line for a failed rank, and that rank's own exit status.
+
+Run as ``python -m distributed.launch [torchrun flags] PROGRAM [arguments]``. torchrun itself buries
+the failing rank's message under its own tracebacks, and answers every failure with status 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import shutil
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+
+USAGE_ERROR = 2  # the program's status for "you asked for something impossible, here is why"
+SHUTDOWN_SECONDS = "60"  # from a forwarded signal to SIGKILL: time to write a checkpoint
+
+
+def choose_rendezvous(args: argparse.Namespace) -> None:
+    """Default to what the flags given can only mean."""
+    if args.rdzv_endpoint:
+        # An endpoint alone means c10d; static rendezvous is spelled --master-addr, --node-rank.
+        args.rdzv_backend = "c10d" if args.rdzv_backend == "static" else args.rdzv_backend
+    elif args.rdzv_backend == "static" and args.master_port is None:
+        # A free port, so that two runs on one machine never meet.
+        args.standalone = args.standalone or args.nnodes in ("1", "1:1")
+
+
+def tie_to_launcher(args: argparse.Namespace) -> None:
+    """Have the kernel end the workers if the launcher is killed before it can do so itself."""
+    setpriv = shutil.which("setpriv")
+    if setpriv is None or args.run_path:
+        return
+    command = [args.training_script, *args.training_script_args]
+    if not args.no_python:
+        command = [sys.executable, "-u", *(["-m"] if args.module else []), *command]
+    args.no_python, args.module = True, False
+    args.training_script, *args.training_script_args = [setpriv, "--pdeathsig", "KILL", *command]
+
+
+def first_failure(failures: dict[int, ProcessFailure]) -> tuple[int, int]:
+    """Return the rank that failed first, and its exit code (negative: the signal's number).
+
+    The times are whole seconds. Within one, a rank that a signal ended is the likely cause and
+    the others' broken connections its effect, except SIGTERM, which is how the launcher ends the
+    rest. Otherwise the order in which the failures were noticed decides.
+    """
+
+    def blame(rank: int) -> tuple[int, int]:
+        code = failures[rank].exitcode
+        return failures[rank].timestamp, 2 if code == -signal.SIGTERM else int(code > 0)
+
+    rank = min(failures, key=blame)
+    return rank, failures[rank].exitcode
+
+
+def report(rank: int, code: int) -> int:
+    """Say in a line how the rank ended, and return the status a shell would give it."""
+    if code < 0:
+        names = {s.value: s.name for s in signal.Signals}
+        print(f"rank {rank} was ended by {names.get(-code, f'signal {-code}')}", file=sys.stderr)
+        return 128 - code
+    if code != USAGE_ERROR:  # there the program has said it all
+        print(f"rank {rank} exited with status {code}", file=sys.stderr)
+    return code
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Launch the workers, wait for them, and return the exit status."""
+    # Until there are workers to look after, Ctrl-C simply ends us. Hence the late imports: torch's
+    # take seconds, in which it would print a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from torch.distributed import run as torchrun
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous import RendezvousError
+
+    if "LOGLEVEL" not in os.environ:  # torchrun's own switch: whoever sets it wants to read on
+        for name in ("torch.distributed.elastic", "torch.distributed.run"):
+            logger = logging.getLogger(name)
+            logger.addHandler(logging.NullHandler())
+            logger.propagate = False
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", SHUTDOWN_SECONDS)
+
+    args = torchrun.get_args_parser().parse_args(argv)
+    choose_rendezvous(args)
+    tie_to_launcher(args)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN and hasattr(args, "signals_to_handle"):
+        # Started under nohup: torchrun would still end the workers at logout.
+        kept = [name for name in args.signals_to_handle.split(",") if name.strip() != "SIGHUP"]
+        args.signals_to_handle = ",".join(kept)
+    try:
+        torchrun.run(args)
+    except ChildFailedError as error:
+        return report(*first_failure(error.failures))
+    except SignalException as error:
+        return 128 + error.sigval
+    except (RendezvousError, ValueError) as error:
+        print(f"cannot launch: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
