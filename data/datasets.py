@@ -1,6 +1,6 @@
 """What a data set offers, and the table of those that a configuration can name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -19,7 +19,7 @@ class Dataset(Protocol):
     ``decodes`` is True where reading costs enough for worker processes to pay off.
     """
 
-    classes: list[str]
+    classes: Sequence[str]
     channels: int
     height: int
     width: int

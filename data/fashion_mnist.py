@@ -8,7 +8,7 @@ import socket
 import subprocess
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
@@ -40,7 +40,7 @@ class FashionMNIST:
     Raises InputError when the files cannot be found, downloaded or trusted.
     """
 
-    classes = list(datasets.FashionMNIST.classes)
+    classes: Sequence[str] = tuple(datasets.FashionMNIST.classes)
     channels = 1
     height = width = 28
     decodes = False

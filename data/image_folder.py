@@ -1,6 +1,7 @@
 """Images in folders named after their classes, the layout of torchvision's ImageFolder."""
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -31,7 +32,7 @@ class ImageFolder:
         if folder is None:
             raise InputError("image_folder needs data.folder, the folder with train/ and test/")
         self.height = self.width = size
-        self.classes = _classes(_split_folder(folder, "train"))
+        self.classes: Sequence[str] = _classes(_split_folder(folder, "train"))
         root = _split_folder(folder, split)
         _check_same_classes(root, self.classes)
         self.samples = _samples(root, self.classes)
@@ -91,7 +92,7 @@ def _classes(root: Path) -> list[str]:
     return visible
 
 
-def _check_same_classes(root: Path, classes: list[str]) -> None:
+def _check_same_classes(root: Path, classes: Sequence[str]) -> None:
     if differing := sorted(set(_classes(root)) ^ set(classes)):
         raise InputError(
             f"the class folders of {root} are not those of training: make both the same, they "
@@ -99,7 +100,7 @@ def _check_same_classes(root: Path, classes: list[str]) -> None:
         )
 
 
-def _samples(root: Path, classes: list[str]) -> list[tuple[str, int]]:
+def _samples(root: Path, classes: Sequence[str]) -> list[tuple[str, int]]:
     """Paths and labels, in the order of the classes; InputError for a class without images."""
     numbers = {name: number for number, name in enumerate(classes)}
     samples: list[tuple[str, int]] = make_dataset(

@@ -1,5 +1,7 @@
 """Made-up images, for tests and for timing without files."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -30,7 +32,7 @@ class Synthetic:
         width: int,
         seed: int = 0,
     ) -> None:
-        self.classes = [f"class {number}" for number in range(classes)]
+        self.classes: Sequence[str] = [f"class {number}" for number in range(classes)]
         self.channels, self.height, self.width = channels, height, width
         shared = torch.Generator().manual_seed(seed)
         coarse = torch.rand(classes, channels, 4, 4, generator=shared)

@@ -1,45 +1,72 @@
 """The mesh of ranks: who computes which tower of which replica, on which device."""
 
 import os
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 
+from distributed.device import backend_for, take_device
+from distributed.ledger import Ledger
 from model.errors import InputError
 
 T = TypeVar("T")
 
 TIMEOUT = timedelta(minutes=5)
+MOST_REPLICAS_DRAWN = 8
+
+
+class World(NamedTuple):
+    """What torchrun tells a process about itself; one process where there is no torchrun."""
+
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+
+
+def launched_world() -> World:
+    """The world that torchrun has put into the environment, read in this module alone."""
+    names = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
+    return World(*(int(os.environ.get(name, alone)) for name, alone in names.items()))
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How ``replicas × ranks per replica`` processes share out the network's towers."""
+    """How ``replicas × ranks_per_replica`` processes share out the network's towers."""
 
     replicas: int
     ranks_per_replica: int
     towers: int
 
     @property
-    def placement(self) -> str:
+    def placement(self) -> Literal["local", "split"]:
+        """Where the towers of a replica are: in one process, or one on each rank."""
         return "split" if self.ranks_per_replica > 1 else "local"
 
+    @property
+    def world_size(self) -> int:
+        """Ranks in all."""
+        return self.replicas * self.ranks_per_replica
+
     def picture(self) -> str:
-        """A small drawing of the mesh, a line for each replica."""
+        """A small drawing of the mesh, a line for each replica (the first few of many)."""
         per_rank = self.towers // self.ranks_per_replica
         lines = []
-        for replica in range(self.replicas):
+        for replica in range(min(self.replicas, MOST_REPLICAS_DRAWN)):
             ranks = []
             for place in range(self.ranks_per_replica):
-                towers = range(place * per_rank, (place + 1) * per_rank)
-                rank = replica * self.ranks_per_replica + place
-                ranks.append(f"[ rank {rank}: tower {' '.join(map(str, towers))} ]")
+                rank, first = replica * self.ranks_per_replica + place, place * per_rank
+                towers = f"{first}" if per_rank == 1 else f"{first}-{first + per_rank - 1}"
+                ranks.append(f"[ rank {rank}: tower {towers} ]")
             lines.append(f"  replica {replica}  " + " <-> ".join(ranks))
+        if self.replicas > len(lines):
+            lines.append(f"  … and {self.replicas - len(lines)} more replicas")
         return "\n".join(lines)
 
 
@@ -51,73 +78,75 @@ def plan_mesh(world_size: int, towers: int, placement: str) -> Plan:
     divides = towers > 1 and world_size % towers == 0
     if placement == "split" and not divides:
         raise InputError(
-            f"placement split needs one rank for each tower, so the ranks must be a multiple of "
-            f"the towers (at least 2): there are {world_size} ranks and {towers} towers"
+            "placement split needs one rank for each tower, so the ranks must be a multiple of "
+            f"the towers, and those at least 2: there are {world_size} ranks and {towers} towers"
         )
     per_replica = towers if placement != "local" and divides else 1
     return Plan(world_size // per_replica, per_replica, towers)
 
 
-def launched_world() -> tuple[int, int]:
-    """(rank, world size) as torchrun has set them; (0, 1) without torchrun."""
-    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-
-
 @dataclass(frozen=True)
 class Mesh:
-    """This rank's place in a running process group."""
+    """This rank's place in a running process group, and the ledger of what it costs."""
 
     plan: Plan
     rank: int
     device: torch.device
     tower_group: dist.ProcessGroup
     replica_group: dist.ProcessGroup
-
-    @property
-    def replica(self) -> int:
-        return self.rank // self.plan.ranks_per_replica
-
-    @property
-    def is_main(self) -> bool:
-        return self.rank == 0
+    ledger: Ledger
 
     @staticmethod
-    def start(plan: Plan, device_type: str | None = None) -> "Mesh":
-        """Join the process group (of one, without torchrun) and take this rank's device."""
-        device_type = device_type or ("cuda" if torch.cuda.is_available() else "cpu")
-        rank, world_size = launched_world()
-        device = torch.device(device_type)
-        if device_type == "cuda":
-            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-            torch.cuda.set_device(device)
-        backend = "nccl" if device_type == "cuda" else "gloo"
+    def start(plan: Plan) -> "Mesh":
+        """Take this process's device and join the process group (one of its own, if alone).
+
+        Raises InputError when there are too few GPUs.
+        """
+        world = launched_world()
+        device = take_device(world.local_rank, world.local_size)
+        if world.size == world.local_size:
+            # One machine: gloo need not find, nor listen on, an address that others can reach.
+            loopback = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
         if "RANK" in os.environ:
-            dist.init_process_group(backend, timeout=TIMEOUT)
-        else:
-            dist.init_process_group(
-                backend, store=dist.HashStore(), rank=rank, world_size=world_size, timeout=TIMEOUT
-            )
+            device_id = device if device.type == "cuda" else None
+            dist.init_process_group(backend_for(device), timeout=TIMEOUT, device_id=device_id)
+        else:  # no torchrun: no store to meet at, and nobody to meet
+            store = dist.HashStore()
+            dist.init_process_group(backend_for(device), store=store, rank=0, world_size=1)
         return Mesh.over_running_group(plan, device)
 
     @staticmethod
     def over_running_group(plan: Plan, device: torch.device) -> "Mesh":
-        """The mesh of an already initialised default group."""
+        """The mesh of a default group that runs already."""
         mesh = init_device_mesh(
             device.type,
             (plan.replicas, plan.ranks_per_replica),
             mesh_dim_names=("replica", "tower"),
         )
-        return Mesh(
-            plan, dist.get_rank(), device, mesh.get_group("tower"), mesh.get_group("replica")
-        )
+        groups = mesh.get_group("tower"), mesh.get_group("replica")
+        return Mesh(plan, dist.get_rank(), device, *groups, Ledger(device))
 
-    def stop(self) -> None:
-        dist.destroy_process_group()
+    @property
+    def replica(self) -> int:
+        """Which replica this rank belongs to."""
+        return self.rank // self.plan.ranks_per_replica
 
-    def sum(self, values: torch.Tensor) -> torch.Tensor:
+    @property
+    def is_main(self) -> bool:
+        """Whether this rank speaks and writes for all."""
+        return self.rank == 0
+
+    def sum_over_replicas(self, values: torch.Tensor) -> torch.Tensor:
         """The sum over replicas, in place; equal on every rank."""
         dist.all_reduce(values, group=self.replica_group)
         return values
+
+    def largest(self, value: float) -> float:
+        """The largest of all ranks' values, on every rank."""
+        everyone = torch.tensor(value, dtype=torch.float64, device=self.device)
+        dist.all_reduce(everyone, dist.ReduceOp.MAX)
+        return float(everyone)
 
     def from_main(self, work: Callable[[], T]) -> T:
         """What ``work`` gives on rank 0, on every rank; its InputError is raised on every rank."""
@@ -131,10 +160,3 @@ class Mesh:
         if outcome[1] is not None:
             raise InputError(outcome[1])
         return outcome[0]
-
-    def gather(self, value: float) -> list[float]:
-        """Every rank's value, in rank order."""
-        own = torch.tensor([value], dtype=torch.float64, device=self.device)
-        parts = [torch.empty_like(own) for _ in range(dist.get_world_size())]
-        dist.all_gather(parts, own)
-        return [float(part) for part in parts]

@@ -4,52 +4,61 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import override
 
-from distributed.exchange import Ledger, gather_channels, sum_partial
-from model.towers import LocalTowers
+from distributed.exchange import gather_channels, sum_partial
+from distributed.ledger import Ledger
+from model.towers import ConvShape, Towers
 
 
-class SplitTowers(LocalTowers):
-    """This rank's tower of ``group.size()``; layers are slices of the local form's.
+class SplitTowers(Towers):
+    """This rank's tower of ``group.size()``; its layers are slices of the local form's.
 
-    ``ledger`` counts what the meetings move.
+    ``ledger`` counts what the meetings cost.
     """
 
-    def __init__(self, group: dist.ProcessGroup) -> None:
+    def __init__(self, group: dist.ProcessGroup, ledger: Ledger) -> None:
         super().__init__(group.size())
-        self.group, self.index, self.ledger = group, group.rank(), Ledger()
+        self.group, self.index, self.ledger = group, group.rank(), ledger
 
-    def conv(self, inputs: int, outputs: int, meets: bool = False, **shape: int) -> nn.Conv2d:
-        return nn.Conv2d(inputs if meets else inputs // self.count, outputs // self.count, **shape)
+    @override
+    def conv(
+        self, inputs: int, outputs: int, shape: ConvShape, *, meets: bool = False
+    ) -> nn.Conv2d:
+        return nn.Conv2d(inputs if meets else inputs // self.count, outputs // self.count, *shape)
 
+    @override
     def linear(self, inputs: int, outputs: int) -> nn.Linear:
         return nn.Linear(inputs, outputs // self.count)
 
+    @override
     def classifier(self, inputs: int, classes: int) -> nn.Linear:
         return PartialLinear(inputs // self.count, classes, adds_bias=self.index == 0)
 
+    @override
     def meet(self, x: Tensor) -> Tensor:
         return gather_channels(x, self.group, self.ledger)
 
+    @override
     def sum(self, logits: Tensor) -> Tensor:
         return sum_partial(logits, self.group, self.ledger)
 
-    def units(self, width: int) -> range:
-        here = width // self.count
-        return range(self.index * here, (self.index + 1) * here)
-
     @property
-    def towers_here(self) -> int:
-        return 1
+    @override
+    def here(self) -> range:
+        return range(self.index, self.index + 1)
 
+    @override
     def full_shape(self, name: str, shape: torch.Size) -> torch.Size:
         dim = self.shard_dim(name)
         return torch.Size(s * self.count if d == dim else s for d, s in enumerate(shape))
 
+    @override
     def shard(self, name: str, full: Tensor) -> Tensor:
         dim = self.shard_dim(name)
         return full if dim is None else full.chunk(self.count, dim)[self.index]
 
+    @override
     def unshard(self, name: str, part: Tensor) -> Tensor:
         dim = self.shard_dim(name)
         if dim is None:
@@ -67,10 +76,11 @@ class PartialLinear(nn.Linear):
     the whole gradient, so the copies stay equal.
     """
 
-    def __init__(self, inputs: int, outputs: int, adds_bias: bool) -> None:
+    def __init__(self, inputs: int, outputs: int, *, adds_bias: bool) -> None:
         super().__init__(inputs, outputs)
         self.adds_bias = adds_bias
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
         bias = self.bias if self.adds_bias else self.bias - self.bias.detach()
         return F.linear(x, self.weight, bias)

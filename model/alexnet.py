@@ -7,7 +7,7 @@ from torch.nn.functional import relu
 from model.dropout import Dropout
 from model.errors import InputError
 from model.normalization import LocalResponseNorm
-from model.towers import LocalTowers
+from model.towers import ConvShape, Towers
 from model.variants import Variant
 
 SMALLEST_SIDE = 64
@@ -20,7 +20,7 @@ class AlexNet(nn.Module):
     and nowhere else. Raises InputError when the towers do not divide a layer's width.
     """
 
-    def __init__(self, variant: Variant, classes: int, channels: int, towers: LocalTowers) -> None:
+    def __init__(self, variant: Variant, classes: int, channels: int, towers: Towers) -> None:
         super().__init__()
         for number, width in enumerate(variant.convolutions, start=1):
             towers.check_width(f"conv{number}", width)
@@ -28,18 +28,16 @@ class AlexNet(nn.Module):
         self.variant, self.towers = variant, towers
         c1, c2, c3, c4, c5 = variant.convolutions
         inputs, hidden = c5 * variant.features**2, variant.hidden
-        self.conv1 = towers.conv(
-            channels, c1, meets=True, kernel_size=11, stride=4, padding=variant.conv1_padding
-        )
-        self.conv2 = towers.conv(c1, c2, kernel_size=5, padding=2)
-        self.conv3 = towers.conv(c2, c3, meets=True, kernel_size=3, padding=1)
-        self.conv4 = towers.conv(c3, c4, kernel_size=3, padding=1)
-        self.conv5 = towers.conv(c4, c5, kernel_size=3, padding=1)
+        self.conv1 = towers.conv(channels, c1, ConvShape(11, 4, variant.conv1_padding), meets=True)
+        self.conv2 = towers.conv(c1, c2, ConvShape(5, 1, 2))
+        self.conv3 = towers.conv(c2, c3, ConvShape(3, 1, 1), meets=True)
+        self.conv4 = towers.conv(c3, c4, ConvShape(3, 1, 1))
+        self.conv5 = towers.conv(c4, c5, ConvShape(3, 1, 1))
         self.fc6 = towers.linear(inputs, hidden)
         self.fc7 = towers.linear(hidden, hidden)
         self.fc8 = towers.classifier(hidden, classes)
         self.norm = (
-            LocalResponseNorm(towers.towers_here) if variant.local_response_norm else nn.Identity()
+            LocalResponseNorm(len(towers.here)) if variant.local_response_norm else nn.Identity()
         )
         self.resize = nn.AdaptiveAvgPool2d(variant.features)
         before, after6, after7 = variant.dropout

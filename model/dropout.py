@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from model.keyed_random import random_bits
 
@@ -12,6 +13,8 @@ class Dropout(nn.Module):
     ``units`` are the places in the full layer of the columns computed here, so the towers of a
     replica slice one common mask. ``stream`` tells this layer's masks from another's.
     """
+
+    units: Tensor
 
     def __init__(self, p: float, units: range, stream: int) -> None:
         super().__init__()
@@ -25,5 +28,6 @@ class Dropout(nn.Module):
         kept = random_bits(keys, self.stream, self.units) >= self.p * 2.0**32
         return x * kept / (1 - self.p)
 
+    @override
     def extra_repr(self) -> str:
         return f"p={self.p}, stream={self.stream}"

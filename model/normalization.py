@@ -1,9 +1,12 @@
 """Local response normalisation, Krizhevsky et al. 2012, section 3.3."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
+from typing_extensions import override
 
 
 class LocalResponseNorm(nn.Module):
@@ -21,9 +24,11 @@ class LocalResponseNorm(nn.Module):
         super().__init__()
         self.towers, self.size, self.alpha, self.k = towers, size, alpha, k
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
         return _LocalResponseNorm.apply(x, self.towers, self.size, self.alpha, self.k)
 
+    @override
     def extra_repr(self) -> str:
         return f"towers={self.towers}, size={self.size}, alpha={self.alpha}, k={self.k}"
 
@@ -42,28 +47,24 @@ def window_sum(x: Tensor, towers: int, size: int) -> Tensor:
 
 
 def _power(q: Tensor) -> Tensor:
-    """q ** -0.75 for positive q."""
+    """The power -0.75 of positive numbers."""
     root = q.rsqrt()
     return root * root.sqrt()
 
 
 class _LocalResponseNorm(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: FunctionCtx, x: Tensor, towers: int, size: int, alpha: float, k: float
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, towers: int, size: int, alpha: float, k: float) -> Tensor:
         q = window_sum(x * x, towers, size).mul_(alpha / size).add_(k)
         ctx.save_for_backward(x, q)
-        ctx.towers, ctx.size, ctx.scale = towers, size, alpha / size  # type: ignore[attr-defined]
+        ctx.towers, ctx.size, ctx.scale = towers, size, alpha / size
         return x * _power(q)
 
     @staticmethod
     @once_differentiable
-    def backward(  # type: ignore[override]
-        ctx: FunctionCtx, grad: Tensor
-    ) -> tuple[Tensor, None, None, None, None]:
-        x, q = ctx.saved_tensors  # type: ignore[attr-defined]
-        towers, size, scale = ctx.towers, ctx.size, ctx.scale  # type: ignore[attr-defined]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
+        x, q = ctx.saved_tensors
+        towers, size, scale = ctx.towers, ctx.size, ctx.scale
         power = _power(q)
         through = window_sum(grad * x * power / q, towers, size)
         return torch.addcmul(grad * power, x, through, value=-1.5 * scale), None, None, None, None

@@ -1,23 +1,36 @@
 """Where the towers of a network live: the interface, and its one-process form.
 
 A tower is one of the parallel streams of the network. Most layers read their own tower only; at a
-few places the towers *meet*. ``AlexNet`` is written once against this interface;
-``distributed.towers.SplitTowers`` is its other form, one tower per rank.
+few places the towers *meet*. ``AlexNet`` is written once against ``Towers``, whose other form,
+one tower per rank, is ``distributed.towers.SplitTowers``.
 """
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from model.errors import InputError
 
 
-class LocalTowers:
-    """All towers in one process: full-width layers, grouped where a layer reads its own tower.
+class ConvShape(NamedTuple):
+    """The window of a convolution, in pixels."""
 
-    Its tensors are the truth: any other placement holds slices of the very same ones.
+    kernel_size: int
+    stride: int
+    padding: int
+
+
+class Towers(ABC):
+    """``count`` towers: builds their layers, and answers where they meet.
+
+    The tensors of the local form, all towers in one process, are the truth: another placement
+    holds slices of the very same ones.
     """
 
-    def __init__(self, count: int = 1) -> None:
+    def __init__(self, count: int) -> None:
         self.count = count
 
     def check_width(self, name: str, width: int) -> None:
@@ -28,47 +41,93 @@ class LocalTowers:
                 "choose a number of towers that divides every layer's width"
             )
 
-    def conv(self, inputs: int, outputs: int, meets: bool = False, **shape: int) -> nn.Conv2d:
-        """A convolution; ``meets`` says that every tower reads all ``inputs`` channels."""
-        return nn.Conv2d(inputs, outputs, groups=1 if meets else self.count, **shape)
+    def shard_dim(self, name: str) -> int | None:
+        """The dimension along which a parameter is sliced over towers; None: replicated."""
+        return {"fc8.weight": 1, "fc8.bias": None}.get(name, 0)
 
+    @abstractmethod
+    def conv(
+        self, inputs: int, outputs: int, shape: ConvShape, *, meets: bool = False
+    ) -> nn.Conv2d:
+        """A convolution of the full widths; with ``meets`` every tower reads all ``inputs``."""
+
+    @abstractmethod
     def linear(self, inputs: int, outputs: int) -> nn.Linear:
         """A fully connected layer that reads all towers."""
-        return nn.Linear(inputs, outputs)
 
+    @abstractmethod
     def classifier(self, inputs: int, classes: int) -> nn.Linear:
         """The last layer: each tower reads its own inputs, and ``sum`` adds what they give."""
-        return nn.Linear(inputs, classes)
 
+    @abstractmethod
     def meet(self, x: Tensor) -> Tensor:
         """All towers' channels, (B, C, …), for a layer that reads every tower."""
-        return x
 
+    @abstractmethod
     def sum(self, logits: Tensor) -> Tensor:
         """The towers' partial logits (B, classes) added up, equal on every tower."""
-        return logits
+
+    @property
+    @abstractmethod
+    def here(self) -> range:
+        """The towers that this process computes."""
+
+    @abstractmethod
+    def full_shape(self, name: str, shape: torch.Size) -> torch.Size:
+        """The local form's shape of the parameter that has ``shape`` here."""
+
+    @abstractmethod
+    def shard(self, name: str, full: Tensor) -> Tensor:
+        """This process's slice of a parameter (or its momentum) in the local form."""
+
+    @abstractmethod
+    def unshard(self, name: str, part: Tensor) -> Tensor:
+        """The local form of a parameter from its slices; every tower must call it."""
 
     def units(self, width: int) -> range:
         """Which of a full layer's ``width`` units are computed here."""
-        return range(width)
+        each = width // self.count
+        return range(self.here.start * each, self.here.stop * each)
+
+
+class LocalTowers(Towers):
+    """All towers in one process: full-width layers, grouped where a layer reads its own tower."""
+
+    @override
+    def conv(
+        self, inputs: int, outputs: int, shape: ConvShape, *, meets: bool = False
+    ) -> nn.Conv2d:
+        return nn.Conv2d(inputs, outputs, *shape, groups=1 if meets else self.count)
+
+    @override
+    def linear(self, inputs: int, outputs: int) -> nn.Linear:
+        return nn.Linear(inputs, outputs)
+
+    @override
+    def classifier(self, inputs: int, classes: int) -> nn.Linear:
+        return nn.Linear(inputs, classes)
+
+    @override
+    def meet(self, x: Tensor) -> Tensor:
+        return x
+
+    @override
+    def sum(self, logits: Tensor) -> Tensor:
+        return logits
 
     @property
-    def towers_here(self) -> int:
-        """How many towers this process computes."""
-        return self.count
+    @override
+    def here(self) -> range:
+        return range(self.count)
 
-    def shard_dim(self, name: str) -> int | None:
-        """The dimension along which other placements slice a parameter; None: replicated."""
-        return {"fc8.weight": 1, "fc8.bias": None}.get(name, 0)
-
+    @override
     def full_shape(self, name: str, shape: torch.Size) -> torch.Size:
-        """The local form's shape of the parameter that has ``shape`` here."""
         return shape
 
+    @override
     def shard(self, name: str, full: Tensor) -> Tensor:
-        """This process's slice of a parameter (or its momentum) in the local form."""
         return full
 
+    @override
     def unshard(self, name: str, part: Tensor) -> Tensor:
-        """The local form of a parameter from its slices; every tower must call it."""
         return part

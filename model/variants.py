@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from model.errors import InputError
-
 
 @dataclass(frozen=True)
 class Variant:
@@ -50,10 +48,3 @@ VARIANTS = {
         source="Krizhevsky 2014, as in torchvision.models.alexnet",
     ),
 }
-
-
-def variant_named(name: str) -> Variant:
-    """The row of that name; raises InputError with the names there are."""
-    if name not in VARIANTS:
-        raise InputError(f"there is no variant {name!r}: choose one of {', '.join(VARIANTS)}")
-    return VARIANTS[name]

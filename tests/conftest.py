@@ -41,6 +41,6 @@ def equality_rows():
 def pytest_terminal_summary(terminalreporter):
     if EQUALITY_ROWS:
         terminalreporter.section("equality with the local form in one process")
-        terminalreporter.write_line(f"{'variant':<10}{'mesh':<32}largest relative error")
+        terminalreporter.write_line(f"{'variant':<14}{'mesh':<32}largest relative error")
         for variant, mesh, error in EQUALITY_ROWS:
-            terminalreporter.write_line(f"{variant:<10}{mesh:<32}{error:.1e}")
+            terminalreporter.write_line(f"{variant:<14}{mesh:<32}{error:.1e}")

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,35 +20,42 @@ from torch import Tensor
 
 from model.alexnet import AlexNet
 from model.errors import InputError
+from training.folder import writing
+from training.loop import Trainer
+from training.totals import Totals
 
 _FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
 
 
-def save_checkpoint(
-    folder: Path,
-    model: AlexNet,
-    optimizer: torch.optim.Optimizer,
-    state: dict[str, Any],
-    *,
-    writes: bool,
-    keep: int,
-) -> Path:
-    """Write ``folder/step-N``, N = ``state["step"]``, then prune all but the newest ``keep``.
+def save_checkpoint(folder: Path, trainer: Trainer, totals: Totals) -> Path:
+    """Write ``folder/step-N`` after N steps, then prune all but the newest ones.
 
-    Every tower of the replica that writes must call it; only the rank with ``writes`` touches
-    the disk. Raises InputError when the disk refuses.
+    Every rank must call it; the towers of the first replica hand their slices to rank 0, which
+    alone touches the disk. Returns the checkpoint's folder, which exists then. Raises InputError
+    on every rank when the disk refuses.
     """
-    weights = _local_form(model, dict(model.named_parameters()))
-    momentum = _local_form(model, _momentum(model, optimizer))
-    target = folder / f"step-{state['step']:08d}"
-    if writes:
-        try:
-            _write(target, weights, momentum, state)
-        except OSError as error:
-            raise InputError(f"cannot write the checkpoint {target}: {error.strerror}") from None
-        for old in list_checkpoints(folder)[:-keep]:
-            shutil.rmtree(old)
-    return target
+    mesh, model, config = trainer.mesh, trainer.model, trainer.config
+    tensors: list[dict[str, Tensor]] = []
+    if mesh.replica == 0:
+        tensors = [
+            _local_form(model, dict(model.named_parameters())),
+            _local_form(model, _momentum(model, trainer.optimizer)),
+        ]
+
+    def write() -> Path:
+        target = folder / f"step-{trainer.steps:08d}"
+        state = {
+            "trainer": trainer.state(),
+            "totals": asdict(totals),
+            "config": config.model_dump(mode="json"),
+        }
+        with writing(target):
+            _write(target, tensors, state)
+            for old in list_checkpoints(folder)[: -config.keep_checkpoints]:
+                shutil.rmtree(old)
+        return target
+
+    return mesh.from_main(write)
 
 
 def _local_form(model: AlexNet, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -65,25 +73,21 @@ def _momentum(model: AlexNet, optimizer: torch.optim.Optimizer) -> dict[str, Ten
     return {name: buffer for name, buffer in buffers.items() if buffer is not None}
 
 
-def _write(
-    target: Path, weights: dict[str, Tensor], momentum: dict[str, Tensor], state: dict[str, Any]
-) -> None:
+def _write(target: Path, tensors: list[dict[str, Tensor]], state: dict[str, Any]) -> None:
     aside = target.with_name(f".{target.name}.part")
     shutil.rmtree(aside, ignore_errors=True)
     try:
         aside.mkdir(parents=True)
         try:
-            save_file(weights, aside / "model.safetensors")
-            save_file(momentum, aside / "optimizer.safetensors")
+            for content, name in zip(tensors, _FILES, strict=False):
+                save_file(content, aside / name)
         except SafetensorError as error:
-            raise OSError(None, f"writing failed ({error})") from None
+            raise OSError(f"{error}") from None
         (aside / "state.json").write_text(json.dumps(state, indent=1))
         manifest = {name: _sha256(aside / name) for name in _FILES}
         (aside / "manifest.json").write_text(json.dumps(manifest, indent=1))
         for path in (*aside.iterdir(), aside):
             _sync(path)
-        if target.exists():
-            shutil.rmtree(target)
         os.replace(aside, target)
         _sync(target.parent)
     except BaseException:
@@ -113,7 +117,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def newest_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]]:
-    """The newest checkpoint and its state; raises InputError when there is none or it is damaged."""
+    """The newest checkpoint and its state; raises InputError if there is none or it is damaged."""
     found = list_checkpoints(folder)
     if not found:
         raise InputError(f"there is no checkpoint in {folder} to resume from")
@@ -137,30 +141,28 @@ def verify_checkpoint(path: Path) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def load_checkpoint(path: Path, model: AlexNet, optimizer: torch.optim.Optimizer | None) -> None:
-    """Fill the model, and the optimiser's momentum, with this rank's slices.
+def load_checkpoint(path: Path, state: dict[str, Any], trainer: Trainer) -> None:
+    """Fill the trainer: its state, and this rank's slices of weights and momentum.
 
     Raises InputError when the checkpoint is of another net.
     """
-    parameters = dict(model.named_parameters())
+    towers, parameters = trainer.model.towers, dict(trainer.model.named_parameters())
     with safe_open(path / "model.safetensors", framework="pt") as file:
-        _check_same_net(path, model, parameters, file)
+        _check_same_net(path, trainer.model, file)
         for name, parameter in parameters.items():
-            parameter.copy_(model.towers.shard(name, file.get_tensor(name)))
-    if optimizer is None:
-        return
+            parameter.copy_(towers.shard(name, file.get_tensor(name)))
     with safe_open(path / "optimizer.safetensors", framework="pt") as file:
         for name in file.keys():  # noqa: SIM118 - not a mapping
-            parameter = parameters[name]
-            part = model.towers.shard(name, file.get_tensor(name))
-            buffer = torch.empty_like(parameter).copy_(part)
-            optimizer.state[parameter]["momentum_buffer"] = buffer
+            part = towers.shard(name, file.get_tensor(name))
+            buffer = torch.empty_like(parameters[name]).copy_(part)
+            trainer.optimizer.state[parameters[name]]["momentum_buffer"] = buffer
+    trainer.load_state(state["trainer"])
 
 
-def _check_same_net(path: Path, model: AlexNet, parameters: dict[str, Any], file: Any) -> None:
+def _check_same_net(path: Path, model: AlexNet, file: Any) -> None:
     expected = {
         name: list(model.towers.full_shape(name, parameter.shape))
-        for name, parameter in parameters.items()
+        for name, parameter in model.named_parameters()
     }
     found = {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     for name in expected | found:

@@ -1,6 +1,7 @@
 """The images of a run: its data sets, and each replica's share of every batch."""
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 
@@ -9,17 +10,40 @@ from data.loading import Batch, Loader, epoch_order
 from data.preprocess import Preprocess
 from distributed.mesh import Mesh
 from training.config import Config, DataConfig
-from training.meters import Stopwatch
 
 
-def open_sets(config: Config) -> tuple[Dataset, Dataset]:
-    """The training and the test set."""
-    data = config.data
-    train, test = (
-        open_dataset(data.name, split, data.folder, data.stored_size, data.synthetic_length)
-        for split in ("train", "test")
-    )
-    return train, test
+class Share(NamedTuple):
+    """One replica's part of a global batch of ``global_count`` images.
+
+    ``epochs_done`` counts them from the start of the run to after this batch.
+    """
+
+    batch: Batch
+    global_count: int
+    epoch: int
+    epochs_done: float
+
+    @property
+    def ends_epoch(self) -> bool:
+        """Whether this is the last batch of its epoch."""
+        return self.epochs_done.is_integer()
+
+
+def open_sets(data: DataConfig, mesh: Mesh) -> tuple[Dataset, Dataset]:
+    """The training and the test set; what is missing is downloaded once for all ranks of a node.
+
+    Raises InputError on every rank when rank 0 cannot open them.
+    """
+
+    def sets() -> tuple[Dataset, Dataset]:
+        train, test = (
+            open_dataset(data.name, split, data.folder, data.stored_size, data.synthetic_length)
+            for split in ("train", "test")
+        )
+        return train, test
+
+    mesh.from_main(lambda: sets() and None)
+    return sets()
 
 
 def make_preprocess(data: DataConfig, channels: int) -> Preprocess:
@@ -31,21 +55,37 @@ def make_preprocess(data: DataConfig, channels: int) -> Preprocess:
     return Preprocess(data.size, data.resize or data.size, mean, deviation, data.mirror)
 
 
-def epoch_batches(
-    config: Config, mesh: Mesh, dataset: Dataset, watch: Stopwatch, epoch: int, done: int
-) -> Iterator[tuple[Batch, int]]:
-    """This replica's share of each global batch after the first ``done``, and the batch's size.
+def count_steps(config: Config, images: int) -> int:
+    """Optimiser steps of a whole run on ``images`` training images."""
+    steps = config.epochs * steps_per_epoch(config, images)
+    return min(steps, config.max_steps or steps)
 
-    An epoch visits every image once over all replicas; the last batch may be short, its shares
-    uneven. The towers of a replica read the same images in the same order.
+
+def steps_per_epoch(config: Config, images: int) -> int:
+    """Global batches in an epoch of ``images``, the last of which may be short."""
+    return -(-images // config.batch_size)
+
+
+def training_shares(
+    config: Config, mesh: Mesh, dataset: Dataset, first: int, last: int
+) -> Iterator[Share]:
+    """This replica's share of the global batches ``first`` to ``last`` (exclusive) of the run.
+
+    An epoch visits every image once over all replicas; its last batch may be short, and the
+    shares of a batch uneven. The towers of a replica read the same images in the same order.
     """
-    order = epoch_order(config.seed, epoch, len(dataset)).split(config.batch_size)[done:]
-    shares = [batch.tensor_split(mesh.plan.replicas)[mesh.replica] for batch in order]
-    loader = iter(Loader(dataset, shares, mesh.device, config.data.workers))
-    for global_batch in order:
-        with watch.part("data"):
-            batch = next(loader)
-        yield batch, len(global_batch)
+    per_epoch = steps_per_epoch(config, len(dataset))
+    while first < last:
+        epoch, done = divmod(first, per_epoch)
+        order = epoch_order(config.seed, epoch, len(dataset)).split(config.batch_size)
+        order = order[done : done + last - first]
+        shares = [batch.tensor_split(mesh.plan.replicas)[mesh.replica] for batch in order]
+        loader = iter(Loader(dataset, shares, mesh.device, config.data.workers))
+        for global_batch in order:
+            with mesh.ledger.part("data"):
+                batch = next(loader)
+            first += 1
+            yield Share(batch, len(global_batch), epoch, first / per_epoch)
 
 
 def test_batches(config: Config, mesh: Mesh, dataset: Dataset) -> Loader:

@@ -42,13 +42,16 @@ class Schedule:
 
     @property
     def learning_rate(self) -> float:
+        """The rate of the next step."""
         return float(self.optimizer.param_groups[0]["lr"])
 
     def after_step(self) -> None:
+        """Move on by one optimiser step."""
         if not isinstance(self.scheduler, ReduceLROnPlateau):
             self.scheduler.step()
 
     def after_evaluation(self, test_error: float) -> None:
+        """Move on by one evaluation, whose error was ``test_error``."""
         if isinstance(self.scheduler, ReduceLROnPlateau):
             self.scheduler.step(test_error)
 
@@ -57,6 +60,7 @@ class Schedule:
         return {"learning_rate": self.learning_rate, **self.scheduler.state_dict()}
 
     def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from what ``state`` gave."""
         state = dict(state)
         self.optimizer.param_groups[0]["lr"] = state.pop("learning_rate")
         self.scheduler.load_state_dict(state)

@@ -1,42 +1,96 @@
-"""How a program ends: one sentence for the user's mistakes, one traceback for ours."""
+"""How a program starts and ends: its log, its signals, and one sentence for the user's mistakes."""
 
+import ctypes
+import logging
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
 
 import torch.distributed as dist
+from tqdm import tqdm
+from typing_extensions import override
 
-from distributed.mesh import launched_world
+from distributed.mesh import Mesh, launched_world
 from model.errors import InputError
 
+log = logging.getLogger(__name__)
 
-def run_program(main: Callable[[], None]) -> None:
+PR_SET_PDEATHSIG = 1
+USAGE_ERROR = 2
+
+
+def run_program(main: Callable[[], int]) -> None:
     """Run ``main`` and end the process; of several ranks that fail, only the first one speaks.
 
-    Exit status: 0, 2 after an InputError, 1 after any other exception. A failing rank leaves at
-    once, without waiting for collectives that will never complete.
+    Exit status: what ``main`` returns, 2 after an InputError, 1 after any other exception. A
+    failing rank leaves at once, without waiting for collectives that will never complete.
     """
+    if launched_world().rank == 0:
+        logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[_Console()])
+    _die_with_parent()
     try:
-        main()
+        status = main()
     except Exception as error:
-        status, is_first = _report_failure(2 if isinstance(error, InputError) else 1)
-        if is_first:
-            if isinstance(error, InputError):
-                print(f"error: {error}", file=sys.stderr)
-            else:
-                traceback.print_exc()
+        status, is_first = _agree_on_failure(USAGE_ERROR if isinstance(error, InputError) else 1)
+        if is_first:  # a rank without a log of its own says it on standard error all the same
+            expected = isinstance(error, InputError)
+            log.error("error: %s", error if expected else traceback.format_exc())
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
     if dist.is_initialized():
         dist.destroy_process_group()
+    sys.exit(status)
 
 
-def _report_failure(status: int) -> tuple[int, bool]:
+class StopRequest:
+    """Whether Ctrl-C or SIGTERM has asked this process to stop; a second one ends it at once."""
+
+    def __init__(self) -> None:
+        self.signal = 0
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._note)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.signal = number
+        signal.signal(number, signal.SIG_DFL)
+
+    def agreed(self, mesh: Mesh) -> int:
+        """The signal that any rank was sent, on every rank; 0 for none."""
+        return int(mesh.largest(self.signal))
+
+
+def log_to_file(path: Path) -> None:
+    """Have what is said on the terminal written to a file as well, with the time."""
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    logging.getLogger().addHandler(handler)
+
+
+class _Console(logging.Handler):
+    """Standard output, or error, above the live line if there is one."""
+
+    @override
+    def emit(self, record: logging.LogRecord) -> None:
+        stream = sys.stderr if record.levelno >= logging.ERROR else sys.stdout
+        tqdm.write(self.format(record), file=stream)
+        stream.flush()
+
+
+def _die_with_parent() -> None:
+    """On Linux, have the kernel end this rank if its launcher is killed before it can do so."""
+    if "RANK" in os.environ and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _agree_on_failure(status: int) -> tuple[int, bool]:
     """(exit status of the first failure, whether it is this rank's)."""
     if not dist.is_initialized():
-        return status, launched_world()[0] == 0
+        return status, launched_world().rank == 0
     try:
         store = dist.distributed_c10d._get_default_store()
         if store.add("failures", 1) == 1:

@@ -1,136 +1,189 @@
-"""What rank 0 tells of a run: the log, the metrics file, the live line, the curves and W&B."""
+"""What a run tells: the log, the metrics file, the live line, the curves, the summary and W&B."""
 
+import json
 import logging
 import time
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
 
-from model.alexnet import AlexNet
+import torch
+from typing_extensions import Self, override
+
+from distributed.ledger import PARTS
 from training.config import Config, dump_config
-from training.folder import RunFolder
-from training.meters import PARTS
+from training.folder import MetricsFile, RunFolder, writing
+from training.input import Share
+from training.loop import Trainer, why_not_compiled
 from training.plots import draw_curves
+from training.program import log_to_file
 from training.progress import Progress
-from training.tracking import Tracker
+from training.totals import Totals
+from training.tracking import Tracker, choose_mode
 
 log = logging.getLogger(__name__)
 
 
-@dataclass
+class Listener(Protocol):
+    """Something that is told the metrics of a training step or of an evaluation."""
+
+    def log(self, step: int, metrics: dict[str, Any]) -> None:
+        """Be told."""
+
+
 class Reporter:
-    """Rank 0's voice."""
+    """Counts, and keeps silent: what every rank but the first has."""
 
-    folder: RunFolder
-    tracker: Tracker
-    progress: Progress
-    train_seconds: float = 0.0
-    images_seen: int = 0
-    part_seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
-    last_test: dict[str, float] = field(default_factory=dict)
-    started: float = field(default_factory=time.perf_counter)
+    def __init__(self, totals: Totals) -> None:
+        self.totals = totals
+        self.clock = time.perf_counter()
 
-    def step(self, step: int, epoch: float, count: int, metrics: dict[str, Any]) -> None:
-        """Report one optimiser step on ``count`` images; its seconds are the time since the last.
+    def trained(self, step: int, share: Share, metrics: dict[str, float]) -> None:
+        """Report one optimiser step; it took the time since the last."""
+        now = time.perf_counter()
+        seconds, self.clock = now - self.clock, now
+        self.totals.add(share.global_count, seconds, metrics)
+        speed = {"train/images_per_second": share.global_count / seconds}
+        self.tell(step, {"epoch": share.epochs_done, **metrics, **speed})
 
-        ``metrics`` holds loss, train_top1, learning_rate and the parts of the step's time.
-        """
-        seconds = time.perf_counter() - self.started
-        self.restart_clock()
-        self.train_seconds += seconds
-        self.images_seen += count
-        for part in PARTS:
-            self.part_seconds[part] += metrics[part]
-        rate = count / seconds
-        self.folder.append_metrics(
-            {"step": step, "epoch": epoch, "images_per_second": rate, **metrics}
+    def tested(self, step: int, share: Share, metrics: dict[str, float]) -> None:
+        """Report one evaluation, after the step on ``share``."""
+        self.totals.test = metrics
+        self.tell(step, {"epoch": share.epochs_done, **metrics})
+
+    @contextmanager
+    def clock_stopped(self) -> Iterator[None]:
+        """What happens inside is not training time."""
+        before = time.perf_counter() - self.clock
+        yield
+        self.clock = time.perf_counter() - before
+
+    def tell(self, step: int, metrics: dict[str, float]) -> None:
+        """Say the metrics of a step."""
+
+    def finish(self, steps: int, checkpoint: Path, peak_memory: float) -> None:
+        """Say how the run ended: after ``steps``, with its last checkpoint and most bytes held."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Let go of files and services."""
+
+
+class MainReporter(Reporter):
+    """Rank 0's: tells the metrics file, the terminal and W&B."""
+
+    def __init__(
+        self, totals: Totals, folder: RunFolder, config: Config, facts: dict[str, Any], step: int
+    ) -> None:
+        """``facts`` describe the run; ``step`` is the one that training begins after."""
+        super().__init__(totals)
+        self.folder, self.facts = folder, facts
+        with writing(folder.config):
+            folder.config.write_text(dump_config(config))
+        self.tracker = Tracker(
+            choose_mode(config.tracking.mode),
+            folder.path,
+            id=totals.run_id,
+            project=config.tracking.project,
+            group=config.tracking.group or config.name,
+            job_type="train",
+            name=folder.path.name,
+            tags=[config.variant, facts["placement"]],
+            config={**config.model_dump(mode="json"), **facts},
         )
-        logged = {f"train/{key}": value for key, value in metrics.items() if key not in PARTS}
-        logged |= {f"time/{part}": metrics[part] for part in PARTS}
-        self.tracker.log({**logged, "train/images_per_second": rate, "train/epoch": epoch}, step)
-        self.progress.update(1, loss=metrics["loss"], images_per_second=rate, epoch=epoch)
+        totals.run_id = self.tracker.run_id
+        self.progress = Progress(facts["total_steps"], step)
+        metrics_file = MetricsFile(folder.metrics, step)
+        self.listeners: tuple[Listener, ...] = metrics_file, self.progress, self.tracker
+        self.clock = time.perf_counter()
 
-    def restart_clock(self) -> None:
-        """What has passed since the last step (an evaluation, a checkpoint) is not training."""
-        self.started = time.perf_counter()
+    @override
+    def tell(self, step: int, metrics: dict[str, float]) -> None:
+        for listener in self.listeners:
+            listener.log(step, metrics)
 
-    def evaluation(self, step: int, epoch: float, metrics: dict[str, float]) -> None:
-        self.last_test = metrics
-        self.folder.append_metrics({"step": step, "epoch": epoch, **metrics})
-        self.tracker.log({key.replace("_", "/", 1): v for key, v in metrics.items()}, step)
-        self.progress.note(
-            f"epoch {epoch:.2f}: test loss {metrics['test_loss']:.4f}, "
-            f"top-1 {metrics['test_top1']:.4f}, top-5 {metrics['test_top5']:.4f}"
-        )
-
-    def finish(self, step: int, facts: dict[str, Any]) -> None:
-        """Draw the curves, write ``summary.json`` and print the summary."""
-        rate = self.images_seen / self.train_seconds if self.train_seconds else 0.0
-        mean = {f"seconds_{part}": s / max(step, 1) for part, s in self.part_seconds.items()}
-        summary = {
-            **facts,
-            **self.last_test,
-            "images_per_second": rate,
-            "train_seconds": self.train_seconds,
-            "images_seen": self.images_seen,
-            **mean,
-        }
-        self.folder.write_summary(summary)
+    @override
+    def finish(self, steps: int, checkpoint: Path, peak_memory: float) -> None:
+        self.progress.close()
+        last = {"peak_memory_bytes": int(peak_memory), "checkpoint": str(checkpoint)}
+        summary = {**self.facts, "steps": steps, **self.totals.summary(), **last}
+        with writing(self.folder.summary):
+            self.folder.summary.write_text(json.dumps(summary, indent=1) + "\n")
         draw_curves(self.folder.metrics, self.folder.curves, self.folder.path.name)
-        self.tracker.log_image("curves", self.folder.curves, step)
+        self.tracker.log_image("curves", self.folder.curves)
         self.tracker.summarize(summary)
-        self.tracker.finish()
-        for line in summary_lines(summary, self):
-            log.info(line)
+        log.info("\n%s", closing_words(summary, self.folder, self.tracker.location))
+
+    @override
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.progress.close()
+        self.tracker.finish(exit_code=int(kind is not None))
 
 
-def summary_lines(summary: dict[str, Any], reporter: Reporter) -> list[str]:
-    """The end of a run in a few plain lines."""
-    total = sum(reporter.part_seconds.values()) or 1.0
-    shares = ", ".join(f"{p} {s / total:.0%}" for p, s in reporter.part_seconds.items())
-    accuracy = (
-        f"{summary['test_top1']:.4f} (top-5 {summary['test_top5']:.4f})"
-        if "test_top1" in summary
-        else "not evaluated"
-    )
-    return [
-        "",
-        f"test accuracy   {accuracy}",
-        f"throughput      {summary['images_per_second']:.1f} images/s, "
-        f"{summary['train_seconds']:.0f} s of training",
-        f"a step's time   {shares}",
-        f"checkpoint      {summary['checkpoint']}",
-        f"curves          {reporter.folder.curves}",
-        f"W&B run         {reporter.tracker.location}",
-    ]
+def start_reporter(trainer: Trainer, folder: RunFolder, totals: Totals) -> Reporter:
+    """The reporter of this rank; rank 0's says what is about to be trained, and where."""
+    mesh, config, model = trainer.mesh, trainer.config, trainer.model
+    if not mesh.is_main:
+        return Reporter(totals)
+    shapes = {
+        name: model.towers.full_shape(name, parameter.shape)
+        for name, parameter in model.named_parameters()
+    }
+    facts = {
+        "variant": config.variant,
+        "towers": config.towers,
+        "placement": mesh.plan.placement,
+        "world_size": mesh.plan.world_size,
+        "global_batch": config.batch_size,
+        "precision": config.precision,
+        "parameters": sum(shape.numel() for shape in shapes.values()),
+        "parameters_per_rank": sum(parameter.numel() for parameter in model.parameters()),
+        "total_steps": trainer.total_steps,
+    }
+    log_to_file(folder.log)
+    log.info(opening_words(facts, trainer))
+    return MainReporter(totals, folder, config, facts, trainer.steps)
 
 
-def describe(config: Config, model: AlexNet, picture: str, steps: int) -> str:
+def opening_words(facts: dict[str, Any], trainer: Trainer) -> str:
     """What is about to be trained, and where."""
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    return (
-        f"{config.variant}, {config.towers} tower(s), {parameters:,} parameters on this rank\n"
-        f"{picture}\n"
+    config, device = trainer.config, trainer.mesh.device
+    on = f"{device.type}"
+    if device.type == "cpu":
+        on += f", {torch.get_num_threads()} thread(s) for each of {facts['world_size']} process(es)"
+    lines = [
+        f"{config.variant}, {config.towers} tower(s), {facts['placement']}: "
+        f"{facts['parameters']:,} parameters, {facts['parameters_per_rank']:,} on this rank",
+        trainer.mesh.plan.picture(),
         f"{config.data.name} at {config.data.size} px, global batch {config.batch_size}, "
-        f"{config.precision}, {steps} steps"
-    )
+        f"{config.precision}, {facts['total_steps']} steps, on {on}",
+    ]
+    if config.compile and (reason := why_not_compiled(device)):
+        lines.append(f"torch.compile was left off: {reason}")
+    return "\n".join(lines)
 
 
-def start_reporter(
-    config: Config, folder: RunFolder, facts: dict[str, Any], state: dict[str, Any], steps: int
-) -> Reporter:
-    """Open the run's files, the tracker and the progress line; ``state`` is what was resumed."""
-    folder.config.write_text(dump_config(config))
-    folder.truncate_metrics(state["step"])
-    tracker = Tracker.start(
-        mode=config.tracking.mode,
-        project=config.tracking.project,
-        group=config.tracking.group or config.name,
-        job_type="train",
-        name=folder.path.name,
-        tags=[config.variant, facts["placement"]],
-        config={**config.model_dump(mode="json"), **facts},
-        folder=folder.path,
-        run_id=state["run_id"],
-    )
-    progress = Progress(total=steps, done=state["step"])
-    return Reporter(folder, tracker, progress, last_test=state["test"])
+def closing_words(summary: dict[str, Any], folder: RunFolder, tracked: str) -> str:
+    """The outcome of a run in a few plain lines."""
+    parts = {part: summary[f"seconds_{part}"] for part in PARTS}
+    total = sum(parts.values()) or 1.0
+    lines = {
+        "trained": f"{summary['steps']} of {summary['total_steps']} steps, "
+        f"{summary['images_seen']:,} images in {summary['train_seconds']:.0f} s",
+        "speed": f"{summary['images_per_second']:.1f} images/s",
+        "a step's time": ", ".join(f"{part} {s / total:.0%}" for part, s in parts.items()),
+        "sent": f"{summary['bytes_exchanged_per_step'] / 1e6:.2f} MB by a rank in a step",
+        "memory": f"{summary['peak_memory_bytes'] / 2**30:.2f} GiB at most on a rank",
+        "checkpoint": summary["checkpoint"],
+        "curves": str(folder.curves),
+        "W&B": tracked,
+    }
+    if "test_top1" in summary:
+        accuracy = f"{summary['test_top1']:.4f} (top-5 {summary['test_top5']:.4f})"
+        lines = {"test accuracy": accuracy, **lines}
+    if summary["steps"] < summary["total_steps"]:
+        lines["unfinished"] = f"continue with name={folder.path.name} --resume"
+    return "\n".join(f"{name:<15}{text}" for name, text in lines.items())

@@ -4,7 +4,10 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from distributed.exchange import Ledger, gather_channels, sum_partial
+from distributed.exchange import gather_channels, sum_partial
+from distributed.ledger import Ledger
+
+CPU = torch.device("cpu")
 
 
 class _Own(torch.autograd.Function):
@@ -46,7 +49,7 @@ def _gradcheck_gather(shape):
     weight = 1.0 + dist.get_rank()
 
     def function(x):
-        gathered = gather_channels(_Own.apply(x), dist.group.WORLD, Ledger())
+        gathered = gather_channels(_Own.apply(x), dist.group.WORLD, Ledger(CPU))
         return _Every.apply((gathered * weight).sin())
 
     return torch.autograd.gradcheck(function, whole)
@@ -55,7 +58,7 @@ def _gradcheck_gather(shape):
 def _gradcheck_sum():
     whole = _whole((2, 3)).requires_grad_()
     return torch.autograd.gradcheck(
-        lambda x: sum_partial(_Own.apply(x), dist.group.WORLD, Ledger()).sin(), whole
+        lambda x: sum_partial(_Own.apply(x), dist.group.WORLD, Ledger(CPU)).sin(), whole
     )
 
 
@@ -73,12 +76,12 @@ def test_sum_has_the_gradient_of_one_loss_not_of_many(request, ranks):
 def _gathered():
     x = torch.arange(2 * 3 * 4 * 5.0).reshape(2, 3, 4, 5) + 1000 * dist.get_rank()
     x = x.to(memory_format=torch.channels_last).requires_grad_()
-    ledger = Ledger()
+    ledger = Ledger(CPU)
     out = gather_channels(x, dist.group.WORLD, ledger)
-    forward = ledger.bytes
+    forward = ledger.bytes_sent
     out.sum().backward()
     is_last = out.is_contiguous(memory_format=torch.channels_last)
-    return out.detach(), is_last, x.grad, forward, ledger.bytes
+    return out.detach(), is_last, x.grad, forward, ledger.bytes_sent
 
 
 def test_gather_keeps_channels_last_and_rank_order(two_ranks):
@@ -97,7 +100,7 @@ def test_gather_counts_the_bytes_it_sends_each_way(four_ranks):
 
 def _empty():
     x = torch.empty(0, 3, 2, 2, requires_grad=True)
-    out = gather_channels(x, dist.group.WORLD, Ledger())
+    out = gather_channels(x, dist.group.WORLD, Ledger(CPU))
     out.sum().backward()
     return out.shape, x.grad.shape
 

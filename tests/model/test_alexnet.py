@@ -9,7 +9,7 @@ from model.dropout import Dropout
 from model.errors import InputError
 from model.initialization import initialize
 from model.towers import LocalTowers
-from model.variants import VARIANTS, variant_named
+from model.variants import VARIANTS
 from model.weights import from_torchvision, to_torchvision
 
 
@@ -56,11 +56,6 @@ def test_a_smaller_input_is_refused_with_the_smallest_size():
 def test_towers_that_do_not_divide_a_width_are_refused():
     with pytest.raises(InputError, match="7 towers do not divide the 96 outputs of conv1"):
         build("paper", towers=7)
-
-
-def test_an_unknown_variant_names_the_known_ones():
-    with pytest.raises(InputError, match="paper, half, d2l, torchvision"):
-        variant_named("papier")
 
 
 def test_torchvision_weights_convert_both_ways_with_equal_logits():

@@ -1,0 +1,78 @@
+"""The device of this process: all that differs between the CPU and CUDA, in one place.
+
+The CUDA lines have been run on no GPU yet; they are kept few for that reason.
+"""
+
+import os
+import resource
+import sys
+import time
+
+import torch
+
+from model.errors import InputError
+
+Mark = float | torch.cuda.Event
+
+
+def take_device(local_rank: int, local_world_size: int) -> torch.device:
+    """The GPU of this process or, without any, the CPU with its share of the cores.
+
+    Raises InputError when there are fewer GPUs than processes on this machine.
+    """
+    if not torch.cuda.is_available():
+        torch.set_num_threads(share_of_cores(local_world_size))
+        return torch.device("cpu")
+    gpus = torch.cuda.device_count()
+    if local_world_size > gpus:
+        raise InputError(
+            f"{local_world_size} processes were started on a machine with {gpus} GPUs: start at "
+            f"most {gpus}, or set CUDA_VISIBLE_DEVICES to nothing to train on the CPU"
+        )
+    torch.backends.cudnn.benchmark = True
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)
+
+
+def share_of_cores(local_world_size: int) -> int:
+    """Threads for one of the processes on this machine: OMP_NUM_THREADS, or an equal share.
+
+    Where nobody chose, torchrun sets OMP_NUM_THREADS to 1 and leaves the other cores idle, so
+    a 1 counts as not chosen.
+    """
+    chosen = os.environ.get("OMP_NUM_THREADS", "")
+    if chosen.isdigit() and int(chosen) > 1:
+        return int(chosen)
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return max(1, cores // local_world_size)
+
+
+def backend_for(device: torch.device) -> str:
+    """The collective library for tensors on ``device``."""
+    return "nccl" if device.type == "cuda" else "gloo"
+
+
+def mark_time(device: torch.device) -> Mark:
+    """A point in time: of the host, or of the GPU's current stream, which is not waited for."""
+    if device.type != "cuda":
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
+def seconds_between(start: Mark, end: Mark) -> float:
+    """Seconds from one mark to a later one; waits until a GPU has passed it."""
+    if isinstance(start, float) or isinstance(end, float):
+        return float(end) - float(start)  # type: ignore[arg-type]
+    end.synchronize()
+    return float(start.elapsed_time(end)) / 1000
+
+
+def peak_memory(device: torch.device) -> int:
+    """Most bytes this process has held: on the GPU if it has one, else resident in memory."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

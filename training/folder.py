@@ -1,0 +1,115 @@
+"""The folder of a run, and what lies in it."""
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from model.errors import InputError
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """``runs/NAME``: one run's files, never shared with another run."""
+
+    path: Path
+
+    @staticmethod
+    def create(runs: Path, name: str) -> "RunFolder":
+        """A new folder ``runs/name`` or, where that is taken, the first free ``runs/name-N``.
+
+        Raises InputError when the disk refuses.
+        """
+        numbers = _numbers(runs, name)
+        while True:
+            number = max(numbers, default=0) + 1
+            path = runs / (name if number == 1 else f"{name}-{number}")
+            with writing(path):
+                try:
+                    path.mkdir(parents=True)
+                except FileExistsError:  # taken since we looked
+                    numbers.append(number)
+                    continue
+            return RunFolder(path)
+
+    @staticmethod
+    def newest(runs: Path, name: str) -> "RunFolder":
+        """The last folder that ``create`` made for ``name``; raises InputError without any."""
+        numbers = _numbers(runs, name)
+        if not numbers:
+            raise InputError(f"there is no run {runs / name} to resume: start it without --resume")
+        last = max(numbers)
+        return RunFolder(runs / (name if last == 1 else f"{name}-{last}"))
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration."""
+        return self.path / "config.yaml"
+
+    @property
+    def log(self) -> Path:
+        """What rank 0 said."""
+        return self.path / "log.txt"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object a line: every training step, every evaluation."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def curves(self) -> Path:
+        """The metrics as a picture."""
+        return self.path / "curves.png"
+
+    @property
+    def summary(self) -> Path:
+        """The outcome, as flat JSON."""
+        return self.path / "summary.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of checkpoints."""
+        return self.path / "checkpoints"
+
+
+class MetricsFile:
+    """Appends to ``metrics.jsonl``; steps after ``step``, from before a resume, are dropped."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        self.path = path
+        kept = [line for line in read_metrics(path) if line["step"] <= step]
+        with writing(path):
+            aside = path.with_suffix(".part")
+            aside.write_text("".join(json.dumps(line) + "\n" for line in kept))
+            aside.replace(path)
+            self.file = path.open("a", buffering=1)
+
+    def log(self, step: int, metrics: dict[str, Any]) -> None:
+        """Write one line; raises InputError when the disk refuses."""
+        with writing(self.path):
+            self.file.write(json.dumps({"step": step, **metrics}) + "\n")
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics file; one that a crash cut short is left out."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Make the disk's refusal of ``path`` an InputError."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def _numbers(runs: Path, name: str) -> list[int]:
+    """The numbers of the folders that exist for ``name``, the unnumbered one being the first."""
+    pattern = re.compile(re.escape(name) + r"(?:-(\d+))?")
+    found = [pattern.fullmatch(path.name) for path in runs.iterdir()] if runs.is_dir() else []
+    return [int(match[1] or 1) for match in found if match]
