@@ -32,7 +32,7 @@ The first start makes .venv from pyproject.toml, which takes minutes; later ones
 if pyproject.toml has changed. `setup` does this and nothing else.
 
   PYTHON=python3.12   the interpreter that .venv is made from (3.10 or newer; default: python3)
-  OMP_NUM_THREADS     threads per process (default: an equal share of the cores)
+  OMP_NUM_THREADS=N   threads per CPU process (from 2; default: an equal share of the cores)
   LAUNCH_DRY_RUN=1    print the command instead of running it
 END
 }
@@ -119,7 +119,7 @@ count_gpus() {
 start() { # exec, so that signals reach the program and its status is ours
     export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
     if [ -n "${LAUNCH_DRY_RUN:-}" ]; then
-        echo "OMP_NUM_THREADS=${OMP_NUM_THREADS:-}" "$@"
+        echo "$@"
         exit
     fi
     setup
@@ -149,6 +149,10 @@ if [ ${#before[@]} -eq 0 ]; then
     esac
 fi
 
+for argument in "${program[@]:1}"; do # help is for one process to give
+    case $argument in -h | --help) start $venv/bin/python "${program[@]}" ;; esac
+done
+
 processes= flags=()
 set -- ${before[@]+"${before[@]}"}
 while [ $# -gt 0 ]; do
@@ -169,10 +173,5 @@ if [ -z "$processes" ]; then
 fi
 [[ $processes =~ ^[1-9][0-9]*$ ]] || die "--nproc needs a number of processes, not '$processes'."
 
-if [ -z "${OMP_NUM_THREADS:-}" ]; then
-    # Left alone, each process would take every core, and all wait for each other.
-    share=$(($(nproc) / processes))
-    export OMP_NUM_THREADS=$((share > 0 ? share : 1))
-fi
 start $venv/bin/python -m distributed.launch --nproc-per-node "$processes" \
     ${flags[@]+"${flags[@]}"} "${program[@]}"

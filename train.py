@@ -18,7 +18,7 @@ from training.checkpoint import save_checkpoint
 from training.config import dump_config, load_config, settings_help
 from training.input import count_steps, make_preprocess, open_sets, test_batches, training_shares
 from training.loop import Trainer, build_model
-from training.program import StopRequest, run_program
+from training.program import ArgumentParser, StopRequest, run_program
 from training.reporter import start_reporter
 from training.resume import open_run
 
@@ -29,10 +29,9 @@ def main() -> int:
     """Train from configuration to summary; returns the exit status."""
     arguments = parse_arguments()
     config = load_config(arguments.config, arguments.overrides)
-    world = launched_world()
-    plan = plan_mesh(world.size, config.towers, config.placement)
+    plan = plan_mesh(launched_world().size, config.towers, config.placement)
     if arguments.print_config:
-        print(dump_config(config) if world.rank == 0 else "", end="")
+        print(dump_config(config), end="")
         return 0
 
     stop = StopRequest()
@@ -64,13 +63,16 @@ def main() -> int:
 
 def parse_arguments() -> argparse.Namespace:
     """The command line; ``--help`` lists every setting."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__,
         epilog=f"settings and their defaults, in YAML or as key.sub=value:\n{settings_help()}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="default: %(default)s"
+        "--config",
+        type=Path,
+        default=DEFAULT_CONFIG,
+        metavar="FILE",
+        help="a YAML file of settings (default: configs/fashion.yaml)",
     )
     parser.add_argument(
         "--resume", action="store_true", help="continue the newest run of the config's name"

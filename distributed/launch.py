@@ -9,15 +9,15 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import shutil
 import signal
 import sys
 from typing import TYPE_CHECKING
 
+from model.errors import InputError
+
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
-USAGE_ERROR = 2  # the program's status for "you asked for something impossible, here is why"
 SHUTDOWN_SECONDS = "60"  # from a forwarded signal to SIGKILL: time to write a checkpoint
 
 
@@ -29,18 +29,6 @@ def choose_rendezvous(args: argparse.Namespace) -> None:
     elif args.rdzv_backend == "static" and args.master_port is None:
         # A free port, so that two runs on one machine never meet.
         args.standalone = args.standalone or args.nnodes in ("1", "1:1")
-
-
-def tie_to_launcher(args: argparse.Namespace) -> None:
-    """Have the kernel end the workers if the launcher is killed before it can do so itself."""
-    setpriv = shutil.which("setpriv")
-    if setpriv is None or args.run_path:
-        return
-    command = [args.training_script, *args.training_script_args]
-    if not args.no_python:
-        command = [sys.executable, "-u", *(["-m"] if args.module else []), *command]
-    args.no_python, args.module = True, False
-    args.training_script, *args.training_script_args = [setpriv, "--pdeathsig", "KILL", *command]
 
 
 def first_failure(failures: dict[int, ProcessFailure]) -> tuple[int, int]:
@@ -65,7 +53,7 @@ def report(rank: int, code: int) -> int:
         names = {s.value: s.name for s in signal.Signals}
         print(f"rank {rank} was ended by {names.get(-code, f'signal {-code}')}", file=sys.stderr)
         return 128 - code
-    if code != USAGE_ERROR:  # there the program has said it all
+    if code != InputError.status:  # there the program has said it all
         print(f"rank {rank} exited with status {code}", file=sys.stderr)
     return code
 
@@ -89,7 +77,6 @@ def main(argv: list[str] | None = None) -> int:
 
     args = torchrun.get_args_parser().parse_args(argv)
     choose_rendezvous(args)
-    tie_to_launcher(args)
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN and hasattr(args, "signals_to_handle"):
         # Started under nohup: torchrun would still end the workers at logout.
         kept = [name for name in args.signals_to_handle.split(",") if name.strip() != "SIGHUP"]

@@ -5,5 +5,7 @@ class InputError(ValueError):
     """Something the user gave cannot be used.
 
     The message is one sentence that names the thing and the way out; programs print it alone
-    and exit with status 2.
+    and exit with ``status``.
     """
+
+    status = 2

@@ -9,6 +9,8 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -147,16 +149,25 @@ def load_checkpoint(path: Path, state: dict[str, Any], trainer: Trainer) -> None
     Raises InputError when the checkpoint is of another net.
     """
     towers, parameters = trainer.model.towers, dict(trainer.model.named_parameters())
-    with safe_open(path / "model.safetensors", framework="pt") as file:
+    with _tensors(path / "model.safetensors") as file:
         _check_same_net(path, trainer.model, file)
         for name, parameter in parameters.items():
             parameter.copy_(towers.shard(name, file.get_tensor(name)))
-    with safe_open(path / "optimizer.safetensors", framework="pt") as file:
+    with _tensors(path / "optimizer.safetensors") as file:
         for name in file.keys():  # noqa: SIM118 - not a mapping
             part = towers.shard(name, file.get_tensor(name))
             buffer = torch.empty_like(parameters[name]).copy_(part)
             trainer.optimizer.state[parameters[name]]["momentum_buffer"] = buffer
     trainer.load_state(state["trainer"])
+
+
+@contextmanager
+def _tensors(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except SafetensorError as error:
+        raise InputError(f"{path} is not a whole safetensors file: {error}") from None
 
 
 def _check_same_net(path: Path, model: AlexNet, file: Any) -> None:

@@ -17,7 +17,9 @@ from model.variants import VARIANTS
 class Section(BaseModel):
     """A group of settings; unknown keys are errors, and the text under each key is its help."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class DataConfig(Section):
@@ -217,7 +219,7 @@ def _read(path: Path) -> dict[str, Any]:
         values = yaml.safe_load(path.read_text())
     except OSError as error:
         raise InputError(f"cannot read the config {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or the date 2026-99-99
         reason = " ".join(str(error).split())
         raise InputError(f"{path} is not valid YAML: {reason}") from None
     if values is None:
@@ -239,12 +241,13 @@ def _override(values: dict[str, Any], override: str) -> None:
         values = section
     try:
         values[last] = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):
         raise InputError(f"the value in {override!r} is not valid YAML") from None
 
 
 def _explain(where: Path, fault: Any) -> str:
-    key = ".".join(str(part) for part in fault["loc"])
+    # Of a setting that may be a number or a list, pydantic names the form it tried as well.
+    key = ".".join(str(part) for part in fault["loc"] if part not in ("float", "list[float]"))
     if fault["type"] == "extra_forbidden":
         names = _valid_keys(fault["loc"][:-1])
         near = difflib.get_close_matches(str(fault["loc"][-1]), names, n=1, cutoff=0.4)

@@ -28,8 +28,9 @@ class RunFolder:
             number = max(numbers, default=0) + 1
             path = runs / (name if number == 1 else f"{name}-{number}")
             with writing(path):
+                runs.mkdir(parents=True, exist_ok=True)
                 try:
-                    path.mkdir(parents=True)
+                    path.mkdir()
                 except FileExistsError:  # taken since we looked
                     numbers.append(number)
                     continue
@@ -110,6 +111,6 @@ def writing(path: Path) -> Iterator[None]:
 
 def _numbers(runs: Path, name: str) -> list[int]:
     """The numbers of the folders that exist for ``name``, the unnumbered one being the first."""
-    pattern = re.compile(re.escape(name) + r"(?:-(\d+))?")
+    pattern = re.compile(re.escape(name) + r"(?:-([2-9]|[1-9]\d+))?")
     found = [pattern.fullmatch(path.name) for path in runs.iterdir()] if runs.is_dir() else []
     return [int(match[1] or 1) for match in found if match]

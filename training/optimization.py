@@ -34,7 +34,8 @@ class Schedule:
                 optimizer,
                 max_lr=optimizer.param_groups[0]["lr"],
                 total_steps=total_steps + 1,
-                pct_start=config.warmup,
+                # At least half a step: torch divides by what the rise takes.
+                pct_start=max(config.warmup, 1.5 / (total_steps + 1)),
                 cycle_momentum=False,
             ),
         }

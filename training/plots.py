@@ -28,8 +28,13 @@ def draw_curves(metrics: Path, picture: Path, title: str) -> None:
         _draw_metric(accuracy, train, test, "top1")
         _draw_speed(speed, train)
         _draw_parts(parts, train)
-    loss.set(ylabel="loss (nats)", xlabel="epoch", ylim=(0, None))
-    accuracy.set(ylabel="top-1 accuracy", xlabel="epoch", ylim=(0, 1))
+    for axes in (loss, accuracy, speed):
+        axes.set(xlabel="epoch", xlim=(0, None), ylim=(0, None))
+        axes.grid(alpha=0.3)
+    loss.set(ylabel="loss (nats)")
+    accuracy.set(ylabel="top-1 accuracy", ylim=(0, 1))
+    speed.set(ylabel="images per second")
+    parts.set(xlabel="milliseconds of a mean step, on rank 0", ylim=(-0.4, 1.6), yticks=[])
     with writing(picture):
         figure.savefig(picture, dpi=100)
 
@@ -38,18 +43,17 @@ def _draw_metric(axes: Axes, train: list[Any], test: list[Any], name: str) -> No
     epochs = [line["epoch"] for line in train]
     values = [line[f"train/{name}"] for line in train]
     axes.plot(epochs, values, color=COLORS[0], alpha=0.2, linewidth=0.8)
-    axes.plot(epochs, _smooth(values), color=COLORS[0], label="training (with dropout)")
+    label = "training (with dropout)"
+    axes.plot(epochs, _smooth(values), _line(train), color=COLORS[0], label=label)
     tested = [line["epoch"] for line in test], [line[f"test/{name}"] for line in test]
     axes.plot(*tested, "o-", color=COLORS[5], label="test")
     axes.legend()
-    axes.grid(alpha=0.3)
 
 
 def _draw_speed(axes: Axes, train: list[Any]) -> None:
     speeds = [line["train/images_per_second"] for line in train]
-    axes.plot([line["epoch"] for line in train], speeds, color=COLORS[2], linewidth=0.8)
-    axes.set(ylabel="images per second", xlabel="epoch", ylim=(0, None))
-    axes.grid(alpha=0.3)
+    epochs = [line["epoch"] for line in train]
+    axes.plot(epochs, speeds, _line(train), color=COLORS[2], linewidth=0.8)
 
 
 def _draw_parts(axes: Axes, train: list[Any]) -> None:
@@ -58,8 +62,12 @@ def _draw_parts(axes: Axes, train: list[Any]) -> None:
         mean = 1000 * float(np.mean([line[f"time/{part}"] for line in train]))
         axes.barh([0], [mean], left=left, height=0.35, color=color, label=f"{part}: {mean:.1f} ms")
         left += mean
-    axes.set(xlabel="milliseconds of a mean step, on rank 0", ylim=(-0.4, 1.6), yticks=[])
     axes.legend(ncols=2, loc="upper center")
+
+
+def _line(points: list[Any]) -> str:
+    """A line, with dots where the points are so few that it may not show."""
+    return ".-" if len(points) < 10 else "-"
 
 
 def _smooth(values: list[float]) -> np.ndarray[Any, Any]:

@@ -1,14 +1,17 @@
 """How a program starts and ends: its log, its signals, and one sentence for the user's mistakes."""
 
+import argparse
 import ctypes
 import logging
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
+from typing import Any, NoReturn
 
 import torch.distributed as dist
 from tqdm import tqdm
@@ -20,7 +23,7 @@ from model.errors import InputError
 log = logging.getLogger(__name__)
 
 PR_SET_PDEATHSIG = 1
-USAGE_ERROR = 2
+WAIT_FOR_RANK_0 = 20.0
 
 
 def run_program(main: Callable[[], int]) -> None:
@@ -31,13 +34,15 @@ def run_program(main: Callable[[], int]) -> None:
     """
     if launched_world().rank == 0:
         logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[_Console()])
+    else:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the life of the process
     _die_with_parent()
     try:
         status = main()
     except Exception as error:
-        status, is_first = _agree_on_failure(USAGE_ERROR if isinstance(error, InputError) else 1)
+        expected = isinstance(error, InputError)
+        status, is_first = _agree_on_failure(InputError.status if expected else 1)
         if is_first:  # a rank without a log of its own says it on standard error all the same
-            expected = isinstance(error, InputError)
             log.error("error: %s", error if expected else traceback.format_exc())
         sys.stdout.flush()
         sys.stderr.flush()
@@ -45,6 +50,17 @@ def run_program(main: Callable[[], int]) -> None:
     if dist.is_initialized():
         dist.destroy_process_group()
     sys.exit(status)
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """Shows its description as it is written; a wrong command line is an InputError."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **settings)
+
+    @override
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; --help says what there is")
 
 
 class StopRequest:
@@ -90,7 +106,11 @@ def _die_with_parent() -> None:
 def _agree_on_failure(status: int) -> tuple[int, bool]:
     """(exit status of the first failure, whether it is this rank's)."""
     if not dist.is_initialized():
-        return status, launched_world().rank == 0
+        if launched_world().rank:
+            # Rank 0 has the same to say. When it has, the launcher ends this wait.
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            time.sleep(WAIT_FOR_RANK_0)
+        return status, True
     try:
         store = dist.distributed_c10d._get_default_store()
         if store.add("failures", 1) == 1:

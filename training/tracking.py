@@ -3,7 +3,9 @@
 import logging
 import netrc
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -29,9 +31,11 @@ def choose_mode(wanted: str) -> Mode:
 def _has_api_key() -> bool:
     if os.environ.get("WANDB_API_KEY"):
         return True
-    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    own = os.environ.get("WANDB_BASE_URL")
+    url = own or wandb.Settings.model_fields["base_url"].default
+    hosts = {urlsplit(url).netloc, "" if own else "api.wandb.ai"}
     try:
-        return host in netrc.netrc(os.environ.get("NETRC")).hosts
+        return not hosts.isdisjoint(netrc.netrc(os.environ.get("NETRC")).hosts)
     except (OSError, netrc.NetrcParseError):
         return False
 
@@ -54,7 +58,8 @@ class Tracker:
             _attempt(lambda: self._start("offline", arguments))
 
     def _start(self, mode: Mode, arguments: dict[str, Any]) -> None:
-        run = wandb.init(mode=mode, **arguments)
+        with _no_terminal():
+            run = wandb.init(mode=mode, **arguments)
         run.define_metric("global_step")
         for group in ("train/*", "test/*", "time/*"):
             run.define_metric(group, step_metric="global_step")
@@ -86,10 +91,23 @@ class Tracker:
         """End the run, within ``FINISH_SECONDS``."""
         self._do(lambda run: run.finish(exit_code=exit_code))
         self.run = None
+        with suppress(Exception):  # where the service has died, the interpreter's exit would trip
+            wandb.teardown()
 
     def _do(self, work: Callable[[Any], Any]) -> None:
         if self.run is not None and not _attempt(lambda: work(self.run)):
             self.run = None
+
+
+@contextmanager
+def _no_terminal() -> Iterator[None]:
+    """Make wandb fail where it would ask for an API key, and wait."""
+    stdin = sys.stdin
+    with open(os.devnull) as sys.stdin:
+        try:
+            yield
+        finally:
+            sys.stdin = stdin
 
 
 def _attempt(work: Callable[[], Any]) -> bool:

@@ -102,6 +102,7 @@ def _empty():
     x = torch.empty(0, 3, 2, 2, requires_grad=True)
     out = gather_channels(x, dist.group.WORLD, Ledger(CPU))
     out.sum().backward()
+    assert x.grad is not None
     return out.shape, x.grad.shape
 
 

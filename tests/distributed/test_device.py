@@ -1,0 +1,76 @@
+"""A process's share of the machine, and the ledger of its time."""
+
+import time
+
+import pytest
+import torch
+
+from distributed import device
+from distributed.device import share_of_cores, take_device
+from distributed.ledger import PARTS, Ledger
+from model.errors import InputError
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def eight_cores(monkeypatch):
+    monkeypatch.setattr(device.os, "sched_getaffinity", lambda _: set(range(8)))
+
+
+@pytest.mark.parametrize(
+    ("chosen", "processes", "threads"),
+    [(None, 2, 4), ("1", 2, 4), ("3", 2, 3), (None, 3, 2), (None, 16, 1), ("nonsense", 8, 1)],
+)
+def test_cores_are_shared_out_unless_threads_were_chosen(
+    eight_cores, monkeypatch, chosen, processes, threads
+):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if chosen:
+        monkeypatch.setenv("OMP_NUM_THREADS", chosen)
+    assert share_of_cores(processes) == threads
+
+
+def test_more_processes_than_gpus_are_refused_with_both_numbers(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(InputError, match=r"4 processes .* 2 GPUs"):
+        take_device(3, 4)
+
+
+def test_a_part_interrupts_the_part_around_it():
+    ledger = Ledger(CPU)
+    with ledger.part("forward"):
+        time.sleep(0.02)
+        with ledger.part("exchange"):
+            time.sleep(0.08)
+        time.sleep(0.02)
+    time.sleep(0.05)
+    seconds, _ = ledger.take()
+    assert set(seconds) == set(PARTS)
+    assert 0.08 <= seconds["exchange"] < 0.12
+    assert 0.04 <= seconds["forward"] < 0.08
+    assert sum(seconds.values()) < 0.17
+
+
+def test_a_switch_ends_with_the_part_around_it():
+    ledger = Ledger(CPU)
+    with ledger.part("backward"):
+        ledger.switch("averaging")
+        time.sleep(0.02)
+    with ledger.part("optimizer"):
+        time.sleep(0.01)
+    seconds, _ = ledger.take()
+    assert seconds["averaging"] >= 0.02
+    assert seconds["backward"] < 0.01
+    assert seconds["optimizer"] >= 0.01
+
+
+def test_what_was_taken_is_not_booked_again():
+    ledger = Ledger(CPU)
+    ledger.bytes_sent += 7
+    with ledger.part("data"):
+        time.sleep(0.01)
+    assert ledger.take()[1] == 7
+    seconds, sent = ledger.take()
+    assert sum(seconds.values()) == sent == 0

@@ -1,0 +1,141 @@
+"""The launcher on real processes: flags, exit statuses, signals, and nothing left behind."""
+
+import os
+import signal
+
+import pytest
+
+from tests.programs import LAUNCH, ROOT, finish, processes_mentioning, run, start, wait_until
+
+RANK = "import os, signal, sys, time; rank = int(os.environ['RANK'])\n"
+
+
+@pytest.fixture
+def program(tmp_path):
+    """Writes a program, which runs on every rank."""
+
+    def write(source):
+        path = tmp_path / "program.py"
+        path.write_text(RANK + source)
+        return path
+
+    return write
+
+
+def launch_sh(*arguments, **environment):
+    return run(ROOT / "launch.sh", *arguments, LAUNCH_DRY_RUN="1", **environment)
+
+
+def test_every_rank_gets_its_place_and_arguments(program, tmp_path):
+    path = program("open(f'{sys.argv[1]}/{rank}-of-' + os.environ['WORLD_SIZE'], 'w')")
+    assert run(*LAUNCH, "3", path, tmp_path)[0] == 0
+    assert sorted(p.name for p in tmp_path.glob("*-of-*")) == ["0-of-3", "1-of-3", "2-of-3"]
+
+
+@pytest.mark.parametrize(
+    ("source", "status", "said"),
+    [
+        ("if rank == 1: sys.exit(3)\ntime.sleep(60)", 3, "rank 1 exited with status 3\n"),
+        ("if rank == 1: sys.exit(2)\ntime.sleep(60)", 2, ""),
+        (
+            "if rank == 1: os.kill(os.getpid(), signal.SIGKILL)\ntime.sleep(60)",
+            137,
+            "rank 1 was ended by SIGKILL\n",
+        ),
+    ],
+)
+def test_the_first_failure_ends_all_ranks_and_gives_the_status(program, source, status, said):
+    path = program(source)
+    found, out, err = run(*LAUNCH, "2", path)
+    assert (found, out, err) == (status, "", said)
+    assert not processes_mentioning(str(path))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_reaches_every_rank(program, tmp_path, number):
+    path = program(
+        "def note(number, frame):\n"
+        "    open(f'{sys.argv[1]}/ended-{rank}', 'w'); sys.exit(0)\n"
+        "for n in (signal.SIGTERM, signal.SIGINT): signal.signal(n, note)\n"
+        "open(f'{sys.argv[1]}/up-{rank}', 'w'); time.sleep(60)"
+    )
+    process = start(*LAUNCH, "2", path, tmp_path)
+    wait_until(lambda: len(list(tmp_path.glob("up-*"))) == 2)
+    process.send_signal(number)
+    status, _, err = finish(process)
+    assert status == 128 + number, err
+    assert len(list(tmp_path.glob("ended-*"))) == 2
+
+
+def test_ranks_die_with_a_launcher_that_is_killed(program, tmp_path):
+    path = program(
+        "from training.program import run_program\n"
+        "def main():\n"
+        "    open(f'{sys.argv[1]}/up-{rank}', 'w'); time.sleep(60)\n"
+        "run_program(main)"
+    )
+    process = start(*LAUNCH, "2", path, tmp_path)
+    wait_until(lambda: len(list(tmp_path.glob("up-*"))) == 2)
+    process.kill()
+    finish(process)
+    wait_until(lambda: not processes_mentioning(str(path)), timeout=10)
+
+
+def test_two_launches_at_once_do_not_meet(program):
+    path = program("time.sleep(1); sys.exit(int(os.environ['WORLD_SIZE']) != int(sys.argv[1]))")
+    both = [start(*LAUNCH, str(count), path, str(count)) for count in (2, 3)]
+    assert [finish(process)[0] for process in both] == [0, 0]
+
+
+def test_two_nodes_meet_at_an_endpoint(program, tmp_path):
+    path = program("open(f'{sys.argv[1]}/{rank}-of-' + os.environ['WORLD_SIZE'], 'w')")
+    port = 20000 + os.getpid() % 20000
+    flags = ["1", "--nnodes", "2", "--rdzv-endpoint", f"127.0.0.1:{port}"]
+    nodes = [start(*LAUNCH, *flags, path, tmp_path) for _ in range(2)]
+    assert [finish(node)[0] for node in nodes] == [0, 0]
+    assert sorted(p.name for p in tmp_path.glob("*-of-*")) == ["0-of-2", "1-of-2"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [
+        ([], "--nproc-per-node 2 train.py"),
+        (["epochs=3"], "--nproc-per-node 2 train.py epochs=3"),
+        (["--nproc", "4"], "--nproc-per-node 4 train.py"),
+        (["--nproc=4", "--resume"], "--nproc-per-node 4 train.py --resume"),
+        (["--config", "configs/ci.yaml"], "--nproc-per-node 2 train.py --config configs/ci.yaml"),
+        (["other.py", "--nproc", "9"], "--nproc-per-node 2 other.py --nproc 9"),
+        (
+            ["--nnodes", "2", "--rdzv-endpoint", "HOST:29500", "--nproc", "8", "train.py", "a=1"],
+            "--nproc-per-node 8 --nnodes 2 --rdzv-endpoint HOST:29500 train.py a=1",
+        ),
+    ],
+)
+def test_launch_sh_tells_its_flags_from_the_programs(arguments, command):
+    status, out, err = launch_sh(*arguments, CUDA_VISIBLE_DEVICES="")
+    assert status == 0, err
+    assert out.split("distributed.launch ")[1].strip() == command
+
+
+def test_launch_sh_starts_a_process_for_each_visible_gpu(tmp_path):
+    smi = tmp_path / "nvidia-smi"
+    smi.write_text('#!/bin/sh\nfor i in 0 1 2 3; do echo "GPU $i: made up"; done\n')
+    smi.chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    for visible, expected in (("0,1,2,3", "4"), ("1,3", "2"), ("", "2")):
+        _, out, _ = launch_sh(PATH=path, CUDA_VISIBLE_DEVICES=visible)
+        assert f"--nproc-per-node {expected} train.py" in out
+
+
+@pytest.mark.parametrize("arguments", [["--nproc"], ["--nproc", "none"], ["--nproc=0"]])
+def test_launch_sh_refuses_a_wrong_number_of_processes(arguments):
+    status, _, err = launch_sh(*arguments)
+    assert status == 1
+    assert err.startswith("launch.sh: ")
+    assert err.count("\n") == 1
+
+
+def test_help_is_given_once_by_one_process():
+    status, out, _ = launch_sh("train.py", "--help")
+    assert status == 0
+    assert "distributed.launch" not in out

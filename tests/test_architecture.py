@@ -1,0 +1,41 @@
+"""Imports run one way, and only one module reads torchrun's environment."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ALLOWED = {
+    "model": set(),
+    "data": {"model"},
+    "distributed": {"model"},
+    "training": {"model", "data", "distributed"},
+}
+SOURCES = [path for package in ALLOWED for path in sorted((ROOT / package).rglob("*.py"))]
+
+
+def _imported(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, "imports are absolute"
+            yield (node.module or "").split(".")[0]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_run_one_way(path):
+    package = path.relative_to(ROOT).parts[0]
+    ours = {*ALLOWED, "train", "tests"} & set(_imported(path))
+    assert ours <= ALLOWED[package] | {package}
+
+
+def test_the_network_knows_no_ranks():
+    for path in (ROOT / "model").rglob("*.py"):
+        assert "torch.distributed" not in path.read_text(), path
+
+
+def test_one_module_reads_the_rank_from_the_environment():
+    readers = {path.name for path in SOURCES if '"WORLD_SIZE"' in path.read_text()}
+    assert readers == {"mesh.py"}

@@ -1,0 +1,178 @@
+"""Checkpoints: whole or refused, never half-written, never executed."""
+
+import hashlib
+import json
+import os
+import pickle
+import resource
+import shutil
+
+import pytest
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file
+
+from data.loading import Batch
+from distributed.mesh import Mesh, plan_mesh
+from model.errors import InputError
+from training.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
+from training.config import Config
+from training.input import Share, make_preprocess
+from training.loop import Trainer, build_model
+from training.totals import Totals
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    yield Mesh.start(plan_mesh(1, 2, "local"))
+    dist.destroy_process_group()
+
+
+def make_trainer(mesh, **settings):
+    settings = {"variant": "d2l", "keep_checkpoints": 2, "data": {"size": 64}, **settings}
+    config = Config.model_validate(settings)
+    model = build_model(config, mesh, classes=10, channels=1)
+    return Trainer(config, mesh, model, make_preprocess(config.data, 1), total_steps=9)
+
+
+@pytest.fixture(scope="module")
+def trainer(mesh):
+    """A trainer after one step."""
+    trainer = make_trainer(mesh)
+    images = torch.randint(0, 256, (2, 1, 28, 28), dtype=torch.uint8)
+    batch = Batch(images, torch.tensor([0, 1]), torch.tensor([0, 1]))
+    trainer.train_step(Share(batch, 2, 0, 0.1))
+    return trainer
+
+
+@pytest.fixture(scope="module")
+def saved(trainer, tmp_path_factory):
+    """A run's folder of checkpoints, holding one; only to be read."""
+    folder = tmp_path_factory.mktemp("saved")
+    save_checkpoint(folder, trainer, Totals(images=2, test={"test/top1": 0.5}))
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def checkpoint(saved, tmp_path):
+    """A copy of the one checkpoint, to be spoilt."""
+    shutil.copytree(saved, tmp_path / "checkpoints")
+    yield tmp_path / "checkpoints" / "step-00000001"
+    shutil.rmtree(tmp_path / "checkpoints")
+
+
+def test_what_was_saved_is_loaded(saved, trainer, mesh):
+    path, state = newest_checkpoint(saved)
+    fresh = make_trainer(mesh, seed=1)
+    load_checkpoint(path, state, fresh)
+    assert fresh.steps == 1
+    assert Totals(**state["totals"]) == Totals(images=2, test={"test/top1": 0.5})
+    for ours, theirs in zip(trainer.model.parameters(), fresh.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+        momenta = [
+            each.optimizer.state[parameter]["momentum_buffer"]
+            for each, parameter in ((trainer, ours), (fresh, theirs))
+        ]
+        assert torch.equal(*momenta)
+        assert momenta[1].stride() == theirs.stride()
+
+
+def test_the_files_are_safetensors_in_the_local_layout(saved):
+    tensors = load_file(saved / "step-00000001" / "model.safetensors")
+    assert tensors["conv2.weight"].shape == (256, 48, 5, 5)
+    assert tensors["fc8.weight"].shape == (10, 4096)
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors", "state.json"])
+def test_a_flipped_bit_is_noticed_and_named(checkpoint, file):
+    with (checkpoint / file).open("r+b") as opened:
+        opened.seek(-3, os.SEEK_END)
+        byte = opened.read(1)
+        opened.seek(-3, os.SEEK_END)
+        opened.write(bytes([byte[0] ^ 1]))
+    with pytest.raises(InputError, match=f"{checkpoint}.*{file}"):
+        newest_checkpoint(checkpoint.parent)
+
+
+def test_a_truncated_file_is_noticed_and_named(checkpoint):
+    os.truncate(checkpoint / "model.safetensors", 1000)
+    with pytest.raises(InputError, match=r"model\.safetensors was altered"):
+        newest_checkpoint(checkpoint.parent)
+
+
+@pytest.mark.parametrize("file", ["manifest.json", "optimizer.safetensors"])
+def test_a_missing_file_is_named(checkpoint, file):
+    (checkpoint / file).unlink()
+    with pytest.raises(InputError, match=file):
+        newest_checkpoint(checkpoint.parent)
+
+
+def test_a_folder_without_checkpoints_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no checkpoint"):
+        newest_checkpoint(tmp_path)
+
+
+class _Hostile:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+def test_a_pickle_in_place_of_weights_is_never_executed(checkpoint, trainer, tmp_path):
+    payload = pickle.dumps(_Hostile(str(tmp_path / "executed")))
+    (checkpoint / "model.safetensors").write_bytes(payload)
+    manifest = json.loads((checkpoint / "manifest.json").read_text())
+    manifest["model.safetensors"] = hashlib.sha256(payload).hexdigest()
+    (checkpoint / "manifest.json").write_text(json.dumps(manifest))
+    path, state = newest_checkpoint(checkpoint.parent)
+    with pytest.raises(InputError, match="not a whole safetensors file"):
+        load_checkpoint(path, state, trainer)
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [({"variant": "paper"}, r"fc6\.weight"), ({"towers": 1}, r"conv2\.weight")],
+)
+def test_another_net_s_checkpoint_is_refused_with_a_shape(saved, mesh, settings, named):
+    path, state = newest_checkpoint(saved)
+    with pytest.raises(InputError, match=rf"{named} has shape"):
+        load_checkpoint(path, state, make_trainer(mesh, **settings))
+
+
+@pytest.fixture
+def tiny_files():
+    """The disk takes files of 1 MB at most."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_hurts_nothing_that_was_there(checkpoint, trainer, tiny_files):
+    folder = checkpoint.parent
+    trainer.steps = 2
+    with pytest.raises(InputError, match=r"cannot write .*step-00000002"):
+        save_checkpoint(folder, trainer, Totals())
+    trainer.steps = 1
+    assert [path.name for path in folder.iterdir()] == ["step-00000001"]
+    assert newest_checkpoint(folder)[0] == checkpoint
+
+
+def test_the_oldest_are_pruned(trainer, tmp_path):
+    for step in (9, 10, 11):
+        trainer.steps = step
+        save_checkpoint(tmp_path, trainer, Totals())
+    trainer.steps = 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000010", "step-00000011"]
+    shutil.rmtree(tmp_path)
+
+
+def test_a_net_without_momentum_is_saved_and_loaded(mesh, tmp_path):
+    trainer = make_trainer(mesh, optimizer={"momentum": 0.0})
+    save_checkpoint(tmp_path, trainer, Totals())
+    load_checkpoint(*newest_checkpoint(tmp_path), make_trainer(mesh, optimizer={"momentum": 0.0}))
+    shutil.rmtree(tmp_path)
