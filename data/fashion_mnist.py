@@ -154,8 +154,8 @@ def _fetch_with_torchvision(scratch: Path) -> Path:
 def _fetch_with_apt(scratch: Path) -> Path:
     """Debian's package, which anyone may download and unpack; only installing needs root."""
     _run(["apt-get", "download", DEBIAN_PACKAGE], scratch)
-    package = next(scratch.glob("*.deb"))
-    _run(["dpkg-deb", "-x", package.name, "."], scratch)
+    for package in scratch.glob("*.deb"):
+        _run(["dpkg-deb", "-x", package.name, "."], scratch)
     return scratch / SYSTEM_FOLDER.relative_to("/")
 
 

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from data.datasets import Dataset
 from model.errors import InputError
+from model.keyed_random import hash32
 
 
 class Batch(NamedTuple):
@@ -27,8 +28,9 @@ def epoch_order(seed: int, epoch: int, length: int) -> Tensor:
 
     It depends on the arguments alone: every rank computes the same, and so does a resumed run.
     """
-    digits = f"{seed % 2**32:08x}{epoch % 2**32:08x}"
-    return torch.randperm(length, generator=torch.Generator().manual_seed(int(digits, 16) % 2**63))
+    # A generator of the CPU heeds only 32 bits of its seed, so both numbers are mixed into these.
+    mixed = hash32(hash32(torch.tensor(seed)) + epoch)
+    return torch.randperm(length, generator=torch.Generator().manual_seed(int(mixed)))
 
 
 class Loader:

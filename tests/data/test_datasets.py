@@ -1,0 +1,43 @@
+"""The data sets that a configuration can name."""
+
+from typing import get_args
+
+import pytest
+import torch
+
+from data.datasets import DATASETS, open_dataset
+from model.errors import InputError
+from training.config import DataConfig
+
+
+def test_a_configuration_can_name_every_data_set_and_no_other():
+    assert get_args(DataConfig.model_fields["name"].annotation) == tuple(DATASETS)
+
+
+def test_an_unknown_name_is_refused_with_the_known_ones():
+    with pytest.raises(InputError, match="'imagenet': name one of fashion_mnist, image_folder, s"):
+        open_dataset("imagenet", "train")
+
+
+@pytest.mark.parametrize("name", ["image_folder", "synthetic"])
+@pytest.mark.parametrize(("split", "length"), [("train", 8), ("test", 2)])
+def test_a_set_is_opened_by_its_name_and_has_the_declared_form(pictures, name, split, length):
+    dataset = open_dataset(name, split, pictures, stored_size=24, synthetic_length=8)
+    assert len(dataset) == length
+    images, labels = dataset.read(torch.tensor([1, 0]))
+    assert images.shape == (2, dataset.channels, dataset.height, dataset.width) == (2, 3, 24, 24)
+    assert images.dtype == torch.uint8
+    assert labels.dtype == torch.int64
+    assert labels.max() < len(dataset.classes)
+
+
+@pytest.mark.parametrize(("length", "test_length"), [(2048, 512), (7, 1), (1, 1)])
+def test_there_are_a_quarter_as_many_synthetic_test_images(length, test_length):
+    assert len(open_dataset("synthetic", "train", None, 8, length)) == length
+    assert len(open_dataset("synthetic", "test", None, 8, length)) == test_length
+
+
+def test_a_folder_may_start_at_the_home_folder(pictures, monkeypatch):
+    monkeypatch.setenv("HOME", str(pictures.parent))
+    folder = pictures.relative_to(pictures.parent)
+    assert len(open_dataset("image_folder", "train", "~" / folder)) == 8

@@ -1,0 +1,149 @@
+"""From stored pixels to the network's input."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from data.preprocess import Preprocess
+from model.errors import InputError
+
+
+def preprocess(size, resize=None, mirror=False, channels=1):
+    return Preprocess(size, resize or size, [0.0] * channels, [1.0] * channels, mirror)
+
+
+def random_images(count, channels, side):
+    generator = torch.Generator().manual_seed(0)
+    shape = (count, channels, side, side)
+    return torch.randint(256, shape, dtype=torch.uint8, generator=generator)
+
+
+def copies(count, side):
+    """``count`` times one image whose pixels all differ."""
+    return (
+        torch.arange(side * side, dtype=torch.uint8).view(1, 1, side, side).repeat(count, 1, 1, 1)
+    )
+
+
+def test_each_channel_is_standardized_by_its_own_numbers():
+    images = random_images(4, 3, 8)
+    out = Preprocess(8, 8, [10.0, 20.0, 30.0], [2.0, 3.0, 4.0], mirror=False)(images)
+    for channel, (mean, deviation) in enumerate([(10, 2), (20, 3), (30, 4)]):
+        expected = (images[:, channel].float() - mean) / deviation
+        torch.testing.assert_close(out[:, channel], expected)
+
+
+@pytest.mark.parametrize(("size", "resize", "start"), [(8, 12, 2), (7, 12, 2), (12, 12, 0)])
+def test_evaluation_cuts_out_the_centre_and_never_mirrors(size, resize, start):
+    images = random_images(20, 1, resize)
+    out = preprocess(size, resize, mirror=True)(images)
+    stop = start + size
+    assert torch.equal(out, images[:, :, start:stop, start:stop].float())
+
+
+@pytest.mark.parametrize("side", [12, 28], ids=["as stored", "resized"])
+def test_training_depends_on_an_image_and_its_key_not_on_the_batch(side):
+    images, keys = random_images(40, 3, side), torch.arange(40) * 7919
+    training = preprocess(8, 12, mirror=True, channels=3)
+    together = training(images, keys)
+    shuffled = torch.randperm(40)
+    assert torch.equal(training(images[shuffled], keys[shuffled]), together[shuffled])
+    assert torch.equal(training(images[3:4], keys[3:4]), together[3:4])
+    torch.manual_seed(1)
+    assert torch.equal(training(images, keys), together)
+
+
+def test_half_of_the_images_are_flipped_left_to_right():
+    images = copies(4000, 6)
+    out = preprocess(6, mirror=True)(images, torch.arange(4000))
+    flipped = (out == images.flip(3)).flatten(1).all(1)
+    kept = (out == images).flatten(1).all(1)
+    assert (flipped ^ kept).all()
+    assert flipped.float().mean().item() == pytest.approx(0.5, abs=0.03)
+
+
+def test_crops_reach_every_place_equally_with_and_without_the_flip():
+    images, places = copies(8000, 7), {}
+    for top in range(4):
+        for left in range(4):
+            window = images[0, :, top : top + 4, left : left + 4].float()
+            places[top, left, False], places[top, left, True] = window, window.flip(2)
+    out = preprocess(4, 7, mirror=True)(images, torch.arange(8000))
+    counts = [(out == window).flatten(1).all(1).sum().item() for window in places.values()]
+    assert sum(counts) == 8000
+    assert min(counts) > 180
+    assert max(counts) < 320
+
+
+def test_without_mirror_crops_are_never_flipped():
+    images = copies(500, 7)
+    out = preprocess(4, 7)(images, torch.arange(500))
+    assert (out[..., 1:] - out[..., :-1] == 1).all()
+    assert len(out.unique(dim=0)) == 16
+
+
+def test_an_image_is_cropped_anew_under_another_key():
+    training = preprocess(8, 32)
+    images = random_images(100, 1, 32)
+    first, second = (training(images, torch.arange(100) + start) for start in (0, 100))
+    assert (first != second).flatten(1).any(1).float().mean() > 0.9
+
+
+def test_training_without_margin_or_mirror_is_evaluation():
+    images = random_images(4, 1, 8)
+    assert torch.equal(preprocess(8)(images, torch.arange(4)), preprocess(8)(images))
+
+
+@pytest.mark.parametrize("keys", [None, torch.arange(4)], ids=["evaluation", "training"])
+@pytest.mark.parametrize("resize", [8, 12, 16, 20])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_output_is_float32_in_channels_last_memory(channels, resize, keys):
+    transform = preprocess(8, resize, mirror=True, channels=channels)
+    out = transform(random_images(4, channels, 16), keys)
+    assert (out.shape, out.dtype) == ((4, channels, 8, 8), torch.float32)
+    assert out.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("keys", [None, torch.arange(0)], ids=["evaluation", "training"])
+@pytest.mark.parametrize("side", [12, 28], ids=["as stored", "resized"])
+def test_an_empty_share_gives_an_empty_input(side, keys):
+    transform = preprocess(8, 12, mirror=True, channels=3)
+    assert transform(random_images(0, 3, side), keys).shape == (0, 3, 8, 8)
+
+
+@pytest.mark.parametrize(("stored", "antialias"), [(28, False), (128, True)])
+def test_resizing_is_bilinear_and_smooth_where_it_shrinks(stored, antialias):
+    images = random_images(3, 1, stored)
+    expected = F.interpolate(images.float(), (96, 96), mode="bilinear", antialias=antialias)
+    torch.testing.assert_close(preprocess(96)(images), expected)
+    cropped = preprocess(64, 96)(images)
+    torch.testing.assert_close(cropped, expected[:, :, 16:80, 16:80])
+
+
+@pytest.mark.parametrize(("height", "width"), [(12, 9), (9, 12), (12, 20), (20, 12)])
+def test_oblong_images_become_squares(height, width):
+    images = random_images(2, 1, 20)[:, :, :height, :width]
+    antialias = max(height, width) > 12
+    expected = F.interpolate(images.float(), (12, 12), mode="bilinear", antialias=antialias)
+    torch.testing.assert_close(preprocess(12)(images), expected)
+
+
+def test_a_resize_below_the_size_is_refused():
+    with pytest.raises(InputError, match=r"resized to 64 .* cut to 96.*data\.resize"):
+        preprocess(96, 64)
+
+
+@pytest.mark.parametrize(
+    ("mean", "deviation"),
+    [([1.0, 2.0], [1.0]), ([1.0], [0.0]), ([1.0, 1.0], [1.0, -2.0]), ([1.0], [float("nan")])],
+)
+def test_a_mean_and_a_deviation_that_do_not_fit_are_refused(mean, deviation):
+    with pytest.raises(InputError, match="deviation must be positive") as caught:
+        Preprocess(8, 8, mean, deviation, mirror=False)
+    assert f"{mean} and {deviation}" in str(caught.value)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_images_of_other_channels_than_the_means_are_refused(channels):
+    with pytest.raises(InputError, match=f"images have {channels} channels.*3: give one number"):
+        preprocess(8, channels=3)(random_images(2, channels, 8))
