@@ -166,7 +166,7 @@ def _tensors(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt") as file:
             yield file
-    except SafetensorError as error:
+    except (OSError, SafetensorError) as error:
         raise InputError(f"{path} is not a whole safetensors file: {error}") from None
 
 

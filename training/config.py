@@ -168,7 +168,7 @@ def dump_config(config: Config) -> str:
 def check_same_run(config: Config, saved: dict[str, Any]) -> None:
     """Raise InputError when ``config`` would not continue the run saved as JSON values."""
     before, now = dict(_flat(saved)), dict(_flat(config.model_dump(mode="json")))
-    for key in (before | now).keys() - CHANGEABLE:
+    for key in sorted((before | now).keys() - CHANGEABLE):
         if before.get(key) != now.get(key):
             raise InputError(
                 f"cannot resume with another {key}: it was {before.get(key)} and is now "

@@ -19,6 +19,7 @@ from training.loop import Trainer, why_not_compiled
 from training.plots import draw_curves
 from training.program import log_to_file
 from training.progress import Progress
+from training.stuck import StuckLoss
 from training.totals import Totals
 from training.tracking import Tracker, choose_mode
 
@@ -96,8 +97,12 @@ class MainReporter(Reporter):
         )
         totals.run_id = self.tracker.run_id
         self.progress = Progress(facts["total_steps"], step)
-        metrics_file = MetricsFile(folder.metrics, step)
-        self.listeners: tuple[Listener, ...] = metrics_file, self.progress, self.tracker
+        self.listeners: list[Listener] = [
+            MetricsFile(folder.metrics, step),
+            self.progress,
+            self.tracker,
+            StuckLoss(facts["classes"]),
+        ]
         self.clock = time.perf_counter()
 
     @override
@@ -139,6 +144,7 @@ def start_reporter(trainer: Trainer, folder: RunFolder, totals: Totals) -> Repor
         "world_size": mesh.plan.world_size,
         "global_batch": config.batch_size,
         "precision": config.precision,
+        "classes": model.fc8.out_features,
         "parameters": sum(shape.numel() for shape in shapes.values()),
         "parameters_per_rank": sum(parameter.numel() for parameter in model.parameters()),
         "total_steps": trainer.total_steps,
@@ -151,15 +157,14 @@ def start_reporter(trainer: Trainer, folder: RunFolder, totals: Totals) -> Repor
 def opening_words(facts: dict[str, Any], trainer: Trainer) -> str:
     """What is about to be trained, and where."""
     config, device = trainer.config, trainer.mesh.device
-    on = f"{device.type}"
-    if device.type == "cpu":
-        on += f", {torch.get_num_threads()} thread(s) for each of {facts['world_size']} process(es)"
+    threads = f", threads per process: {torch.get_num_threads()}" if device.type == "cpu" else ""
     lines = [
         f"{config.variant}, {config.towers} tower(s), {facts['placement']}: "
         f"{facts['parameters']:,} parameters, {facts['parameters_per_rank']:,} on this rank",
         trainer.mesh.plan.picture(),
         f"{config.data.name} at {config.data.size} px, global batch {config.batch_size}, "
-        f"{config.precision}, {facts['total_steps']} steps, on {on}",
+        f"{config.precision}, {facts['total_steps']} steps",
+        f"processes on {device.type}: {facts['world_size']}{threads}",
     ]
     if config.compile and (reason := why_not_compiled(device)):
         lines.append(f"torch.compile was left off: {reason}")

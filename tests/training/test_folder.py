@@ -1,0 +1,107 @@
+"""A run's folder is its own, and its metrics file survives what happens to runs."""
+
+import json
+
+import pytest
+
+from model.errors import InputError
+from training.folder import MetricsFile, RunFolder, read_metrics
+
+
+@pytest.fixture
+def runs(tmp_path):
+    return tmp_path / "runs"
+
+
+def _make(runs, *names):
+    for name in names:
+        (runs / name).mkdir(parents=True)
+
+
+def test_a_taken_name_is_numbered(runs):
+    folders = [RunFolder.create(runs, "run").path for _ in range(3)]
+    assert folders == [runs / "run", runs / "run-2", runs / "run-3"]
+    assert all(folder.is_dir() for folder in folders)
+
+
+def test_the_number_of_a_deleted_run_is_not_used_again(runs):
+    _make(runs, "run", "run-4")
+    assert RunFolder.create(runs, "run").path == runs / "run-5"
+
+
+def test_a_name_that_is_taken_meanwhile_is_not_shared(runs, monkeypatch):
+    _make(runs, "run", "run-2")
+    monkeypatch.setattr("training.folder._numbers", lambda runs, name: [1])
+    assert RunFolder.create(runs, "run").path == runs / "run-3"
+
+
+def test_the_newest_has_the_highest_number(runs):
+    _make(runs, "run", *(f"run-{number}" for number in range(2, 11)))
+    assert RunFolder.newest(runs, "run").path == runs / "run-10"
+
+
+@pytest.mark.parametrize("other", ["run-a", "run-2b", "runs", "a-run-7", "run-1", "run-02"])
+def test_another_name_with_the_same_beginning_is_another_run(runs, other):
+    _make(runs, other)
+    with pytest.raises(InputError, match="no run"):
+        RunFolder.newest(runs, "run")
+    assert RunFolder.create(runs, "run").path == runs / "run"
+    assert RunFolder.newest(runs, "run").path == runs / "run"
+
+
+def test_a_dot_in_a_name_stands_for_itself(runs):
+    _make(runs, "v1x0-5")
+    assert RunFolder.create(runs, "v1.0").path == runs / "v1.0"
+
+
+def test_no_run_to_resume_is_named(runs):
+    with pytest.raises(InputError, match=r"there is no run .*runs/fashion to resume"):
+        RunFolder.newest(runs, "fashion")
+
+
+def test_runs_in_a_file_or_behind_a_broken_link_are_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    for runs in ("file", "file/runs", "link"):
+        with pytest.raises(InputError, match=f"cannot write .*{runs}"):
+            RunFolder.create(tmp_path / runs, "run")
+
+
+def _log(path, *steps, after=0):
+    metrics = MetricsFile(path, after)
+    for step in steps:
+        metrics.log(step, {"train/loss": 1.0 / step})
+
+
+def test_what_is_logged_is_on_disk_at_once(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    metrics = MetricsFile(path, 0)
+    metrics.log(1, {"epoch": 0.5})
+    assert path.read_text() == '{"step": 1, "epoch": 0.5}\n'
+
+
+def test_a_resumed_run_drops_the_steps_it_repeats(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    _log(path, 1, 2, 3, 4)
+    _log(path, 3, 4, 5, after=2)
+    assert [line["step"] for line in read_metrics(path)] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("cut", ["{", '{"step": 3', '{"step": 3, "train/loss": 0.1'])
+def test_a_line_that_a_crash_cut_short_is_left_out(tmp_path, cut):
+    path = tmp_path / "metrics.jsonl"
+    _log(path, 1, 2)
+    path.write_text(path.read_text() + cut)
+    assert [line["step"] for line in read_metrics(path)] == [1, 2]
+    _log(path, 3, after=2)
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 3]
+
+
+def test_there_are_no_metrics_without_a_file(tmp_path):
+    assert read_metrics(tmp_path / "metrics.jsonl") == []
+
+
+def test_metrics_that_cannot_be_written_are_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"cannot write .*metrics\.jsonl"):
+        MetricsFile(tmp_path / "file" / "metrics.jsonl", 0)

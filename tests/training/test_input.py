@@ -1,0 +1,156 @@
+"""Which images each rank sees, and when."""
+
+from itertools import chain
+
+import pytest
+import torch
+
+from data.synthetic import Synthetic
+from distributed.ledger import Ledger
+from distributed.mesh import Mesh, Plan
+from training.config import Config, DataConfig
+from training.input import count_steps, make_preprocess, training_shares
+from training.input import test_batches as batches_for_testing
+
+CPU = torch.device("cpu")
+EPOCHS, BATCH = 3, 6
+
+every_size = pytest.mark.parametrize("images", [1, 4, 12, 20, 25])
+every_mesh = pytest.mark.parametrize("replicas", [1, 2, 3])
+
+
+def _mesh(replicas, rank=0, ranks_per_replica=1):
+    plan = Plan(replicas, ranks_per_replica, towers=2)
+    return Mesh(plan, rank, CPU, None, None, Ledger(CPU))  # type: ignore[arg-type]
+
+
+def _images(count):
+    return Synthetic("train", count, classes=10, channels=1, height=4, width=4)
+
+
+def _config(**settings):
+    return Config.model_validate({"epochs": EPOCHS, "batch_size": BATCH, "seed": 5, **settings})
+
+
+def _shares(images, mesh, first=0, last=None):
+    config = _config()
+    last = count_steps(config, images) if last is None else last
+    return list(training_shares(config, mesh, _images(images), first, last))
+
+
+def _positions(shares):
+    return [share.batch.indices.tolist() for share in shares]
+
+
+@every_size
+@every_mesh
+def test_an_epoch_visits_every_image_once_over_all_replicas(images, replicas):
+    everyone = [_shares(images, _mesh(replicas, rank)) for rank in range(replicas)]
+    for epoch in range(EPOCHS):
+        shares = [share for share in chain(*everyone) if share.epoch == epoch]
+        assert sorted(chain(*_positions(shares))) == list(range(images))
+
+
+@every_size
+@every_mesh
+def test_replicas_share_out_the_batches_of_one_process(images, replicas):
+    everyone = [_positions(_shares(images, _mesh(replicas, rank))) for rank in range(replicas)]
+    alone = _shares(images, _mesh(1))
+    for step, whole in enumerate(alone):
+        parts = [positions[step] for positions in everyone]
+        assert list(chain(*parts)) == whole.batch.indices.tolist()
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1
+        assert whole.global_count == len(whole.batch.indices)
+    assert all(len(positions) == len(alone) for positions in everyone)
+
+
+def test_every_replica_knows_the_count_of_the_whole_batch():
+    for rank in range(3):
+        counts = [share.global_count for share in _shares(20, _mesh(3, rank))]
+        assert counts == [6, 6, 6, 2] * EPOCHS
+
+
+def test_the_towers_of_a_replica_see_the_same_images():
+    first, second, third, fourth = (
+        _positions(_shares(20, _mesh(2, rank, ranks_per_replica=2))) for rank in range(4)
+    )
+    assert first == second
+    assert third == fourth
+    assert first != third
+
+
+def test_each_epoch_has_an_order_of_its_own():
+    orders = [
+        tuple(chain(*_positions(s for s in _shares(25, _mesh(1)) if s.epoch == epoch)))
+        for epoch in range(EPOCHS)
+    ]
+    assert len({*orders, tuple(range(25))}) == EPOCHS + 1
+
+
+def test_a_share_holds_the_images_at_its_positions():
+    images, labels = _images(20).read(torch.arange(20))
+    for share in _shares(20, _mesh(2, rank=1)):
+        assert torch.equal(share.batch.images, images[share.batch.indices])
+        assert torch.equal(share.batch.labels, labels[share.batch.indices])
+
+
+@pytest.mark.parametrize("first", range(13))
+def test_starting_in_the_middle_continues_exactly(first):
+    def told(shares):
+        return [(*share[1:], share.batch.indices.tolist()) for share in shares]
+
+    mesh = _mesh(2, rank=1)
+    assert told(_shares(20, mesh, first=first)) == told(_shares(20, mesh))[first:]
+
+
+def test_a_run_may_end_within_an_epoch():
+    mesh = _mesh(2)
+    assert _positions(_shares(20, mesh, last=6)) == _positions(_shares(20, mesh))[:6]
+
+
+def test_a_share_knows_how_far_the_run_is():
+    shares = _shares(20, _mesh(1))
+    assert [share.epochs_done for share in shares] == [step / 4 for step in range(1, 13)]
+    assert [share.epoch for share in shares] == [0] * 4 + [1] * 4 + [2] * 4
+    assert [share.ends_epoch for share in shares] == [False, False, False, True] * EPOCHS
+
+
+def test_waiting_for_images_is_booked_as_data():
+    mesh = _mesh(1)
+    for _ in training_shares(_config(), mesh, _images(20), 0, 2):
+        seconds, _ = mesh.ledger.take()
+        assert seconds["data"] > 0
+
+
+@pytest.mark.parametrize(
+    ("images", "max_steps", "steps"),
+    [(12, None, 6), (13, None, 9), (1, None, 3), (13, 4, 4), (13, 100, 9)],
+)
+def test_steps_are_counted_with_the_short_batches_and_the_limit(images, max_steps, steps):
+    assert count_steps(_config(max_steps=max_steps), images) == steps
+
+
+@every_size
+@every_mesh
+def test_each_test_image_is_counted_once(images, replicas):
+    seen = []
+    for rank in range(replicas):
+        for batch in batches_for_testing(_config(), _mesh(replicas, rank), _images(images)):
+            assert len(batch.indices) <= -(-BATCH // replicas)
+            seen += batch.indices.tolist()
+    assert sorted(seen) == list(range(images))
+
+
+@pytest.mark.parametrize(
+    ("mean", "deviation", "first"),
+    [(100.0, 50.0, [-2.0, 0.0]), ([100.0, 50.0], [50.0, 25.0], [-2.0, 2.0])],
+)
+def test_mean_and_deviation_are_for_all_channels_or_for_each(mean, deviation, first):
+    data = DataConfig(size=64, mean=mean, deviation=deviation)
+    images = torch.tensor([0, 100], dtype=torch.uint8)[None, :, None, None].expand(1, 2, 64, 64)
+    assert make_preprocess(data, 2)(images)[0, :, 0, 0].tolist() == first
+
+
+def test_images_are_resized_to_the_size_itself_if_nothing_else_is_said():
+    assert make_preprocess(DataConfig(size=64), 1).resize == 64
+    assert make_preprocess(DataConfig(size=64, resize=72), 1).resize == 72

@@ -1,0 +1,129 @@
+"""The learning rate's course, and the optimiser's arithmetic."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from training.config import OptimizerConfig, ScheduleConfig
+from training.optimization import Schedule, make_optimizer
+
+RATE = 0.02
+
+
+def _schedule(name, total_steps=40, **settings):
+    optimizer = make_optimizer(nn.Linear(2, 2), OptimizerConfig(learning_rate=RATE))
+    return Schedule(optimizer, ScheduleConfig(name=name, **settings), total_steps)
+
+
+def _rates(schedule, steps):
+    """The rate of each step."""
+    rates = []
+    for _ in range(steps):
+        rates.append(schedule.learning_rate)
+        schedule.optimizer.step()
+        schedule.after_step()
+    return rates
+
+
+@pytest.mark.parametrize("warmup", [0.1, 0.3, 0.5])
+def test_one_cycle_rises_for_its_warm_up_and_falls_to_nothing(warmup):
+    total = 200
+    schedule = _schedule("one_cycle", total, warmup=warmup)
+    rates = _rates(schedule, total)
+    peak = rates.index(max(rates))
+    assert peak == pytest.approx(warmup * total, abs=1)
+    assert rates[0] == pytest.approx(RATE / 25)
+    assert rates[peak] == pytest.approx(RATE, rel=1e-2)
+    assert rates == sorted(rates[: peak + 1]) + sorted(rates[peak + 1 :], reverse=True)
+    assert rates[-1] < RATE / 1000
+    assert schedule.learning_rate < RATE / 100_000
+
+
+@pytest.mark.parametrize(("warmup", "total"), [(0.3, 1), (0.5, 1), (0.25, 3), (0.1, 9)])
+def test_one_cycle_works_in_runs_too_short_for_its_warm_up(warmup, total):
+    rates = _rates(_schedule("one_cycle", total, warmup=warmup), total)
+    assert all(0 < rate <= RATE for rate in rates)
+
+
+@pytest.mark.parametrize("patience", [0, 3])
+def test_plateau_divides_by_ten_after_one_stall_more_than_its_patience(patience):
+    schedule = _schedule("plateau", patience=patience)
+    schedule.after_evaluation(0.5)
+    for _ in range(patience):
+        schedule.after_evaluation(0.5)
+        assert schedule.learning_rate == RATE
+    schedule.after_evaluation(0.5)
+    assert schedule.learning_rate == pytest.approx(RATE / 10)
+
+
+def test_plateau_waits_as_long_as_the_error_falls():
+    schedule = _schedule("plateau", patience=1)
+    for error in (0.5, 0.5, 0.4, 0.4, 0.3, 0.35):
+        schedule.after_evaluation(error)
+        assert schedule.learning_rate == RATE
+
+
+def test_constant_stays():
+    schedule = _schedule("constant")
+    rates = _rates(schedule, 20)
+    for _ in range(10):
+        schedule.after_evaluation(0.5)
+    assert {*rates, schedule.learning_rate} == {RATE}
+
+
+def test_plateau_moves_with_evaluations_alone_and_one_cycle_with_steps_alone():
+    plateau, one_cycle = _schedule("plateau", patience=0), _schedule("one_cycle")
+    before = one_cycle.learning_rate
+    for _ in range(5):
+        one_cycle.after_evaluation(0.5)
+    assert one_cycle.learning_rate == before
+    assert set(_rates(plateau, 20)) == {RATE}
+
+
+def _course(schedule, steps):
+    """The rates of ``steps``, with an evaluation that stalls after each."""
+    rates = []
+    for _ in range(steps):
+        rates += _rates(schedule, 1)
+        schedule.after_evaluation(0.5)
+    return rates
+
+
+@pytest.mark.parametrize("name", ["constant", "plateau", "one_cycle"])
+@pytest.mark.parametrize("stop", [1, 6, 15])
+def test_a_schedule_continues_exactly_from_its_state_as_json(name, stop):
+    whole = _course(_schedule(name), 30)
+    stopped, resumed = _schedule(name), _schedule(name)
+    _course(stopped, stop)
+    resumed.load_state(json.loads(json.dumps(stopped.state())))
+    assert _course(resumed, 30 - stop) == whole[stop:]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"momentum": 0.0, "weight_decay": 0.0},
+        {"momentum": 0.9, "weight_decay": 0.01},
+        {"momentum": 0.9, "weight_decay": 0.01, "nesterov": True},
+    ],
+)
+def test_the_fused_optimiser_is_torchs_own_sgd(settings):
+    """Weights and biases alike, under a moving rate."""
+    generator = torch.Generator().manual_seed(0)
+    ours, theirs = nn.Linear(5, 3), nn.Linear(5, 3)
+    theirs.load_state_dict(ours.state_dict())
+    fused = make_optimizer(ours, OptimizerConfig(learning_rate=RATE, **settings))
+    plain = torch.optim.SGD(theirs.parameters(), lr=RATE, fused=False, foreach=False, **settings)
+    assert fused.defaults["fused"]
+    for step in range(5):
+        for optimizer in (fused, plain):
+            optimizer.param_groups[0]["lr"] = RATE / (1 + step)
+        for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+            mine.grad = torch.randn(mine.shape, generator=generator)
+            other.grad = mine.grad.clone()
+        fused.step()
+        plain.step()
+        for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+            torch.testing.assert_close(mine, other, rtol=1e-6, atol=1e-7)
