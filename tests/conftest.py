@@ -9,12 +9,15 @@ import torch
 
 from tests.ranks import RankPool
 
-EQUALITY_ROWS: list[tuple[str, str, float]] = []
-
 
 @pytest.fixture(scope="session", autouse=True)
 def _few_threads():
     torch.set_num_threads(2)
+
+
+@pytest.fixture(autouse=True)
+def _same_numbers_every_time():
+    torch.manual_seed(0)
 
 
 def _pool(world_size: int):
@@ -32,15 +35,13 @@ two_ranks = _pool(2)
 four_ranks = _pool(4)
 
 
-@pytest.fixture
-def equality_rows():
-    """Rows (variant, mesh, largest relative error) that the test run prints at its end."""
-    return EQUALITY_ROWS
-
-
 def pytest_terminal_summary(terminalreporter):
-    if EQUALITY_ROWS:
+    """Print the table of errors that tests recorded under "equality"."""
+    stats = terminalreporter.stats
+    reports = [*stats.get("passed", []), *stats.get("failed", [])]
+    rows = [row for report in reports for key, row in report.user_properties if key == "equality"]
+    if rows:
         terminalreporter.section("equality with the local form in one process")
-        terminalreporter.write_line(f"{'variant':<14}{'mesh':<32}largest relative error")
-        for variant, mesh, error in EQUALITY_ROWS:
-            terminalreporter.write_line(f"{variant:<14}{mesh:<32}{error:.1e}")
+        terminalreporter.write_line(f"{'variant':<14}{'mesh':<28}largest relative error")
+        for variant, mesh, error in rows:
+            terminalreporter.write_line(f"{variant:<14}{mesh:<28}{error:.1e}")

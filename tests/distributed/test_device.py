@@ -39,30 +39,32 @@ def test_more_processes_than_gpus_are_refused_with_both_numbers(monkeypatch):
 
 
 def test_a_part_interrupts_the_part_around_it():
-    ledger = Ledger(CPU)
+    ledger, began = Ledger(CPU), time.perf_counter()
     with ledger.part("forward"):
         time.sleep(0.02)
         with ledger.part("exchange"):
             time.sleep(0.08)
         time.sleep(0.02)
+    inside = time.perf_counter() - began
     time.sleep(0.05)
     seconds, _ = ledger.take()
     assert set(seconds) == set(PARTS)
-    assert 0.08 <= seconds["exchange"] < 0.12
-    assert 0.04 <= seconds["forward"] < 0.08
-    assert sum(seconds.values()) < 0.17
+    assert seconds["exchange"] >= 0.08
+    assert seconds["forward"] >= 0.04
+    assert sum(seconds.values()) <= inside
 
 
 def test_a_switch_ends_with_the_part_around_it():
-    ledger = Ledger(CPU)
+    ledger, began = Ledger(CPU), time.perf_counter()
     with ledger.part("backward"):
         ledger.switch("averaging")
         time.sleep(0.02)
+    averaged = time.perf_counter() - began
     with ledger.part("optimizer"):
         time.sleep(0.01)
     seconds, _ = ledger.take()
     assert seconds["averaging"] >= 0.02
-    assert seconds["backward"] < 0.01
+    assert seconds["averaging"] + seconds["backward"] <= averaged
     assert seconds["optimizer"] >= 0.01
 
 

@@ -130,13 +130,13 @@ def local_form(one_rank):
     ],
 )
 def test_training_equals_the_local_form(
-    request, local_form, equality_rows, variant, towers, placement, pool, mesh
+    request, record_property, local_form, variant, towers, placement, pool, mesh
 ):
     ranks = request.getfixturevalue(pool)
     expected = local_form(variant, towers)
     results = ranks.run(train, _config(variant, towers, placement), len(ranks.pipes))
     error = largest_error(results[0], expected)
-    equality_rows.append((variant, mesh, error))
+    record_property("equality", (variant, mesh, error))
     assert results[0]["placement"] == placement
     assert error <= 1e-4
     for result in results[1:]:
