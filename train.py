@@ -15,12 +15,12 @@ from pathlib import Path
 from distributed.device import peak_memory
 from distributed.mesh import Mesh, launched_world, plan_mesh
 from training.checkpoint import save_checkpoint
-from training.config import dump_config, load_config, settings_help
 from training.input import count_steps, make_preprocess, open_sets, test_batches, training_shares
 from training.loop import Trainer, build_model
 from training.program import ArgumentParser, StopRequest, run_program
 from training.reporter import start_reporter
 from training.resume import open_run
+from training.settings import dump_config, load_config, settings_help
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "fashion.yaml"
 

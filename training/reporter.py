@@ -12,13 +12,14 @@ import torch
 from typing_extensions import Self, override
 
 from distributed.ledger import PARTS
-from training.config import Config, dump_config
+from training.config import Config
 from training.folder import MetricsFile, RunFolder, writing
 from training.input import Share
 from training.loop import Trainer, why_not_compiled
 from training.plots import draw_curves
 from training.program import log_to_file
 from training.progress import Progress
+from training.settings import dump_config
 from training.stuck import StuckLoss
 from training.totals import Totals
 from training.tracking import Tracker, choose_mode

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from training.checkpoint import load_checkpoint, newest_checkpoint
-from training.config import check_same_run
 from training.folder import RunFolder
 from training.loop import Trainer
+from training.settings import check_same_run
 from training.totals import Totals
 
 

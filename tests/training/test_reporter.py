@@ -12,10 +12,11 @@ from data.loading import Batch
 from distributed.ledger import PARTS
 from tests.training.samples import evaluation_metrics, step_metrics
 from tests.wandb_files import read_run
-from training.config import Config, load_config
+from training.config import Config
 from training.folder import RunFolder, read_metrics
 from training.input import Share
 from training.reporter import MainReporter, Reporter, closing_words
+from training.settings import load_config
 from training.totals import Totals
 
 FACTS = {

@@ -11,7 +11,8 @@ from pydantic import BaseModel
 from model.errors import InputError
 from model.initialization import SCHEMES
 from model.variants import VARIANTS
-from training.config import Config, check_same_run, dump_config, load_config, settings_help
+from training.config import Config
+from training.settings import check_same_run, dump_config, load_config, settings_help
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 
