@@ -49,11 +49,11 @@ def main() -> int:
             reporter.trained(trainer.steps, share, metrics)
             signal = stop.agreed(mesh)
             with reporter.clock_stopped():
-                if share.ends_epoch or trainer.is_finished:
+                if share.ends_epoch or trainer.is_due(config.evaluate_every):
                     metrics = trainer.evaluate(test_batches(config, mesh, test_set))
                     trainer.schedule.after_evaluation(1 - metrics["test/top1"])
                     reporter.tested(trainer.steps, share, metrics)
-                if signal or trainer.is_finished or trainer.steps % config.checkpoint_every == 0:
+                if config.keep_checkpoints and (signal or trainer.is_due(config.checkpoint_every)):
                     checkpoint = save_checkpoint(folder.checkpoints, trainer, reporter.totals)
             if signal:
                 break

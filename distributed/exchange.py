@@ -74,7 +74,7 @@ class _Sum(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup, ledger: Ledger) -> Tensor:
         with ledger.part("exchange"):
             total = x.clone(memory_format=torch.contiguous_format)
-            ledger.bytes_sent += 2 * (group.size() - 1) * total.nbytes // group.size()
+            ledger.bytes_sent += 2 * (group.size() - 1) / group.size() * total.nbytes
             if total.numel():
                 dist.all_reduce(total, group=group)
             return total

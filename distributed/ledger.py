@@ -16,7 +16,7 @@ class Ledger:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.bytes_sent = 0
+        self.bytes_sent = 0.0
         self._current: str | None = None
         self._entries: list[tuple[str | None, Mark]] = []
 
@@ -41,7 +41,7 @@ class Ledger:
         for (name, start), (_, end) in zip(self._entries, self._entries[1:], strict=False):
             if name:
                 seconds[name] += seconds_between(start, end)
-        sent = self.bytes_sent
+        sent = round(self.bytes_sent)
         self._entries.clear()
-        self.bytes_sent = 0
+        self.bytes_sent = 0.0
         return seconds, sent

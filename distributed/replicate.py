@@ -34,7 +34,7 @@ class _Averaging:
 def _booked_average(state: _Averaging, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
     """Average one bucket; once the last is handed over, nothing is left to hide the rest behind."""
     n = state.group.size()
-    state.ledger.bytes_sent += 2 * (n - 1) * bucket.buffer().nbytes // n
+    state.ledger.bytes_sent += 2 * (n - 1) / n * bucket.buffer().nbytes
     if bucket.is_last():
         state.ledger.switch("averaging")
     return allreduce_hook(state.group, bucket)

@@ -67,7 +67,7 @@ class ScheduleConfig(Section):
     warmup: float = Field(0.3, gt=0, lt=1)
     """one_cycle: the part of the run in which the rate rises."""
     patience: int = Field(3, ge=0)
-    """plateau: epochs without a better error before the division."""
+    """plateau: evaluations without a better error before the division."""
 
 
 class TrackingConfig(Section):
@@ -110,8 +110,10 @@ class Config(Section):
     """Use torch.compile where it works."""
     checkpoint_every: int = Field(500, gt=0)
     """Steps between checkpoints; the end of the run has one too."""
-    keep_checkpoints: int = Field(2, gt=0)
-    """How many of the newest are kept."""
+    keep_checkpoints: int = Field(2, ge=0)
+    """How many of the newest are kept; with 0 none is written."""
+    evaluate_every: int | None = Field(None, gt=0)
+    """Steps between evaluations, beside those at the end of each epoch and of the run."""
     runs: Path = Path("runs")
     """Where the runs' folders are made."""
     data: DataConfig = DataConfig()

@@ -69,6 +69,10 @@ class Trainer:
         """Whether all steps are done."""
         return self.steps >= self.total_steps
 
+    def is_due(self, every: int | None) -> bool:
+        """Whether what happens ``every`` so many steps, and at the end, happens now."""
+        return self.is_finished or (every is not None and self.steps % every == 0)
+
     def train_step(self, share: Share) -> dict[str, float]:
         """One optimiser step on this replica's share; the metrics are the global batch's.
 

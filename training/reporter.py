@@ -64,7 +64,7 @@ class Reporter:
     def tell(self, step: int, metrics: dict[str, float]) -> None:
         """Say the metrics of a step."""
 
-    def finish(self, steps: int, checkpoint: Path, peak_memory: float) -> None:
+    def finish(self, steps: int, checkpoint: Path | None, peak_memory: float) -> None:
         """Say how the run ended: after ``steps``, with its last checkpoint and most bytes held."""
 
     def __enter__(self) -> Self:
@@ -112,9 +112,9 @@ class MainReporter(Reporter):
             listener.log(step, metrics)
 
     @override
-    def finish(self, steps: int, checkpoint: Path, peak_memory: float) -> None:
+    def finish(self, steps: int, checkpoint: Path | None, peak_memory: float) -> None:
         self.progress.close()
-        last = {"peak_memory_bytes": int(peak_memory), "checkpoint": str(checkpoint)}
+        last = {"peak_memory_bytes": int(peak_memory), "checkpoint": str(checkpoint or "none")}
         summary = {**self.facts, "steps": steps, **self.totals.summary(), **last}
         with writing(self.folder.summary):
             self.folder.summary.write_text(json.dumps(summary, indent=1) + "\n")

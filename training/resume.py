@@ -9,8 +9,8 @@ from training.settings import check_same_run
 from training.totals import Totals
 
 
-def open_run(trainer: Trainer, *, resume: bool) -> tuple[RunFolder, Path, Totals]:
-    """The run's folder, its newest checkpoint (to be, in a new run) and its totals so far.
+def open_run(trainer: Trainer, *, resume: bool) -> tuple[RunFolder, Path | None, Totals]:
+    """The run's folder, its newest checkpoint (None in a new run) and its totals so far.
 
     With ``resume`` the trainer goes on from that checkpoint, whatever mesh wrote it. Raises
     InputError on every rank when there is none, when it is damaged, or when the configuration
@@ -19,7 +19,7 @@ def open_run(trainer: Trainer, *, resume: bool) -> tuple[RunFolder, Path, Totals
     config, mesh = trainer.config, trainer.mesh
     if not resume:
         folder = mesh.from_main(lambda: RunFolder.create(config.runs, config.name))
-        return folder, folder.checkpoints, Totals()
+        return folder, None, Totals()
     folder = mesh.from_main(lambda: RunFolder.newest(config.runs, config.name))
     checkpoint, state = mesh.from_main(lambda: newest_checkpoint(folder.checkpoints))
     check_same_run(config, state["config"])
