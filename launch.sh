@@ -153,6 +153,10 @@ for argument in "${program[@]:1}"; do # help is for one process to give
     case $argument in -h | --help) start $venv/bin/python "${program[@]}" ;; esac
 done
 
+case ${program[0]##*/} in # it starts the processes itself, in one number after the other
+    compare.py) start $venv/bin/python "${program[@]}" ;;
+esac
+
 processes= flags=()
 set -- ${before[@]+"${before[@]}"}
 while [ $# -gt 0 ]; do

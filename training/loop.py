@@ -131,6 +131,7 @@ class Trainer:
         return {
             "train/loss": loss / count,
             "train/top1": right / count,
+            "train/images": int(count),
             "train/bytes_sent": sent,
             **{f"time/{part}": value for part, value in seconds.items()},
         }

@@ -101,6 +101,16 @@ def _die_with_parent() -> None:
     """On Linux, have the kernel end this rank if its launcher is killed before it can do so."""
     if "RANK" in os.environ and sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if _is_orphan():  # the launcher died before we could ask
+            os._exit(1)
+
+
+def _is_orphan() -> bool:
+    parent = os.getppid()
+    name = Path(f"/proc/{parent}/comm").read_text().strip()
+    # In a container the launcher itself may be process 1.
+    launcher = name.startswith(("pt_elastic", "torchrun", "python"))
+    return name == "systemd" or (parent == 1 and not launcher)
 
 
 def _agree_on_failure(status: int) -> tuple[int, bool]:

@@ -83,6 +83,12 @@ class Tracker:
         """Log a picture file."""
         self._do(lambda run: run.log({name: wandb.Image(str(path))}))
 
+    def log_table(self, name: str, rows: list[dict[str, Any]]) -> None:
+        """Log rows of flat keys as a table."""
+        columns: list[str | int] = list(dict.fromkeys(key for row in rows for key in row))
+        cells = [[row.get(str(column)) for column in columns] for row in rows]
+        self._do(lambda run: run.log({name: wandb.Table(columns=columns, data=cells)}))
+
     def summarize(self, summary: dict[str, Any]) -> None:
         """Put the outcome of the run into its summary."""
         self._do(lambda run: run.summary.update(summary))

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 
 import pytest
 
@@ -79,6 +80,22 @@ def test_ranks_die_with_a_launcher_that_is_killed(program, tmp_path):
     process.kill()
     finish(process)
     wait_until(lambda: not processes_mentioning(str(path)), timeout=10)
+
+
+def test_a_rank_whose_launcher_died_before_it_was_up_ends_too(program):
+    path = program(
+        "time.sleep(2)\n"
+        "from training.program import run_program\n"
+        "run_program(lambda: time.sleep(60))"
+    )
+    launcher = (
+        "import os, subprocess, sys; null = subprocess.DEVNULL;"
+        "subprocess.Popen([sys.executable, sys.argv[1]], stdout=null, stderr=null);"
+        "os._exit(0)"
+    )
+    run(sys.executable, "-c", launcher, path, RANK="0", WORLD_SIZE="1")
+    assert processes_mentioning(str(path))
+    wait_until(lambda: not processes_mentioning(str(path)), timeout=30)
 
 
 def test_two_launches_at_once_do_not_meet(program):

@@ -1,0 +1,173 @@
+"""What does splitting the net buy, on these devices, over one device and over replicas?
+
+Trains the same net on the same images under each placement in turn, several rounds of A B C D, so
+that a machine whose speed drifts stays fair. Each measurement is the real training program, started
+by the launcher. Figures are medians with their range; speedups are ratios within a round.
+
+  python compare.py                                  every placement that the devices allow
+  python compare.py --placements split,ddp --batches 32,128,512 --rounds 5
+  python compare.py --resume                         go on after an interruption
+  python compare.py --train --images 120000          what each form of the net learns, instead
+
+  single      the dense single-stream net, in one process
+  local       all towers in one process
+  split       one tower on each rank
+  ddp         as many replicas as there are towers, each whole
+  split+ddp   two replicas of split towers
+
+What it leaves lies in runs/NAME: results.json, .csv and .md, charts, and W&B runs of one group.
+"""
+
+import argparse
+import logging
+import shutil
+import signal
+from pathlib import Path
+from types import FrameType
+
+import torch
+
+from comparison.formulas import Net
+from comparison.learning import as_text, compare_learning, draw_learning
+from comparison.machine import describe_machine, in_words, measure_peak
+from comparison.placements import chosen
+from comparison.report import track_learning, track_results, write_results
+from comparison.results import make_row
+from comparison.session import Comparison
+from data.datasets import open_dataset
+from training.folder import RunFolder, writing
+from training.loop import DTYPES
+from training.program import ArgumentParser, log_to_file, run_program
+from training.settings import load_config
+
+log = logging.getLogger(__name__)
+
+CONFIGS = Path(__file__).parent / "configs"
+
+
+def main() -> int:
+    """Compare speed or learning; returns the exit status."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    arguments = parse_arguments()
+    compare = compare_what_is_learnt if arguments.train else compare_speeds
+    try:
+        return compare(arguments)
+    except KeyboardInterrupt:
+        log.info("interrupted; what was measured is kept, and --resume goes on from it")
+        return 128 + signal.SIGINT
+
+
+def compare_speeds(arguments: argparse.Namespace) -> int:
+    """Time every placement; the exit status."""
+    source = arguments.config or CONFIGS / "compare.yaml"
+    config = load_config(source, arguments.overrides)
+    devices = torch.cuda.device_count() or 1
+    comparison = Comparison(
+        config,
+        source,
+        arguments.overrides,
+        chosen(arguments.placements, config.towers, devices),
+        arguments.batches,
+        arguments.rounds,
+        arguments.steps,
+        arguments.warmup,
+    )
+    folder = open_folder(config.runs, config.name, resume=arguments.resume)
+    measurements = comparison.measure(folder)
+
+    data, peak = config.data, measure_peak(DTYPES[config.precision])
+    images = open_dataset(data.name, "train", data.folder, data.stored_size, synthetic_length=1)
+    rows = [
+        make_row(
+            placement,
+            batch,
+            measurements,
+            net=Net(
+                config.variant, placement.towers, images.channels, data.size, len(images.classes)
+            ),
+            precision=config.precision,
+            peak_gflops=peak,
+            devices=devices,
+        )
+        for batch in comparison.batches
+        for placement in comparison.placements
+    ]
+    machine = describe_machine()
+    charts = write_results(folder, machine, peak, rows)
+    if arguments.json:
+        with writing(arguments.json):
+            shutil.copy(folder / "results.json", arguments.json)
+    places = track_results(folder, config.tracking, machine, rows, charts)
+    log.info("\nresults in %s, W&B: %s", folder, places[-1])
+    return 0 if any("images_per_second" in row for row in rows) else 1
+
+
+def compare_what_is_learnt(arguments: argparse.Namespace) -> int:
+    """Train every form of the net on one budget; the exit status."""
+    source = arguments.config or CONFIGS / "fashion.yaml"
+    config = load_config(source, arguments.overrides)
+    folder = open_folder(config.runs, f"learn-{config.name}", resume=arguments.resume)
+    outcomes = compare_learning(
+        config,
+        source,
+        arguments.overrides,
+        max(torch.cuda.device_count(), 2),
+        folder,
+        images=arguments.images,
+        minutes=arguments.minutes,
+    )
+    words = in_words(describe_machine())
+    draw_learning(outcomes, folder / "learning.png", f"{config.data.name} on {words}")
+    with writing(folder / "learning.md"):
+        (folder / "learning.md").write_text(f"{words}\n\n{as_text(outcomes, 'github')}\n")
+    place = track_learning(folder, config.tracking, outcomes)
+    log.info("\n%s\n\n%s\n\nresults in %s, W&B: %s", words, as_text(outcomes), folder, place)
+    return 0
+
+
+def open_folder(runs: Path, name: str, *, resume: bool) -> Path:
+    """A new folder for the comparison, or the newest one."""
+    folder = RunFolder.newest(runs, name) if resume else RunFolder.create(runs, name)
+    log_to_file(folder.log)
+    return folder.path
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = ArgumentParser(
+        description=__doc__, epilog="Overrides are train.py's: see python train.py --help."
+    )
+    add = parser.add_argument
+    add("--config", type=Path, metavar="FILE", help="default: configs/compare.yaml or fashion.yaml")
+    add("--placements", type=_names, default=[], metavar="A,B", help="default: all that fit")
+    add("--batches", type=_sizes, default=[32, 128], metavar="N,N", help="default: 32,128")
+    add("--rounds", type=int, default=3, metavar="N", help="default: %(default)s")
+    add("--steps", type=int, default=6, metavar="N", help="timed steps, default: %(default)s")
+    add("--warmup", type=int, default=3, metavar="N", help="before them, default: %(default)s")
+    add("--json", type=Path, metavar="FILE", help="copy results.json there")
+    add("--resume", action="store_true", help="go on with the newest comparison")
+    add("--train", action="store_true", help="compare what is learnt, not speed")
+    budget = parser.add_mutually_exclusive_group()
+    budget.add_argument("--images", type=int, default=60000, metavar="N", help="--train's budget")
+    budget.add_argument("--minutes", type=float, metavar="M", help="--train's budget as time")
+    add("overrides", nargs="*", metavar="key.sub=value", help="change a setting")
+    return parser.parse_intermixed_args()
+
+
+def _names(text: str) -> list[str]:
+    return text.split(",")
+
+
+def _sizes(text: str) -> list[int]:
+    sizes = [int(size) for size in text.split(",")]
+    if min(sizes) < 1:
+        raise ValueError
+    return sizes
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,1 @@
+"""The same work under each placement, measured side by side."""

@@ -1,0 +1,90 @@
+"""The comparison as pictures."""
+
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from distributed.ledger import PARTS
+from training.folder import writing
+from training.plots import COLORS
+
+Rows = list[dict[str, Any]]
+
+
+def draw_charts(rows: Rows, folder: Path, title: str) -> list[Path]:
+    """Draw every chart into ``folder``; their paths, none where no placement was measured."""
+    good = [row for row in rows if "images_per_second" in row]
+    charts = []
+    for name, draw in CHARTS.items() if good else ():
+        figure = Figure(figsize=(10, 4.5), layout="constrained")
+        figure.suptitle(title, fontsize="medium")
+        draw(figure, good)
+        charts.append(folder / f"{name}.png")
+        with writing(charts[-1]):
+            figure.savefig(charts[-1], dpi=100)
+    return charts
+
+
+def _throughput(figure: Figure, rows: Rows) -> None:
+    axes = figure.subplots()
+    _bars(axes, rows, "images_per_second", spread=True)
+    axes.set(ylabel="images per second")
+    axes.set_title("median of the rounds, with lowest and highest", fontsize="small")
+
+
+def _step_time(figure: Figure, rows: Rows) -> None:
+    batches = _distinct(rows, "global_batch")
+    panels = figure.subplots(1, len(batches), squeeze=False)[0]
+    for axes, batch in zip(panels, batches, strict=True):
+        here = [row for row in rows if row["global_batch"] == batch][::-1]
+        left = [0.0] * len(here)
+        for part, color in zip(PARTS, COLORS, strict=True):
+            widths = [1000 * row[f"seconds_{part}"] for row in here]
+            axes.barh(
+                [row["placement"] for row in here], widths, left=left, color=color, label=part
+            )
+            left = [start + width for start, width in zip(left, widths, strict=True)]
+        axes.set(xlabel="milliseconds of a median step, on rank 0")
+        axes.set_title(f"global batch {batch}", fontsize="small")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(PARTS))
+
+
+def _cost(figure: Figure, rows: Rows) -> None:
+    sent, memory = figure.subplots(1, 2)
+    _bars(sent, rows, "bytes_per_step", unit=1e6)
+    sent.set(ylabel="MB that a rank sends in a step")
+    _bars(memory, rows, "peak_memory_bytes", unit=2**30)
+    memory.set(ylabel="GiB that a rank holds at most")
+
+
+CHARTS = {"throughput": _throughput, "step_time": _step_time, "cost": _cost}
+
+
+def _bars(axes: Axes, rows: Rows, key: str, unit: float = 1, *, spread: bool = False) -> None:
+    """A group of bars for each global batch, a bar for each placement, its value above.
+
+    ``spread`` draws the range from ``key``_min to ``key``_max.
+    """
+    names, batches = _distinct(rows, "placement"), _distinct(rows, "global_batch")
+    width = 0.8 / len(names)
+    for number, (name, color) in enumerate(zip(names, COLORS, strict=False)):
+        own = [row for row in rows if row["placement"] == name]
+        offset = (number - (len(names) - 1) / 2) * width
+        places = [batches.index(row["global_batch"]) + offset for row in own]
+        heights = [row[key] / unit for row in own]
+        bars = axes.bar(places, heights, width, color=color, label=name)
+        if spread:
+            below = [row[key] - row[f"{key}_min"] for row in own]
+            above = [row[f"{key}_max"] - row[key] for row in own]
+            axes.errorbar(places, heights, [below, above], fmt="none", color="black", capsize=3)
+        axes.bar_label(bars, fmt="{:.3g}", fontsize="x-small", padding=6 if spread else 2)
+    axes.set_xticks(range(len(batches)), [f"global batch {batch}" for batch in batches])
+    axes.margins(y=0.15)
+    axes.legend(ncols=len(names), fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.1))
+
+
+def _distinct(rows: Rows, key: str) -> list[Any]:
+    return list(dict.fromkeys(row[key] for row in rows))

@@ -1,0 +1,63 @@
+"""One measurement: the real training program, started as a user would, and what it measured."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from distributed.ledger import PARTS
+from training.folder import RunFolder, read_metrics
+
+ROOT = Path(__file__).parents[1]
+
+
+class TrainingError(Exception):
+    """The program ended with an error; the message is what it said last."""
+
+
+def train(
+    config: Path, processes: int, settings: Sequence[str], name: str, runs: Path
+) -> RunFolder:
+    """Run train.py in ``processes`` ranks; returns its folder, ``runs/name``.
+
+    Raises TrainingError when it fails, and passes on Ctrl-C after the ranks have ended.
+    """
+    command = [sys.executable, "-m", "distributed.launch", "--nproc-per-node", str(processes)]
+    command += ["train.py", "--config", str(config.resolve()), *settings]
+    command += [f"runs={runs.resolve()}", f"name={name}", "tracking.mode=disabled"]
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            _, complaint = process.communicate()
+        except BaseException:
+            process.terminate()
+            process.communicate()
+            raise
+    if process.returncode:
+        lines = complaint.strip().splitlines() or [f"it ended with status {process.returncode}"]
+        raise TrainingError(lines[-1].removeprefix("error: "))
+    return RunFolder(runs / name)
+
+
+def steady_speed(folder: RunFolder, warmup: int) -> dict[str, Any]:
+    """Medians over the steps after ``warmup``: speed, parts of a step, bytes; and totals."""
+    steps = [line for line in read_metrics(folder.metrics) if "train/loss" in line][warmup:]
+    summary = json.loads(folder.summary.read_text())
+    return {
+        "images_per_second": median(step["train/images_per_second"] for step in steps),
+        **{f"seconds_{part}": median(step[f"time/{part}"] for step in steps) for part in PARTS},
+        "bytes_per_step": steps[-1]["train/bytes_sent"],
+        **{key: summary[key] for key in ("peak_memory_bytes", "parameters_per_rank")},
+    }

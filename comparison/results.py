@@ -1,0 +1,90 @@
+"""From measurements to the rows of the comparison."""
+
+from statistics import median
+from typing import Any
+
+from comparison.formulas import Net, averaged_bytes
+from comparison.placements import Placement
+from distributed.ledger import PARTS
+
+ELEMENT_SIZE = {"fp32": 4, "bf16": 2, "fp16": 2}
+
+Measurement = dict[str, Any]
+"""``placement``, ``global_batch``, ``round`` and what ``steady_speed`` gives, or an ``error``."""
+
+
+def bytes_by_formula(placement: Placement, net: Net, batch: int, precision: str, held: int) -> int:
+    """Bytes that a rank with ``held`` parameters sends in a step, at the meetings and for DDP."""
+    sent = averaged_bytes(placement.replicas, held)
+    if placement.split:
+        sent += net.exchanged_bytes(batch // placement.replicas, ELEMENT_SIZE[precision])
+    return round(sent)
+
+
+def make_row(
+    placement: Placement,
+    batch: int,
+    measurements: list[Measurement],
+    *,
+    net: Net,
+    precision: str,
+    peak_gflops: float,
+    devices: int,
+) -> dict[str, Any]:
+    """One row with flat keys, from all ``measurements`` of the comparison.
+
+    Figures are medians over the rounds; ``speedup`` (against ``single``) and ``speedup_local``
+    are medians of the ratios within a round. ``efficiency`` is the speedup over the devices used:
+    of the ranks' GPUs, or of the CPU, which every placement uses whole. A placement without a
+    whole measurement has an ``error`` and no figures.
+    """
+    here = [each for each in measurements if each["global_batch"] == batch]
+    by_round = {
+        (each["placement"], each["round"]): each["images_per_second"]
+        for each in here
+        if "error" not in each
+    }
+    own = [each for each in here if each["placement"] == placement.name]
+    whole = [each for each in own if "error" not in each]
+    row: dict[str, Any] = {
+        "variant": net.name,
+        "towers": placement.towers,
+        "placement": placement.name,
+        "world_size": placement.processes,
+        "global_batch": batch,
+        "precision": precision,
+        "rounds": len(whole),
+        "flops_per_image": net.flops(),
+        "error": next((each["error"] for each in own if "error" in each), None),
+    }
+    if not whole:
+        return row
+    speeds = [each["images_per_second"] for each in whole]
+
+    def speedup(reference: str) -> float | None:
+        ratios = [
+            each["images_per_second"] / by_round[reference, each["round"]]
+            for each in whole
+            if (reference, each["round"]) in by_round
+        ]
+        return median(ratios) if ratios else None
+
+    ratio = speedup("single")
+    gflops = median(speeds) * net.flops() / 1e9
+    held = whole[0]["parameters_per_rank"]
+    return {
+        **row,
+        "images_per_second": median(speeds),
+        "images_per_second_min": min(speeds),
+        "images_per_second_max": max(speeds),
+        "speedup": ratio,
+        "speedup_local": speedup("local"),
+        "efficiency": ratio / min(placement.processes, devices) if ratio else None,
+        "gflops": gflops,
+        "share_of_peak": gflops / (peak_gflops * min(placement.processes, devices)),
+        **{f"seconds_{p}": median(each[f"seconds_{p}"] for each in whole) for p in PARTS},
+        "bytes_per_step": whole[-1]["bytes_per_step"],
+        "bytes_per_step_formula": bytes_by_formula(placement, net, batch, precision, held),
+        "peak_memory_bytes": max(each["peak_memory_bytes"] for each in whole),
+        "parameters": held,
+    }

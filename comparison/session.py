@@ -1,0 +1,118 @@
+"""A comparison of speed under way: its measurements, kept as they are made."""
+
+import json
+import logging
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tqdm import tqdm
+
+from comparison.measure import TrainingError, steady_speed, train
+from comparison.placements import Placement
+from comparison.results import Measurement
+from model.errors import InputError
+from training.config import Config
+from training.folder import read_metrics, writing
+
+log = logging.getLogger(__name__)
+
+
+class Job(NamedTuple):
+    """What one measurement is of."""
+
+    round: int
+    global_batch: int
+    placement: str
+
+
+@dataclass
+class Comparison:
+    """Placements × global batches, in rounds of A B C D; ``steps`` are timed after ``warmup``.
+
+    ``overrides`` are those that made ``config`` from the file ``source``.
+    """
+
+    config: Config
+    source: Path
+    overrides: list[str]
+    placements: list[Placement]
+    batches: list[int]
+    rounds: int
+    steps: int
+    warmup: int
+
+    def jobs(self) -> list[Job]:
+        """Every measurement, in the order in which they are made."""
+        return [
+            Job(number, batch, placement.name)
+            for number in range(1, self.rounds + 1)
+            for batch in self.batches
+            for placement in self.placements
+        ]
+
+    def measure(self, folder: Path) -> list[Measurement]:
+        """Make the measurements that ``folder`` does not hold yet; all of them.
+
+        Each is written as it is made. What has failed is not tried again. Raises InputError when
+        those that the folder holds are of other settings.
+        """
+        self._claim(folder / "plan.json")
+        path = folder / "measurements.jsonl"
+        measurements = read_metrics(path)
+        done = {_job(each) for each in measurements}
+        with writing(path), path.open("a", buffering=1) as file:
+            for job in announced([job for job in self.jobs() if job not in done], self.rounds):
+                if any("error" in each and _job(each)[1:] == job[1:] for each in measurements):
+                    continue
+                measurements.append({**job._asdict(), **self._measure(job)})
+                file.write(json.dumps(measurements[-1]) + "\n")
+        return measurements
+
+    def _measure(self, job: Job) -> dict[str, Any]:
+        placement = next(each for each in self.placements if each.name == job.placement)
+        steps = self.warmup + self.steps
+        settings = [
+            *self.overrides,
+            *placement.settings,
+            *(f"batch_size={job.global_batch}", f"max_steps={steps}", "keep_checkpoints=0"),
+            f"data.synthetic_length={job.global_batch * steps}",
+        ]
+        with tempfile.TemporaryDirectory(prefix="compare-") as runs:
+            try:
+                run = train(self.source, placement.processes, settings, "run", Path(runs))
+            except TrainingError as failure:
+                return {"error": str(failure)}
+            return steady_speed(run, self.warmup)
+
+    def _claim(self, path: Path) -> None:
+        plan = {"config": self.config.model_dump(mode="json"), "steps": [self.warmup, self.steps]}
+        if path.exists() and json.loads(path.read_text()) != plan:
+            raise InputError(
+                f"the comparison in {path.parent} was started with other settings: give the same "
+                "again, or start a new one without --resume"
+            )
+        with writing(path):
+            path.write_text(json.dumps(plan))
+
+
+def announced(jobs: list[Job], rounds: int) -> Iterator[Job]:
+    """The jobs, each said before it begins, with how long all of them still take."""
+    began, live = time.monotonic(), sys.stderr.isatty()
+    bar = tqdm(jobs, unit="run", dynamic_ncols=True, disable=not live)
+    for done, job in enumerate(bar):
+        what = f"round {job.round}/{rounds}: {job.placement}, global batch {job.global_batch}"
+        bar.set_description(what)
+        if not live:
+            left = (time.monotonic() - began) / done * (len(jobs) - done) if done else None
+            still = f"{tqdm.format_interval(left)} left" if left else "no estimate yet"
+            log.info("[%d/%d] %s; %s", done + 1, len(jobs), what, still)
+        yield job
+
+
+def _job(measurement: Measurement) -> Job:
+    return Job(*(measurement[field] for field in Job._fields))
