@@ -10,7 +10,8 @@ from typing import Any
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
-from comparison.measure import steady_speed, train
+from comparison.measure import TrainingError, steady_speed, train
+from model.errors import InputError
 from training.config import Config
 from training.folder import RunFolder, read_metrics, writing
 from training.plots import COLORS
@@ -58,7 +59,10 @@ def compare_learning(
                 steps = max(1, round(minutes * 60 * speed / config.batch_size))
             budget = [f"max_steps={steps}", "epochs=100000"]
             budget.append(f"evaluate_every={max(1, steps // EVALUATIONS)}")
-            run = train(source, processes, [*own, *budget], "run", runs)
+            try:
+                run = train(source, processes, [*own, *budget], "run", runs)
+            except TrainingError as failure:
+                raise InputError(f"{form}: {failure}") from None
             outcomes.append({"form": form, **_outcome(run)})
         with writing(path):
             path.write_text(json.dumps(outcomes, indent=1) + "\n")

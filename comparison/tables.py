@@ -4,12 +4,14 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from tabulate import tabulate
+import tabulate
 
 from distributed.ledger import PARTS
 from training.folder import writing
 
 Rows = list[dict[str, Any]]
+
+tabulate.MIN_PADDING = 0  # else every heading is given two columns more than it needs
 
 
 def as_text(rows: Rows, style: str = "simple") -> str:
@@ -18,12 +20,7 @@ def as_text(rows: Rows, style: str = "simple") -> str:
     ``style`` is one of tabulate's: ``simple`` for a terminal, ``github`` for Markdown.
     """
     good = [row for row in rows if "images_per_second" in row]
-    speed = tabulate(
-        [_speed(row) for row in good], headers="keys", tablefmt=style, disable_numparse=True
-    )
-    cost = tabulate(
-        [_cost(row) for row in good], headers="keys", tablefmt=style, disable_numparse=True
-    )
+    speed, cost = (_table([each(row) for row in good], style) for each in (_speed, _cost))
     failed = [
         f"{row['placement']} at batch {row['global_batch']} failed: {row['error']}"
         for row in rows
@@ -41,33 +38,43 @@ def write_csv(rows: Rows, path: Path) -> None:
         writer.writerows(rows)
 
 
+def _table(rows: list[dict[str, str]], style: str) -> str:
+    align = ["right" if key not in ("placement", "ms of") else "left" for key in (rows or [{}])[0]]
+    return tabulate.tabulate(
+        rows, headers="keys", tablefmt=style, disable_numparse=True, colalign=align or None
+    )
+
+
 def _speed(row: dict[str, Any]) -> dict[str, str]:
+    low, high = row["images_per_second_min"], row["images_per_second_max"]
     return {
         "batch": str(row["global_batch"]),
         "placement": row["placement"],
         "ranks": str(row["world_size"]),
         "images/s": f"{row['images_per_second']:.1f}",
-        "lowest-highest": f"{row['images_per_second_min']:.1f}-{row['images_per_second_max']:.1f}",
+        "range": f"{low:.1f}-{high:.1f}",
         "× single": _ratio(row["speedup"]),
         "× local": _ratio(row["speedup_local"]),
-        "efficiency": f"{row['efficiency']:.0%}" if row["efficiency"] else "-",
-        "GFLOP/image": f"{row['flops_per_image'] / 1e9:.2f}",
+        "effic.": f"{row['efficiency']:.0%}" if row["efficiency"] else "-",
+        "GFLOP": f"{row['flops_per_image'] / 1e9:.2f}",
         "GFLOP/s": f"{row['gflops']:.0f}",
         "of peak": f"{row['share_of_peak']:.0%}",
     }
 
 
 def _cost(row: dict[str, Any]) -> dict[str, str]:
-    times = {f"{part[:8]}": f"{1000 * row[f'seconds_{part}']:.0f}" for part in PARTS}
     return {
         "batch": str(row["global_batch"]),
-        "ms in a step:": row["placement"],
-        **times,
+        "ms of": row["placement"],
+        **{_SHORT.get(part, part): f"{1000 * row[f'seconds_{part}']:.1f}" for part in PARTS},
         "MB sent": f"{row['bytes_per_step'] / 1e6:.2f}",
         "formula": f"{row['bytes_per_step_formula'] / 1e6:.2f}",
         "GiB": f"{row['peak_memory_bytes'] / 2**30:.2f}",
-        "M param.": f"{row['parameters'] / 1e6:.1f}",
+        "M params": f"{row['parameters'] / 1e6:.1f}",
     }
+
+
+_SHORT = {"averaging": "average", "optimizer": "optim."}
 
 
 def _ratio(value: float | None) -> str:
@@ -76,10 +83,11 @@ def _ratio(value: float | None) -> str:
 
 def _caution(rows: Rows) -> str:
     work = {row["placement"]: row["flops_per_image"] for row in rows}
+    known = "GFLOP is the arithmetic of training on one image, without normalisation."
     if not {"single", "local"} <= work.keys():
-        return ""
+        return known
     more = work["single"] / work["local"] - 1
     return (
-        f"The dense single stream does {more:.0%} more arithmetic for an image than the towers do: "
-        "× single\ncompares two nets, × local two placements of one."
+        f"{known} The dense\nsingle stream does {more:.0%} more of it than the towers do: "
+        "× single compares two nets,\n× local two placements of one."
     )

@@ -1,0 +1,41 @@
+"""Work and traffic by formula, against published figures and torch's own count."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from comparison.formulas import Net, averaged_bytes
+from model.alexnet import AlexNet
+from model.towers import LocalTowers
+from model.variants import VARIANTS
+
+
+@pytest.mark.parametrize(
+    ("variant", "towers", "channels", "classes", "millions"),
+    [("paper", 2, 3, 1000, 724.4), ("paper", 1, 3, 1000, 1135), ("torchvision", 1, 3, 1000, 714)],
+)
+def test_multiply_adds_are_the_published_ones(variant, towers, channels, classes, millions):
+    macs = Net(variant, towers, channels, 224, classes).macs()
+    assert sum(macs.values()) / 1e6 == pytest.approx(millions, abs=0.6)
+
+
+@pytest.mark.parametrize("size", [64, 96, 224])
+@pytest.mark.parametrize(("variant", "towers"), [("d2l", 1), ("d2l", 2), ("torchvision", 1)])
+def test_multiply_adds_are_those_that_torch_counts(variant, towers, size):
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        AlexNet(VARIANTS[variant], 10, 1, LocalTowers(towers))(torch.empty(1, 1, size, size))
+    assert 2 * sum(Net(variant, towers, 1, size, 10).macs().values()) == counter.get_total_flops()
+
+
+def test_training_takes_three_passes_but_no_gradient_of_the_images():
+    assert Net("paper", 2, 3, 224, 1000).flops() / 1e9 == pytest.approx(4.136, abs=1e-3)
+
+
+def test_two_towers_send_57576_elements_for_an_image():
+    assert Net("paper", 2, 3, 224, 1000).exchanged_bytes(images=1, element_size=1) == 57_576
+
+
+def test_two_replicas_send_their_gradients_once():
+    assert averaged_bytes(2, 1000) == 4000
+    assert averaged_bytes(4, 1000) == 6000
+    assert averaged_bytes(1, 1000) == 0

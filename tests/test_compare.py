@@ -1,0 +1,137 @@
+"""The whole command on tiny settings."""
+
+import json
+import signal
+import sys
+
+import pytest
+from PIL import Image
+
+from tests.programs import finish, processes_mentioning, run, start, wait_until
+from tests.wandb_files import read_run
+from training.folder import read_metrics
+
+COMPARE = [sys.executable, "compare.py"]
+TINY = (
+    *("--rounds", "1", "--steps", "1", "--warmup", "1", "--batches", "4"),
+    *("data.size=64", "data.stored_size=64", "variant=d2l"),
+)
+ALL = "single,local,split,ddp,split+ddp"
+KEYS = {
+    *("variant", "towers", "placement", "world_size", "global_batch", "precision"),
+    *("images_per_second", "images_per_second_min", "images_per_second_max", "speedup"),
+    *("efficiency", "bytes_per_step", "bytes_per_step_formula", "peak_memory_bytes"),
+    *("parameters", "seconds_data", "seconds_forward", "seconds_exchange", "seconds_backward"),
+    *("seconds_averaging", "seconds_optimizer"),
+}
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """(the folder of a comparison of every placement, what it printed)."""
+    runs = tmp_path_factory.mktemp("compare")
+    arguments = ["--placements", ALL, "--json", runs / "copy.json", f"runs={runs}"]
+    status, out, err = run(*COMPARE, *TINY, *arguments, timeout=400, WANDB_MODE="offline")
+    assert status == 0, err
+    return runs / "compare", out
+
+
+def test_every_placement_has_a_row_with_every_key(compared):
+    folder, _ = compared
+    results = json.loads((folder / "results.json").read_text())
+    assert results == json.loads((folder.parent / "copy.json").read_text())
+    assert results["machine"]["cores"] >= 1
+    assert results["peak_gflops"] > 1
+    assert ",".join(row["placement"] for row in results["rows"]) == ALL
+    for row in results["rows"]:
+        assert row.keys() >= KEYS
+        assert row["images_per_second"] > 0
+        assert row["error"] is None
+    assert results["rows"][0]["speedup"] == 1
+
+
+def test_counted_bytes_equal_the_formula_for_every_placement(compared):
+    rows = json.loads((compared[0] / "results.json").read_text())["rows"]
+    for row in rows:
+        assert row["bytes_per_step"] == row["bytes_per_step_formula"], row["placement"]
+    sent = {row["placement"]: row["bytes_per_step"] for row in rows}
+    assert sent["single"] == sent["local"] == 0
+    assert 0 < sent["split"] < sent["split+ddp"] < sent["ddp"]
+
+
+def test_tables_and_charts_are_left_and_shown(compared):
+    folder, out = compared
+    for chart in ("throughput", "step_time", "cost"):
+        assert Image.open(folder / f"{chart}.png").size == (1000, 450)
+    assert (folder / "results.csv").read_text().count("\n") == 6
+    assert "|" in (folder / "results.md").read_text()
+    assert "The dense" in out
+    assert max(map(len, out.splitlines()[:-1])) <= 120
+    assert "[5/5] round 1/1: split+ddp, global batch 4;" in out
+
+
+def test_wandb_has_a_run_for_each_placement_and_one_with_the_table(compared):
+    folders = (compared[0] / "wandb").glob("offline-run-*")
+    runs = {each.record.display_name: each for each in map(read_run, folders)}
+    names = [*ALL.split(","), "comparison"]
+    assert set(runs) == {f"compare-{name}" for name in names}
+    assert {each.record.run_group for each in runs.values()} == {"compare"}
+    assert {each.record.job_type for each in runs.values()} == {"bench"}
+    assert runs["compare-split"].summary["images_per_second"] > 0
+    logged = {key.split(".")[0] for row in runs["compare-comparison"].history for key in row}
+    assert {"comparison", "throughput", "step_time", "cost"} <= logged
+
+
+def test_an_interrupted_comparison_goes_on_where_it_was(tmp_path):
+    arguments = [
+        *TINY,
+        "--placements",
+        "single,local",
+        f"runs={tmp_path}",
+        "tracking.mode=disabled",
+    ]
+    process = start(*COMPARE, *arguments)
+    kept = tmp_path / "compare" / "measurements.jsonl"
+    wait_until(lambda: read_metrics(kept))
+    process.send_signal(signal.SIGTERM)
+    status, out, err = finish(process)
+    assert status == 130, err
+    assert "--resume" in out
+    assert "Traceback" not in err
+    assert not processes_mentioning(str(tmp_path))
+    first = read_metrics(kept)
+
+    status, _, err = run(*COMPARE, *arguments, "--resume", "data.mean=99.0")
+    assert status == 2
+    assert "started with other settings" in err
+    status, out, err = run(*COMPARE, *arguments, "--resume")
+    assert status == 0, err
+    assert "[1/1] round 1/1: local" in out
+    assert read_metrics(kept)[: len(first)] == first
+
+
+def test_a_placement_that_fails_says_why(tmp_path):
+    arguments = [*TINY, "--placements", "single", f"runs={tmp_path}", "tracking.mode=disabled"]
+    status, out, _ = run(*COMPARE, *arguments, "optimizer.learning_rate=1e30", "--warmup", "5")
+    assert status == 1
+    assert "single at batch 4 failed: the loss became" in out
+
+
+def test_what_is_learnt_is_compared_on_one_budget(tmp_path):
+    arguments = [
+        *("--train", "--images", "64", f"runs={tmp_path}", "data.name=synthetic", "batch_size=8"),
+        *("data.size=64", "data.stored_size=64", "data.synthetic_length=32"),
+        *("tracking.mode=disabled", "optimizer.learning_rate=1e-5"),
+    ]
+    status, out, err = run(*COMPARE, *arguments, timeout=400)
+    assert status == 0, err
+    folder = tmp_path / "learn-fashion"
+    outcomes = json.loads((folder / "learning.json").read_text())
+    assert [each["form"] for each in outcomes] == [
+        *("two towers", "single stream", "half the kernels")
+    ]
+    for outcome in outcomes:
+        assert outcome["images"] == 64
+        assert [point["images"] for point in outcome["curve"]] == list(range(8, 65, 8))
+    assert Image.open(folder / "learning.png").size == (1000, 450)
+    assert "half the kernels" in out
