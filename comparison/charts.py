@@ -75,15 +75,18 @@ def _bars(axes: Axes, rows: Rows, key: str, unit: float = 1, *, spread: bool = F
         offset = (number - (len(names) - 1) / 2) * width
         places = [batches.index(row["global_batch"]) + offset for row in own]
         heights = [row[key] / unit for row in own]
-        bars = axes.bar(places, heights, width, color=color, label=name)
-        if spread:
-            below = [row[key] - row[f"{key}_min"] for row in own]
-            above = [row[f"{key}_max"] - row[key] for row in own]
-            axes.errorbar(places, heights, [below, above], fmt="none", color="black", capsize=3)
-        axes.bar_label(bars, fmt="{:.3g}", fontsize="x-small", padding=6 if spread else 2)
+        errors = _range(own, key) if spread else None
+        bars = axes.bar(places, heights, width, color=color, label=name, yerr=errors, capsize=3)
+        axes.bar_label(bars, fmt="{:.3g}", fontsize="x-small", padding=2)
     axes.set_xticks(range(len(batches)), [f"global batch {batch}" for batch in batches])
     axes.margins(y=0.15)
     axes.legend(ncols=len(names), fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.1))
+
+
+def _range(rows: Rows, key: str) -> list[list[float]]:
+    below = [row[key] - row[f"{key}_min"] for row in rows]
+    above = [row[f"{key}_max"] - row[key] for row in rows]
+    return [below, above]
 
 
 def _distinct(rows: Rows, key: str) -> list[Any]:
