@@ -119,7 +119,8 @@ count_gpus() {
 start() { # exec, so that signals reach the program and its status is ours
     export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
     if [ -n "${LAUNCH_DRY_RUN:-}" ]; then
-        echo "$@"
+        printf '%q ' "$@"
+        echo
         exit
     fi
     setup

@@ -10,15 +10,19 @@ on this mesh or another.
 """
 
 import argparse
+import signal
 from pathlib import Path
 
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the run can end well, Ctrl-C just ends it
+
+from data.datasets import Dataset
 from distributed.device import peak_memory
 from distributed.mesh import Mesh, launched_world, plan_mesh
 from training.checkpoint import save_checkpoint
 from training.input import count_steps, make_preprocess, open_sets, test_batches, training_shares
 from training.loop import Trainer, build_model
 from training.program import ArgumentParser, StopRequest, run_program
-from training.reporter import start_reporter
+from training.reporter import Reporter, start_reporter
 from training.resume import open_run
 from training.settings import dump_config, load_config, settings_help
 
@@ -43,22 +47,31 @@ def main() -> int:
     folder, checkpoint, totals = open_run(trainer, resume=arguments.resume)
 
     with start_reporter(trainer, folder, totals) as reporter:
-        signal = 0
+        if trainer.owes_evaluation:
+            evaluate(trainer, test_set, stop, reporter)
+        stopped_by = 0
         for share in training_shares(config, mesh, train_set, trainer.steps, trainer.total_steps):
             metrics = trainer.train_step(share)
             reporter.trained(trainer.steps, share, metrics)
-            signal = stop.agreed(mesh)
             with reporter.clock_stopped():
-                if share.ends_epoch or trainer.is_due(config.evaluate_every):
-                    metrics = trainer.evaluate(test_batches(config, mesh, test_set))
-                    trainer.schedule.after_evaluation(1 - metrics["test/top1"])
-                    reporter.tested(trainer.steps, share, metrics)
-                if config.keep_checkpoints and (signal or trainer.is_due(config.checkpoint_every)):
+                if trainer.owes_evaluation:
+                    evaluate(trainer, test_set, stop, reporter)
+                stopped_by = stop.agreed(mesh)
+                save = stopped_by or trainer.is_due(config.checkpoint_every)
+                if save and config.keep_checkpoints:
                     checkpoint = save_checkpoint(folder.checkpoints, trainer, reporter.totals)
-            if signal:
+            if stopped_by:
                 break
         reporter.finish(trainer.steps, checkpoint, mesh.largest(peak_memory(mesh.device)))
-    return 128 + signal if signal else 0
+    return 128 + stopped_by if stopped_by else 0
+
+
+def evaluate(trainer: Trainer, test_set: Dataset, stop: StopRequest, reporter: Reporter) -> None:
+    """Evaluate; if asked to stop meanwhile, leave that to whoever resumes."""
+    batches = test_batches(trainer.config, trainer.mesh, test_set)
+    metrics = trainer.evaluate(batches, lambda: stop.agreed(trainer.mesh))
+    if metrics is not None:
+        reporter.tested(trainer.steps, trainer.epochs_done, metrics)
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 from model.errors import InputError
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 SHUTDOWN_SECONDS = "60"  # from a forwarded signal to SIGKILL: time to write a checkpoint
@@ -29,6 +31,22 @@ def choose_rendezvous(args: argparse.Namespace) -> None:
     elif args.rdzv_backend == "static" and args.master_port is None:
         # A free port, so that two runs on one machine never meet.
         args.standalone = args.standalone or args.nnodes in ("1", "1:1")
+
+
+def end_at_once_when_asked_twice() -> None:
+    """Have a second signal end the launcher itself, which takes its ranks with it.
+
+    torchrun's handler would wait for them again.
+    """
+    from torch.distributed.elastic.multiprocessing import api
+
+    ask = api._terminate_process_handler
+
+    def handle(signum: int, frame: FrameType | None) -> None:
+        signal.signal(signum, lambda signum, _: os._exit(128 + signum))
+        ask(signum, frame)
+
+    api._terminate_process_handler = handle
 
 
 def first_failure(failures: dict[int, ProcessFailure]) -> tuple[int, int]:
@@ -74,6 +92,7 @@ def main(argv: list[str] | None = None) -> int:
             logger.addHandler(logging.NullHandler())
             logger.propagate = False
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", SHUTDOWN_SECONDS)
+    end_at_once_when_asked_twice()
 
     args = torchrun.get_args_parser().parse_args(argv)
     choose_rendezvous(args)

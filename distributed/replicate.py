@@ -18,9 +18,7 @@ def replicate(model: nn.Module, group: dist.ProcessGroup, ledger: Ledger) -> nn.
     """
     if group.size() == 1:
         return model
-    replica = DistributedDataParallel(
-        model, process_group=group, gradient_as_bucket_view=True, broadcast_buffers=False
-    )
+    replica = DistributedDataParallel(model, process_group=group, gradient_as_bucket_view=True)
     replica.register_comm_hook(_Averaging(group, ledger), _booked_average)
     return replica
 

@@ -14,18 +14,16 @@ class Dropout(nn.Module):
     replica slice one common mask. ``stream`` tells this layer's masks from another's.
     """
 
-    units: Tensor
-
     def __init__(self, p: float, units: range, stream: int) -> None:
         super().__init__()
-        self.p, self.stream = p, stream
-        self.register_buffer("units", torch.arange(units.start, units.stop), persistent=False)
+        self.p, self.units, self.stream = p, units, stream
 
     def forward(self, x: Tensor, keys: Tensor | None) -> Tensor:
         """(B, N) to (B, N); the identity without ``keys`` (B,), in evaluation, and with p = 0."""
         if keys is None or not self.training or self.p == 0:
             return x
-        kept = random_bits(keys, self.stream, self.units) >= self.p * 2.0**32
+        units = torch.arange(self.units.start, self.units.stop, device=x.device)
+        kept = random_bits(keys, self.stream, units) >= self.p * 2.0**32
         return x * kept / (1 - self.p)
 
     @override

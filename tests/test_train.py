@@ -136,6 +136,28 @@ def test_sigterm_ends_all_ranks_with_a_checkpoint(tmp_path):
     assert not processes_mentioning(name)
 
 
+def test_an_evaluation_cut_short_is_made_up_for(tmp_path):
+    settings = [*SETTINGS, f"runs={tmp_path}", "data.synthetic_length=6000", "max_steps=1"]
+    process = start(*ranks(2), "train.py", *settings)
+    folder = tmp_path / "run"
+    wait_until(lambda: read_metrics(folder / "metrics.jsonl"))
+    process.send_signal(signal.SIGTERM)
+    status, _, err = finish(process)
+    assert status == 128 + signal.SIGTERM, err
+    assert "test_top1" not in json.loads((folder / "summary.json").read_text())
+    status, _, err = run(*ranks(2), "train.py", *settings, "--resume")
+    assert status == 0, err
+    assert "test_top1" in json.loads((folder / "summary.json").read_text())
+
+
+def test_a_run_outlives_whoever_read_its_output(tmp_path):
+    process = start(*ranks(2), "train.py", *SETTINGS, f"runs={tmp_path}")
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(timeout=100) == 0, process.stderr.read()
+    assert (tmp_path / "run" / "summary.json").exists()
+
+
 def test_bare_torchrun_numbers_a_second_run(tmp_path):
     (tmp_path / "run").mkdir()
     arguments = [f"runs={tmp_path}", "max_steps=1", "placement=local"]

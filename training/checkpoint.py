@@ -7,6 +7,7 @@ renamed, so a folder under its final name is whole.
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -25,6 +26,8 @@ from model.errors import InputError
 from training.folder import writing
 from training.loop import Trainer
 from training.totals import Totals
+
+log = logging.getLogger(__name__)
 
 _FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
 
@@ -90,6 +93,8 @@ def _write(target: Path, tensors: list[dict[str, Tensor]], state: dict[str, Any]
         (aside / "manifest.json").write_text(json.dumps(manifest, indent=1))
         for path in (*aside.iterdir(), aside):
             _sync(path)
+        if target.exists():  # of a later step than the one resumed from, or damaged
+            shutil.rmtree(target)
         os.replace(aside, target)
         _sync(target.parent)
     except BaseException:
@@ -119,11 +124,15 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def newest_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]]:
-    """The newest checkpoint and its state; raises InputError if there is none or it is damaged."""
-    found = list_checkpoints(folder)
-    if not found:
-        raise InputError(f"there is no checkpoint in {folder} to resume from")
-    return found[-1], verify_checkpoint(found[-1])
+    """The newest whole checkpoint and its state; raises InputError if there is none."""
+    damage = [f"there is no checkpoint in {folder} to resume from"]
+    for path in reversed(list_checkpoints(folder)):
+        try:
+            return path, verify_checkpoint(path)
+        except InputError as error:
+            log.warning("%s", error)
+            damage.insert(0, str(error))
+    raise InputError(damage[0])
 
 
 def verify_checkpoint(path: Path) -> dict[str, Any]:

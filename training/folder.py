@@ -1,6 +1,8 @@
 """The folder of a run, and what lies in it."""
 
+import fcntl
 import json
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,6 +46,15 @@ class RunFolder:
             raise InputError(f"there is no run {runs / name} to resume: start it without --resume")
         last = max(numbers)
         return RunFolder(runs / (name if last == 1 else f"{name}-{last}"))
+
+    def claim(self) -> None:
+        """Keep other processes out until this one ends; raises InputError if one is in already."""
+        handle = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(handle)
+            raise InputError(f"{self.path} is in use by another run: wait for its end") from None
 
     @property
     def config(self) -> Path:

@@ -89,7 +89,12 @@ def training_shares(
 
 
 def test_batches(config: Config, mesh: Mesh, dataset: Dataset) -> Loader:
-    """This replica's share of the test set, each image once over all replicas."""
-    share = torch.arange(len(dataset)).tensor_split(mesh.plan.replicas)[mesh.replica]
-    per_replica = -(-config.batch_size // mesh.plan.replicas)
-    return Loader(dataset, share.split(per_replica), mesh.device, config.data.workers)
+    """This replica's share of the test set, each image once over all replicas.
+
+    Every replica has as many batches, of which the last may be short or empty.
+    """
+    shares = [
+        batch.tensor_split(mesh.plan.replicas)[mesh.replica]
+        for batch in torch.arange(len(dataset)).split(config.batch_size)
+    ]
+    return Loader(dataset, shares, mesh.device, config.data.workers)

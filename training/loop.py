@@ -2,7 +2,7 @@
 
 import math
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from typing import Any
 
@@ -54,14 +54,16 @@ class Trainer:
     ) -> None:
         self.config, self.mesh, self.model, self.preprocess = config, mesh, model, preprocess
         self.steps, self.total_steps = 0, total_steps
+        self.epochs_done, self.owes_evaluation = 0.0, False
         if config.compile and why_not_compiled(mesh.device) is None:
             model.compile()
         self.network = replicate(model, mesh.replica_group, mesh.ledger)
-        self.optimizer = make_optimizer(model, config.optimizer)
+        scales = config.precision == "fp16"
+        self.optimizer = make_optimizer(model, config.optimizer, may_skip=scales)
         self.schedule = Schedule(self.optimizer, config.schedule, total_steps)
         # All towers of a replica skip a step when one of them overflows.
         self.scaler = ShardedGradScaler(
-            mesh.device.type, enabled=config.precision == "fp16", process_group=mesh.tower_group
+            mesh.device.type, enabled=scales, process_group=mesh.tower_group
         )
 
     @property
@@ -70,7 +72,7 @@ class Trainer:
         return self.steps >= self.total_steps
 
     def is_due(self, every: int | None) -> bool:
-        """Whether what happens ``every`` so many steps, and at the end, happens now."""
+        """Whether what happens ``every`` so many steps, and after the last, happens now."""
         return self.is_finished or (every is not None and self.steps % every == 0)
 
     def train_step(self, share: Share) -> dict[str, float]:
@@ -99,6 +101,8 @@ class Trainer:
             self.scaler.update()
             self.schedule.after_step()
         self.steps += 1
+        self.epochs_done = share.epochs_done
+        self.owes_evaluation = share.ends_epoch or self.is_due(self.config.evaluate_every)
         return {**self._metrics(totals), "train/learning_rate": learning_rate}
 
     def _accumulate(self, batch: Batch, epoch: int, scale: float) -> Tensor:
@@ -122,11 +126,7 @@ class Trainer:
     def _metrics(self, totals: Tensor) -> dict[str, float]:
         """The global step's, from each replica's totals."""
         loss, right, count = self.mesh.sum_over_replicas(totals).tolist()
-        if not math.isfinite(loss):
-            raise InputError(
-                f"the loss became {loss} at step {self.steps}: lower optimizer.learning_rate, or "
-                "use precision fp32; checkpoints before this step are whole"
-            )
+        self._check_finite(loss)
         seconds, sent = self.mesh.ledger.take()
         return {
             "train/loss": loss / count,
@@ -136,18 +136,38 @@ class Trainer:
             **{f"time/{part}": value for part, value in seconds.items()},
         }
 
+    def _check_finite(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise InputError(
+                f"the loss became {loss} at step {self.steps}: lower optimizer.learning_rate, or "
+                "use precision fp32"
+            )
+
     @torch.no_grad()
-    def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
-        """Loss and top-1/top-5 accuracy over every replica's batches, each image counted once."""
+    def evaluate(
+        self, batches: Iterable[Batch], stopped: Callable[[], int] = lambda: 0
+    ) -> dict[str, float] | None:
+        """Loss and top-1/top-5 accuracy over every replica's batches, each image counted once.
+
+        All ranks must be given as many batches, which may be empty, and the same answers from
+        ``stopped``. Where that is not 0 the evaluation is given up: None, and still owed.
+
+        Raises InputError when the loss is not finite.
+        """
         self.model.eval()
         totals = torch.zeros(4, dtype=torch.float64, device=self.mesh.device)
         for images, labels, _ in batches:
+            if stopped():
+                return None
             logits = self._logits(self.model, self.preprocess(images), None)
             hits = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
             loss = F.cross_entropy(logits, labels, reduction="sum")
             totals += torch.stack([loss, hits[:, 0].sum(), hits.sum(), loss.new_tensor(len(hits))])
         loss, top1, top5, count = self.mesh.sum_over_replicas(totals).tolist()
         self.mesh.ledger.take()  # what the meetings cost here is no training step's
+        self._check_finite(loss)
+        self.owes_evaluation = False
+        self.schedule.after_evaluation(1 - top1 / count)
         return {"test/loss": loss / count, "test/top1": top1 / count, "test/top5": top5 / count}
 
     def _logits(self, network: torch.nn.Module, inputs: Tensor, keys: Tensor | None) -> Tensor:
@@ -161,6 +181,8 @@ class Trainer:
         """What a checkpoint keeps beside the tensors, as plain numbers."""
         return {
             "step": self.steps,
+            "epochs_done": self.epochs_done,
+            "owes_evaluation": self.owes_evaluation,
             "schedule": self.schedule.state(),
             "scaler": self.scaler.state_dict(),
         }
@@ -168,6 +190,7 @@ class Trainer:
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from what ``state`` gave."""
         self.steps = state["step"]
+        self.epochs_done, self.owes_evaluation = state["epochs_done"], state["owes_evaluation"]
         self.schedule.load_state(state["schedule"])
         if state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])

@@ -10,15 +10,19 @@ from torch.optim.lr_scheduler import ConstantLR, OneCycleLR, ReduceLROnPlateau
 from training.config import OptimizerConfig, ScheduleConfig
 
 
-def make_optimizer(model: torch.nn.Module, config: OptimizerConfig) -> SGD:
-    """Fused SGD over all parameters (biases decay too, as the paper's text has it)."""
+def make_optimizer(model: torch.nn.Module, config: OptimizerConfig, *, may_skip: bool) -> SGD:
+    """SGD over all parameters (biases decay too, as the paper's text has it).
+
+    With ``may_skip`` a scaler may leave out steps. torch's fused form would then take momentum
+    from memory that the first of these steps never wrote.
+    """
     return SGD(
         model.parameters(),
         lr=config.learning_rate,
         momentum=config.momentum,
         nesterov=config.nesterov,
         weight_decay=config.weight_decay,
-        fused=True,
+        fused=not may_skip,
     )
 
 

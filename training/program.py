@@ -19,6 +19,7 @@ from typing_extensions import override
 
 from distributed.mesh import Mesh, launched_world
 from model.errors import InputError
+from training.folder import writing
 
 log = logging.getLogger(__name__)
 
@@ -43,13 +44,19 @@ def run_program(main: Callable[[], int]) -> None:
         expected = isinstance(error, InputError)
         status, is_first = _agree_on_failure(InputError.status if expected else 1)
         if is_first:  # a rank without a log of its own says it on standard error all the same
-            log.error("error: %s", error if expected else traceback.format_exc())
-        sys.stdout.flush()
-        sys.stderr.flush()
+            log.error("error: %s", error if expected else _in_words(error))
         os._exit(status)
     if dist.is_initialized():
         dist.destroy_process_group()
     sys.exit(status)
+
+
+def _in_words(error: Exception) -> str:
+    """The traceback; of a lost connection, which is no fault of this rank's, one line."""
+    message = str(error)
+    if isinstance(error, dist.DistError) or "gloo" in message:
+        return f"lost the connection to another rank ({message.splitlines()[0]})"
+    return traceback.format_exc()
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -67,7 +74,7 @@ class StopRequest:
     """Whether Ctrl-C or SIGTERM has asked this process to stop; a second one ends it at once."""
 
     def __init__(self) -> None:
-        self.signal = 0
+        self.signal = self.told = 0
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._note)
 
@@ -77,12 +84,17 @@ class StopRequest:
 
     def agreed(self, mesh: Mesh) -> int:
         """The signal that any rank was sent, on every rank; 0 for none."""
-        return int(mesh.largest(self.signal))
+        number = int(mesh.largest(self.signal))
+        if number and not self.told:
+            log.info("stopping, with a checkpoint; the same again ends the run at once")
+            self.told = number
+        return number
 
 
 def log_to_file(path: Path) -> None:
     """Have what is said on the terminal written to a file as well, with the time."""
-    handler = logging.FileHandler(path)
+    with writing(path):
+        handler = logging.FileHandler(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     logging.getLogger().addHandler(handler)
 
@@ -93,8 +105,13 @@ class _Console(logging.Handler):
     @override
     def emit(self, record: logging.LogRecord) -> None:
         stream = sys.stderr if record.levelno >= logging.ERROR else sys.stdout
-        tqdm.write(self.format(record), file=stream)
-        stream.flush()
+        try:
+            tqdm.write(self.format(record), file=stream)
+            stream.flush()
+        except (OSError, ValueError, AttributeError):
+            # Nobody reads any more (a closed pipe, a full disk): the run goes on without a word.
+            logging.getLogger().removeHandler(self)
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the life of the process
 
 
 def _die_with_parent() -> None:

@@ -49,10 +49,10 @@ class Reporter:
         speed = {"train/images_per_second": share.global_count / seconds}
         self.tell(step, {"epoch": share.epochs_done, **metrics, **speed})
 
-    def tested(self, step: int, share: Share, metrics: dict[str, float]) -> None:
-        """Report one evaluation, after the step on ``share``."""
+    def tested(self, step: int, epochs_done: float, metrics: dict[str, float]) -> None:
+        """Report one evaluation."""
         self.totals.test = metrics
-        self.tell(step, {"epoch": share.epochs_done, **metrics})
+        self.tell(step, {"epoch": epochs_done, **metrics})
 
     @contextmanager
     def clock_stopped(self) -> Iterator[None]:

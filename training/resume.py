@@ -1,8 +1,10 @@
 """Where a run begins: in a folder of its own, or where it was left."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from training.checkpoint import load_checkpoint, newest_checkpoint
+from training.config import Config
 from training.folder import RunFolder
 from training.loop import Trainer
 from training.settings import check_same_run
@@ -18,10 +20,15 @@ def open_run(trainer: Trainer, *, resume: bool) -> tuple[RunFolder, Path | None,
     """
     config, mesh = trainer.config, trainer.mesh
     if not resume:
-        folder = mesh.from_main(lambda: RunFolder.create(config.runs, config.name))
-        return folder, None, Totals()
-    folder = mesh.from_main(lambda: RunFolder.newest(config.runs, config.name))
+        return mesh.from_main(lambda: _claimed(RunFolder.create, config)), None, Totals()
+    folder = mesh.from_main(lambda: _claimed(RunFolder.newest, config))
     checkpoint, state = mesh.from_main(lambda: newest_checkpoint(folder.checkpoints))
     check_same_run(config, state["config"])
     load_checkpoint(checkpoint, state, trainer)
     return folder, checkpoint, Totals(**state["totals"])
+
+
+def _claimed(find: Callable[[Path, str], RunFolder], config: Config) -> RunFolder:
+    folder = find(config.runs, config.name)
+    folder.claim()
+    return folder

@@ -31,12 +31,14 @@ def load_config(path: Path, overrides: list[str]) -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise InputError("\n".join(_explain(path, fault) for fault in error.errors())) from None
+        given = {override.partition("=")[0] for override in overrides}
+        faults = (_explain(path, given, fault) for fault in error.errors())
+        raise InputError("\n".join(faults)) from None
 
 
 def dump_config(config: Config) -> str:
     """The resolved configuration as YAML."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
 def check_same_run(config: Config, saved: dict[str, Any]) -> None:
@@ -119,9 +121,10 @@ def _override(values: dict[str, Any], override: str) -> None:
         raise InputError(f"the value in {override!r} is not valid YAML") from None
 
 
-def _explain(where: Path, fault: Any) -> str:
+def _explain(path: Path, overridden: set[str], fault: Any) -> str:
     # Of a setting that may be a number or a list, pydantic names the form it tried as well.
     key = ".".join(str(part) for part in fault["loc"] if part not in ("float", "list[float]"))
+    where = "command line" if key in overridden else path
     if fault["type"] == "extra_forbidden":
         names = _valid_keys(fault["loc"][:-1])
         near = difflib.get_close_matches(str(fault["loc"][-1]), names, n=1, cutoff=0.4)

@@ -183,7 +183,8 @@ def _overflow_on_one_tower(config):
         moved.append(not torch.equal(parameter, before))
         if trainer.mesh.rank == 1 and step == 0:
             hook.remove()
-    return scales, moved
+    finite = all(p.isfinite().all() for p in trainer.model.parameters())
+    return scales, moved, finite
 
 
 def test_all_towers_skip_the_step_in_which_one_overflows(two_ranks):
@@ -193,3 +194,4 @@ def test_all_towers_skip_the_step_in_which_one_overflows(two_ranks):
     assert first[0][0] == 2.0**15, "the scale was halved"
     assert not first[1][0], "the weights stayed"
     assert first[1][1], "the next step moved them"
+    assert first[2], "by momentum that was never written"

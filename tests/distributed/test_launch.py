@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 
 import pytest
 
@@ -66,6 +67,23 @@ def test_a_signal_reaches_every_rank(program, tmp_path, number):
     status, _, err = finish(process)
     assert status == 128 + number, err
     assert len(list(tmp_path.glob("ended-*"))) == 2
+
+
+def test_a_second_signal_ends_a_launch_whose_ranks_take_their_time(program, tmp_path):
+    path = program(
+        "from training.program import run_program\n"
+        "def main():\n"
+        "    for n in (signal.SIGTERM, signal.SIGINT): signal.signal(n, signal.SIG_IGN)\n"
+        "    open(f'{sys.argv[1]}/up-{rank}', 'w'); time.sleep(60)\n"
+        "run_program(main)"
+    )
+    process = start(*LAUNCH, "2", path, tmp_path)
+    wait_until(lambda: len(list(tmp_path.glob("up-*"))) == 2)
+    process.send_signal(signal.SIGINT)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    assert finish(process, timeout=10)[0] == 128 + signal.SIGINT
+    wait_until(lambda: not processes_mentioning(str(path)), timeout=10)
 
 
 def test_ranks_die_with_a_launcher_that_is_killed(program, tmp_path):

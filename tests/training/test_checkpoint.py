@@ -108,6 +108,20 @@ def test_a_missing_file_is_named(checkpoint, file):
         newest_checkpoint(checkpoint.parent)
 
 
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(checkpoint, caplog):
+    newer = checkpoint.with_name("step-00000002")
+    shutil.copytree(checkpoint, newer)
+    os.truncate(newer / "optimizer.safetensors", 100)
+    assert newest_checkpoint(checkpoint.parent)[0] == checkpoint
+    assert "step-00000002 is damaged" in caplog.text
+
+
+def test_a_damaged_checkpoint_is_replaced_when_training_comes_there_again(checkpoint, trainer):
+    (checkpoint / "manifest.json").unlink()
+    save_checkpoint(checkpoint.parent, trainer, Totals())
+    assert newest_checkpoint(checkpoint.parent)[0] == checkpoint
+
+
 def test_a_folder_without_checkpoints_is_refused(tmp_path):
     with pytest.raises(InputError, match="no checkpoint"):
         newest_checkpoint(tmp_path)

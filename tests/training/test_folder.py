@@ -105,3 +105,10 @@ def test_metrics_that_cannot_be_written_are_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"cannot write .*metrics\.jsonl"):
         MetricsFile(tmp_path / "file" / "metrics.jsonl", 0)
+
+
+def test_a_folder_belongs_to_one_process_at_a_time(tmp_path):
+    folder = RunFolder.create(tmp_path, "run")
+    folder.claim()
+    with pytest.raises(InputError, match="in use by another run"):
+        RunFolder.newest(tmp_path, "run").claim()

@@ -13,7 +13,7 @@ RATE = 0.02
 
 
 def _schedule(name, total_steps=40, **settings):
-    optimizer = make_optimizer(nn.Linear(2, 2), OptimizerConfig(learning_rate=RATE))
+    optimizer = make_optimizer(nn.Linear(2, 2), OptimizerConfig(learning_rate=RATE), may_skip=False)
     return Schedule(optimizer, ScheduleConfig(name=name, **settings), total_steps)
 
 
@@ -114,7 +114,7 @@ def test_the_fused_optimiser_is_torchs_own_sgd(settings):
     generator = torch.Generator().manual_seed(0)
     ours, theirs = nn.Linear(5, 3), nn.Linear(5, 3)
     theirs.load_state_dict(ours.state_dict())
-    fused = make_optimizer(ours, OptimizerConfig(learning_rate=RATE, **settings))
+    fused = make_optimizer(ours, OptimizerConfig(learning_rate=RATE, **settings), may_skip=False)
     plain = torch.optim.SGD(theirs.parameters(), lr=RATE, fused=False, foreach=False, **settings)
     assert fused.defaults["fused"]
     for step in range(5):

@@ -82,7 +82,7 @@ def test_what_happens_while_the_clock_is_stopped_is_not_training_time(clock):
     clock.now += 2.0
     with reporter.clock_stopped():
         clock.now += 50.0
-        reporter.tested(1, _share(), evaluation_metrics())
+        reporter.tested(1, 0.5, evaluation_metrics())
     clock.now += 3.0
     reporter.trained(2, _share(), step_metrics())
     assert reporter.totals.seconds == 5.0
@@ -94,7 +94,7 @@ def test_a_step_is_told_with_its_place_and_its_speed(clock):
     reporter.tell = lambda *step: told.append(step)  # type: ignore[method-assign]
     clock.now += 2.0
     reporter.trained(3, _share(0.75), step_metrics())
-    reporter.tested(3, _share(0.75), evaluation_metrics())
+    reporter.tested(3, 0.75, evaluation_metrics())
     speed = {"train/images_per_second": 64.0}
     assert told == [
         (3, {"epoch": 0.75, **step_metrics(), **speed}),
@@ -109,7 +109,7 @@ def _report(folder, mode="disabled", fails=False):
     with MainReporter(totals, folder, config, FACTS, 0) as reporter:
         for step in (1, 2):
             reporter.trained(step, _share(step / 2), step_metrics(1.0 / step))
-        reporter.tested(2, _share(1.0), evaluation_metrics())
+        reporter.tested(2, 1.0, evaluation_metrics())
         if fails:
             raise RuntimeError("something else")
         reporter.finish(2, folder.checkpoints / "step-00000002", 2**30)
