@@ -139,30 +139,38 @@ def parse_arguments() -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--config", type=Path, metavar="FILE", help="default: configs/compare.yaml or fashion.yaml")
-    add("--placements", type=_names, default=[], metavar="A,B", help="default: all that fit")
-    add("--batches", type=_sizes, default=[32, 128], metavar="N,N", help="default: 32,128")
-    add("--rounds", type=int, default=3, metavar="N", help="default: %(default)s")
-    add("--steps", type=int, default=6, metavar="N", help="timed steps, default: %(default)s")
+    add("--placements", type=names, default=[], metavar="A,B", help="default: all that fit")
+    add("--batches", type=numbers, default=[32, 128], metavar="N,N", help="default: 32,128")
+    add("--rounds", type=number, default=3, metavar="N", help="default: %(default)s")
+    add("--steps", type=number, default=6, metavar="N", help="timed steps, default: %(default)s")
     add("--warmup", type=int, default=3, metavar="N", help="before them, default: %(default)s")
     add("--json", type=Path, metavar="FILE", help="copy results.json there")
     add("--resume", action="store_true", help="go on with the newest comparison")
     add("--train", action="store_true", help="compare what is learnt, not speed")
     budget = parser.add_mutually_exclusive_group()
-    budget.add_argument("--images", type=int, default=60000, metavar="N", help="--train's budget")
+    budget.add_argument(
+        "--images", type=number, default=60000, metavar="N", help="--train's budget"
+    )
     budget.add_argument("--minutes", type=float, metavar="M", help="--train's budget as time")
     add("overrides", nargs="*", metavar="key.sub=value", help="change a setting")
     return parser.parse_intermixed_args()
 
 
-def _names(text: str) -> list[str]:
+def names(text: str) -> list[str]:
+    """Of placements, as A,B."""
     return text.split(",")
 
 
-def _sizes(text: str) -> list[int]:
-    sizes = [int(size) for size in text.split(",")]
-    if min(sizes) < 1:
+def numbers(text: str) -> list[int]:
+    """Positive ones, as N,N; raises ValueError for others."""
+    return [number(part) for part in text.split(",")]
+
+
+def number(text: str) -> int:
+    """A positive one; raises ValueError for others."""
+    if int(text) < 1:
         raise ValueError
-    return sizes
+    return int(text)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

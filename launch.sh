@@ -23,6 +23,8 @@ script, so paths are relative to that.
   ./launch.sh --nnodes 2 --rdzv-endpoint HOST:29500 train.py …
                                                    on two nodes: run the same on both, HOST being
                                                    one of them (for Slurm, see README.md)
+  ./launch.sh compare.py                           the placements side by side; it starts their
+                                                   processes itself
   ./launch.sh test -k launch                       the tests whose names contain "launch"
 
 What is before PROGRAM.py is torchrun's (`.venv/bin/torchrun --help`), what is after is the
