@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from tabulate import tabulate
 
 from comparison.measure import TrainingError, steady_speed, train
+from comparison.session import check_plan
 from model.errors import InputError
 from training.config import Config
 from training.folder import RunFolder, read_metrics, writing
@@ -42,31 +43,45 @@ def compare_learning(
     """Train each of ``FORMS`` on the same number of ``images`` or, if given, for ``minutes``.
 
     ``overrides`` are those that made ``config`` from the file ``source``. The outcomes are written
-    to ``folder/learning.json`` as they come, and those that it holds are not made again.
+    to ``folder/learning.json`` as they come, and those that it holds are not made again. Raises
+    InputError when those are of other settings, and when a training fails.
     """
+    plan = {"config": config.model_dump(mode="json"), "images": images, "minutes": minutes}
+    check_plan(folder, plan)
     path = folder / "learning.json"
     outcomes: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
-    for number, (form, settings) in enumerate(FORMS.items(), start=1):
+    for number, (form, own_settings) in enumerate(FORMS.items(), start=1):
         if any(outcome["form"] == form for outcome in outcomes):
             continue
         log.info("[%d/%d] %s", number, len(FORMS), form)
-        with tempfile.TemporaryDirectory(prefix="compare-") as name:
-            runs, own = Path(name), [*overrides, *settings, "keep_checkpoints=0"]
-            steps = max(1, images // config.batch_size)
-            if minutes is not None:
-                trial = train(source, processes, [*own, f"max_steps={TRIAL_STEPS}"], "trial", runs)
-                speed = steady_speed(trial, TRIAL_WARMUP)["images_per_second"]
-                steps = max(1, round(minutes * 60 * speed / config.batch_size))
-            budget = [f"max_steps={steps}", "epochs=100000"]
-            budget.append(f"evaluate_every={max(1, steps // EVALUATIONS)}")
-            try:
-                run = train(source, processes, [*own, *budget], "run", runs)
-            except TrainingError as failure:
-                raise InputError(f"{form}: {failure}") from None
-            outcomes.append({"form": form, **_outcome(run)})
+        own = [*overrides, *own_settings, "keep_checkpoints=0"]
+        try:
+            outcome = _learn(source, processes, own, config.batch_size, images, minutes)
+        except TrainingError as failure:
+            raise InputError(f"{form}: {failure}") from None
+        outcomes.append({"form": form, **outcome})
         with writing(path):
             path.write_text(json.dumps(outcomes, indent=1) + "\n")
     return outcomes
+
+
+def _learn(
+    source: Path,
+    processes: int,
+    settings: list[str],
+    batch_size: int,
+    images: int,
+    minutes: float | None,
+) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="compare-") as name:
+        runs, steps = Path(name), max(1, images // batch_size)
+        if minutes is not None:
+            trial = train(source, processes, [*settings, f"max_steps={TRIAL_STEPS}"], "trial", runs)
+            speed = steady_speed(trial, TRIAL_WARMUP)["images_per_second"]
+            steps = max(1, round(minutes * 60 * speed / batch_size))
+        budget = [f"max_steps={steps}", "epochs=100000"]
+        budget.append(f"evaluate_every={max(1, steps // EVALUATIONS)}")
+        return _outcome(train(source, processes, [*settings, *budget], "run", runs))
 
 
 def as_text(outcomes: list[dict[str, Any]], style: str = "simple") -> str:

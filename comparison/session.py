@@ -61,7 +61,8 @@ class Comparison:
         Each is written as it is made. What has failed is not tried again. Raises InputError when
         those that the folder holds are of other settings.
         """
-        self._claim(folder / "plan.json")
+        plan = {"config": self.config.model_dump(mode="json"), "steps": [self.warmup, self.steps]}
+        check_plan(folder, plan)
         path = folder / "measurements.jsonl"
         measurements = read_metrics(path)
         done = {_job(each) for each in measurements}
@@ -89,15 +90,17 @@ class Comparison:
                 return {"error": str(failure)}
             return steady_speed(run, self.warmup)
 
-    def _claim(self, path: Path) -> None:
-        plan = {"config": self.config.model_dump(mode="json"), "steps": [self.warmup, self.steps]}
-        if path.exists() and json.loads(path.read_text()) != plan:
-            raise InputError(
-                f"the comparison in {path.parent} was started with other settings: give the same "
-                "again, or start a new one without --resume"
-            )
-        with writing(path):
-            path.write_text(json.dumps(plan))
+
+def check_plan(folder: Path, plan: dict[str, Any]) -> None:
+    """Raise InputError when the comparison in ``folder`` was begun with another plan."""
+    path = folder / "plan.json"
+    if path.exists() and json.loads(path.read_text()) != plan:
+        raise InputError(
+            f"the comparison in {folder} was started with other settings: give the same again, or "
+            "start a new one without --resume"
+        )
+    with writing(path):
+        path.write_text(json.dumps(plan))
 
 
 def announced(jobs: list[Job], rounds: int) -> Iterator[Job]:

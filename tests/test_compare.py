@@ -135,3 +135,6 @@ def test_what_is_learnt_is_compared_on_one_budget(tmp_path):
         assert [point["images"] for point in outcome["curve"]] == list(range(8, 65, 8))
     assert Image.open(folder / "learning.png").size == (1000, 450)
     assert "half the kernels" in out
+    status, _, err = run(*COMPARE, *arguments, "--resume", "seed=1")
+    assert status == 2
+    assert "other settings" in err

@@ -100,19 +100,19 @@ def test_ranks_die_with_a_launcher_that_is_killed(program, tmp_path):
     wait_until(lambda: not processes_mentioning(str(path)), timeout=10)
 
 
-def test_a_rank_whose_launcher_died_before_it_was_up_ends_too(program):
+def test_a_rank_whose_launcher_died_before_it_was_up_ends_too(program, tmp_path):
     path = program(
-        "time.sleep(2)\n"
+        "open(f'{sys.argv[1]}/started', 'w'); time.sleep(2)\n"
         "from training.program import run_program\n"
         "run_program(lambda: time.sleep(60))"
     )
     launcher = (
         "import os, subprocess, sys; null = subprocess.DEVNULL;"
-        "subprocess.Popen([sys.executable, sys.argv[1]], stdout=null, stderr=null);"
+        "subprocess.Popen([sys.executable, *sys.argv[1:]], stdout=null, stderr=null);"
         "os._exit(0)"
     )
-    run(sys.executable, "-c", launcher, path, RANK="0", WORLD_SIZE="1")
-    assert processes_mentioning(str(path))
+    run(sys.executable, "-c", launcher, path, tmp_path, RANK="0", WORLD_SIZE="1")
+    wait_until((tmp_path / "started").exists)
     wait_until(lambda: not processes_mentioning(str(path)), timeout=30)
 
 
