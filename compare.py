@@ -128,6 +128,7 @@ def compare_what_is_learnt(arguments: argparse.Namespace) -> int:
 def open_folder(runs: Path, name: str, *, resume: bool) -> Path:
     """A new folder for the comparison, or the newest one."""
     folder = RunFolder.newest(runs, name) if resume else RunFolder.create(runs, name)
+    folder.claim()
     log_to_file(folder.log)
     return folder.path
 

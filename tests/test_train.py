@@ -164,6 +164,7 @@ def test_bare_torchrun_numbers_a_second_run(tmp_path):
     status, out, err = run(*TORCHRUN, "2", "train.py", *SETTINGS, *arguments)
     assert status == 0, err
     assert "replica 1  [ rank 1: tower 0-1 ]" in out
+    assert "FutureWarning" not in err
     assert (tmp_path / "run-2" / "summary.json").exists()
     assert not list((tmp_path / "run").iterdir())
 

@@ -66,14 +66,9 @@ class Trainer:
             mesh.device.type, enabled=scales, process_group=mesh.tower_group
         )
 
-    @property
-    def is_finished(self) -> bool:
-        """Whether all steps are done."""
-        return self.steps >= self.total_steps
-
     def is_due(self, every: int | None) -> bool:
         """Whether what happens ``every`` so many steps, and after the last, happens now."""
-        return self.is_finished or (every is not None and self.steps % every == 0)
+        return self.steps >= self.total_steps or (every is not None and self.steps % every == 0)
 
     def train_step(self, share: Share) -> dict[str, float]:
         """One optimiser step on this replica's share; the metrics are the global batch's.
