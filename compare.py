@@ -35,8 +35,8 @@ from comparison.report import track_learning, track_results, write_results
 from comparison.results import make_row
 from comparison.session import Comparison
 from data.datasets import open_dataset
+from training.config import DTYPES
 from training.folder import RunFolder, writing
-from training.loop import DTYPES
 from training.program import ArgumentParser, log_to_file, run_program
 from training.settings import load_config
 

@@ -42,7 +42,7 @@ def main() -> int:
     mesh = Mesh.start(plan)
     train_set, test_set = open_sets(config.data, mesh)
     model = build_model(config, mesh, len(train_set.classes), train_set.channels)
-    preprocess = make_preprocess(config.data, train_set.channels)
+    preprocess = make_preprocess(config, train_set.channels)
     trainer = Trainer(config, mesh, model, preprocess, count_steps(config, len(train_set)))
     folder, checkpoint, totals = open_run(trainer, resume=arguments.resume)
 

@@ -46,7 +46,8 @@ class ImageFolder:
         Raises InputError for a file that is no image, or has more pixels than PIL finds safe.
         """
         samples = [self.samples[index] for index in indices.tolist()]
-        images = torch.empty(len(samples), self.channels, self.height, self.width).byte()
+        shape = (len(samples), self.channels, self.height, self.width)
+        images = torch.empty(shape, dtype=torch.uint8, memory_format=torch.channels_last)
         for image, (path, _) in zip(images, samples, strict=True):
             image.copy_(decode(path, self.height))
         return images, torch.tensor([label for _, label in samples], dtype=torch.int64)

@@ -19,13 +19,20 @@ class Preprocess:
     Images are resized to squares of ``resize`` pixels and cut to ``size``. In training the place
     of the cut is random and, with ``mirror``, half of the images are flipped left to right; both
     follow from each image's key. In evaluation the cut is central. ``mean`` and ``std`` hold one
-    number per channel, in units of the pixels (0 to 255).
+    number per channel, in units of the pixels (0 to 255). All is computed in float32, and given
+    as ``dtype``.
 
     Raises InputError when ``resize`` is below ``size``, or ``mean`` and ``std`` do not fit.
     """
 
     def __init__(
-        self, size: int, resize: int, mean: Sequence[float], std: Sequence[float], mirror: bool
+        self,
+        size: int,
+        resize: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        mirror: bool,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         if resize < size:
             raise InputError(
@@ -37,23 +44,30 @@ class Preprocess:
                 "the mean and the deviation of the pixels need one number per channel, and each "
                 f"deviation must be positive: correct {list(mean)} and {list(std)}"
             )
-        self.size, self.resize, self.mirror = size, resize, mirror
-        self.mean = torch.tensor(mean, dtype=torch.float32)[:, None, None]
-        self.std = torch.tensor(std, dtype=torch.float32)[:, None, None]
+        self.size, self.resize, self.mirror, self.dtype = size, resize, mirror, dtype
+        self.channels = len(mean)
+        # For each number of a row of pixels: rows are long enough to be computed on fast.
+        self.mean, self.std = (
+            torch.tensor(values, dtype=torch.float32).repeat(size) for values in (mean, std)
+        )
 
     def __call__(self, images: Tensor, keys: Tensor | None = None) -> Tensor:
-        """Images (B, C, h, w) uint8 to (B, C, size, size) float32 in channels-last memory.
+        """Images (B, C, h, w) uint8 to (B, C, size, size) in channels-last memory.
 
         ``keys`` (B,) int64 make it training's; without them it is evaluation's. What becomes of an
         image depends on it and on its key alone, not on the rest of the batch.
 
         Raises InputError when C is not the number of means.
         """
-        self._check_channels(images.shape[1])
-        self._move(images.device)
-        x = self._cut(self._resized(images), keys)
-        x = x.to(torch.float32, memory_format=torch.channels_last)
-        return (x - self.mean) / self.std
+        if images.shape[1] != self.channels:
+            raise InputError(
+                f"the images have {images.shape[1]} channels, and the mean and the deviation "
+                f"{self.channels}: give one number for each channel"
+            )
+        self.mean, self.std = self.mean.to(images.device), self.std.to(images.device)
+        pixels = self._resized(images).permute(0, 2, 3, 1)
+        cut = self._cut_each if images.device.type == "cpu" else self._cut_all
+        return cut(pixels, self._windows(pixels, keys)).permute(0, 3, 1, 2)
 
     def _resized(self, images: Tensor) -> Tensor:
         side, stored = (self.resize, self.resize), images.shape[2:]
@@ -63,34 +77,36 @@ class Preprocess:
             images.float(), side, mode="bilinear", antialias=max(stored) > self.resize
         )
 
-    def _cut(self, images: Tensor, keys: Tensor | None) -> Tensor:
-        """Windows (B, C, size, size) of ``images`` (B, C, resize, resize)."""
+    def _windows(self, pixels: Tensor, keys: Tensor | None) -> Tensor:
+        """Where each image is cut, (B, 3) int64: top, left, and whether it is flipped."""
         margin = self.resize - self.size
-        if keys is not None and (margin or self.mirror):
-            return self._random_windows(images, keys)
-        start = margin // 2
-        return images[:, :, start : start + self.size, start : start + self.size]
-
-    def _random_windows(self, images: Tensor, keys: Tensor) -> Tensor:
-        """One gather for crop and flip; as it moves whole pixels, its memory is channels-last."""
+        if keys is None:
+            central = torch.tensor([margin // 2, margin // 2, 0], device=pixels.device)
+            return central.expand(len(pixels), 3)
         draws = uniform(keys, STREAM, 3)
-        top, left = (draws[:, :2] * (self.resize - self.size + 1)).long().unbind(1)
-        steps = torch.arange(self.size, device=images.device)
-        rows = top[:, None] + steps
-        columns = left[:, None] + steps
-        if self.mirror:
-            columns = torch.where(draws[:, 2:] < 0.5, columns.flip(1), columns)
-        image = torch.arange(len(images), device=images.device)[:, None, None]
-        pixels = images.permute(0, 2, 3, 1)[image, rows[:, :, None], columns[:, None, :]]
-        return pixels.permute(0, 3, 1, 2)
+        corner = (draws[:, :2] * (margin + 1)).long()
+        return torch.cat([corner, (draws[:, 2:] < 0.5 * self.mirror).long()], 1)
 
-    def _check_channels(self, channels: int) -> None:
-        if len(self.mean) != channels:
-            raise InputError(
-                f"the images have {channels} channels, and the mean and the deviation "
-                f"{len(self.mean)}: give one number for each channel"
-            )
+    def _cut_each(self, pixels: Tensor, windows: Tensor) -> Tensor:
+        """Image by image, (B, size, size, C): what the processor's cache holds is fast."""
+        out = pixels.new_empty(len(pixels), self.size, self.size, self.channels, dtype=self.dtype)
+        scratch = torch.empty(self.size, self.size, self.channels)
+        for image, target, (top, left, flip) in zip(pixels, out, windows.tolist(), strict=True):
+            window = image[top : top + self.size, left : left + self.size]
+            scratch.copy_(window.flip(1) if flip else window)
+            target.copy_(self._standardized(scratch))
+        return out
 
-    def _move(self, device: torch.device) -> None:
-        if self.mean.device != device:
-            self.mean, self.std = self.mean.to(device), self.std.to(device)
+    def _cut_all(self, pixels: Tensor, windows: Tensor) -> Tensor:
+        """The same in one gather: a GPU would spend its time on starting many small copies."""
+        top, left, flip = windows[:, :, None].unbind(1)
+        steps = torch.arange(self.size, device=pixels.device)
+        rows, columns = top + steps, left + torch.where(flip.bool(), steps.flip(0), steps)
+        image = torch.arange(len(pixels), device=pixels.device)[:, None, None]
+        cut = pixels[image, rows[:, :, None], columns[:, None, :]].float()
+        return self._standardized(cut).to(self.dtype)
+
+    def _standardized(self, cut: Tensor) -> Tensor:
+        """(…, size, size, C) float32, in place."""
+        cut.flatten(-2).sub_(self.mean).div_(self.std)
+        return cut

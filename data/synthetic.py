@@ -36,9 +36,12 @@ class Synthetic:
         self.channels, self.height, self.width = channels, height, width
         shared = torch.Generator().manual_seed(seed)
         coarse = torch.rand(classes, channels, 4, 4, generator=shared)
-        self.patterns = (F.interpolate(coarse, (height, width), mode="bilinear") * 128).byte()
+        patterns = (F.interpolate(coarse, (height, width), mode="bilinear") * 128).byte()
         noise_shape = (NOISE_IMAGES, channels, height, width)
-        self.noise = torch.randint(64, noise_shape, generator=shared, dtype=torch.uint8)
+        noise = torch.randint(64, noise_shape, generator=shared, dtype=torch.uint8)
+        self.patterns, self.noise = (
+            each.contiguous(memory_format=torch.channels_last) for each in (patterns, noise)
+        )
         own = torch.Generator().manual_seed(seed + (1 if split == "train" else 2))
         self.labels = torch.randint(classes, (length,), generator=own)
         self.noise_pairs = torch.randint(NOISE_IMAGES, (2, length), generator=own)
@@ -49,5 +52,9 @@ class Synthetic:
     def read(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Images (B, C, H, W) uint8 and labels (B,) int64 at ``indices`` (B,)."""
         labels = self.labels[indices]
-        first, second = self.noise_pairs[:, indices]
-        return self.patterns[labels] + self.noise[first] + self.noise[second], labels
+        shape = (len(indices), self.channels, self.height, self.width)
+        images = torch.empty(shape, dtype=torch.uint8, memory_format=torch.channels_last)
+        parts = zip(images, labels.tolist(), *self.noise_pairs[:, indices].tolist(), strict=True)
+        for image, label, first, second in parts:
+            torch.add(self.patterns[label], self.noise[first], out=image).add_(self.noise[second])
+        return images, labels

@@ -3,6 +3,8 @@
 The CUDA lines have been run on no GPU yet; they are kept few for that reason.
 """
 
+import contextlib
+import ctypes
 import os
 import resource
 import sys
@@ -22,6 +24,7 @@ def take_device(local_rank: int, local_world_size: int) -> torch.device:
     """
     if not torch.cuda.is_available():
         torch.set_num_threads(share_of_cores(local_world_size))
+        keep_freed_memory()
         return torch.device("cpu")
     gpus = torch.cuda.device_count()
     if local_world_size > gpus:
@@ -46,6 +49,20 @@ def share_of_cores(local_world_size: int) -> int:
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
     return max(1, cores // local_world_size)
+
+
+def keep_freed_memory() -> None:
+    """Have the C library's allocator reuse large blocks instead of returning them to the system.
+
+    Otherwise every feature map of every step is mapped anew, page by page, and zeroed: half of
+    the time of a training step. Without glibc nothing is changed.
+    """
+    trim_threshold, mmap_max, arena_max = -1, -4, -8  # of malloc.h
+    with contextlib.suppress(AttributeError, OSError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(mmap_max, 0)
+        mallopt(trim_threshold, -1)  # never
+        mallopt(arena_max, 1)
 
 
 def backend_for(device: torch.device) -> str:

@@ -25,7 +25,7 @@ class SplitTowers(Towers):
     def conv(
         self, inputs: int, outputs: int, shape: ConvShape, *, meets: bool = False
     ) -> nn.Conv2d:
-        return nn.Conv2d(inputs if meets else inputs // self.count, outputs // self.count, *shape)
+        return shape.layer(inputs if meets else inputs // self.count, outputs // self.count)
 
     @override
     def linear(self, inputs: int, outputs: int) -> nn.Linear:

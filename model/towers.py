@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from model.errors import InputError
+from model.folding import FoldedConv2d
 
 
 class ConvShape(NamedTuple):
@@ -21,6 +22,12 @@ class ConvShape(NamedTuple):
     kernel_size: int
     stride: int
     padding: int
+
+    def layer(self, inputs: int, outputs: int, groups: int = 1) -> nn.Conv2d:
+        """A convolution with this window."""
+        if self.stride > 1 and groups == 1:
+            return FoldedConv2d(inputs, outputs, *self)
+        return nn.Conv2d(inputs, outputs, *self, groups=groups)
 
 
 class Towers(ABC):
@@ -97,7 +104,7 @@ class LocalTowers(Towers):
     def conv(
         self, inputs: int, outputs: int, shape: ConvShape, *, meets: bool = False
     ) -> nn.Conv2d:
-        return nn.Conv2d(inputs, outputs, *shape, groups=1 if meets else self.count)
+        return shape.layer(inputs, outputs, groups=1 if meets else self.count)
 
     @override
     def linear(self, inputs: int, outputs: int) -> nn.Linear:

@@ -3,10 +3,18 @@
 from pathlib import Path
 from typing import Literal
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from model.alexnet import SMALLEST_SIDE
 from model.variants import VARIANTS
+
+DTYPES = {
+    "fp64": torch.float64,
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
 
 
 class Section(BaseModel):
@@ -102,8 +110,8 @@ class Config(Section):
     """Times that every training image is seen."""
     max_steps: int | None = Field(None, gt=0)
     """Fewer optimiser steps than the epochs have."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Of the forward and backward pass (autocast); weights stay fp32."""
+    precision: Literal["fp64", "fp32", "bf16", "fp16"] = "fp32"
+    """Of the forward and backward pass; weights are fp32, or fp64, to compare placements."""
     channels_last: bool = True
     """Memory layout of the convolutions."""
     compile: bool = False

@@ -9,7 +9,7 @@ from data.datasets import Dataset, open_dataset
 from data.loading import Batch, Loader, epoch_order
 from data.preprocess import Preprocess
 from distributed.mesh import Mesh
-from training.config import Config, DataConfig
+from training.config import DTYPES, Config, DataConfig
 
 
 class Share(NamedTuple):
@@ -46,13 +46,15 @@ def open_sets(data: DataConfig, mesh: Mesh) -> tuple[Dataset, Dataset]:
     return sets()
 
 
-def make_preprocess(data: DataConfig, channels: int) -> Preprocess:
+def make_preprocess(config: Config, channels: int) -> Preprocess:
     """From uint8 images to the network's input."""
+    data = config.data
     mean, deviation = (
         value if isinstance(value, list) else [value] * channels
         for value in (data.mean, data.deviation)
     )
-    return Preprocess(data.size, data.resize or data.size, mean, deviation, data.mirror)
+    dtype = DTYPES[config.precision]
+    return Preprocess(data.size, data.resize or data.size, mean, deviation, data.mirror, dtype)
 
 
 def count_steps(config: Config, images: int) -> int:

@@ -22,11 +22,9 @@ from model.initialization import initialize
 from model.keyed_random import image_keys
 from model.towers import LocalTowers
 from model.variants import VARIANTS
-from training.config import Config
+from training.config import DTYPES, Config
 from training.input import Share
 from training.optimization import Schedule, make_optimizer
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def build_model(config: Config, mesh: Mesh, classes: int, channels: int) -> AlexNet:
@@ -36,7 +34,8 @@ def build_model(config: Config, mesh: Mesh, classes: int, channels: int) -> Alex
     model = AlexNet(VARIANTS[config.variant], classes, channels, towers)
     initialize(model, config.seed, config.initial_values)
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
-    return model.to(mesh.device, memory_format=layout)  # type: ignore[call-overload]
+    dtype = torch.promote_types(DTYPES[config.precision], torch.float32)
+    return model.to(mesh.device, dtype, memory_format=layout)  # type: ignore[call-overload]
 
 
 def why_not_compiled(device: torch.device) -> str | None:
@@ -167,10 +166,10 @@ class Trainer:
 
     def _logits(self, network: torch.nn.Module, inputs: Tensor, keys: Tensor | None) -> Tensor:
         dtype = DTYPES[self.config.precision]
-        enabled = dtype is not torch.float32
-        with torch.autocast(self.mesh.device.type, dtype, enabled=enabled):
+        mixed = dtype.itemsize < torch.float32.itemsize
+        with torch.autocast(self.mesh.device.type, dtype if mixed else None, enabled=mixed):
             logits: Tensor = network(inputs, keys)
-            return logits.float()
+            return logits.to(torch.promote_types(dtype, torch.float32))
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps beside the tensors, as plain numbers."""

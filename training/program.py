@@ -36,6 +36,7 @@ def run_program(main: Callable[[], int]) -> None:
     if launched_world().rank == 0:
         logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[_Console()])
     else:
+        logging.getLogger().setLevel(logging.ERROR)  # what rank 0 also says, it says alone
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the life of the process
     _die_with_parent()
     try:

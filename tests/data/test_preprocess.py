@@ -97,11 +97,23 @@ def test_training_without_margin_or_mirror_is_evaluation():
 @pytest.mark.parametrize("keys", [None, torch.arange(4)], ids=["evaluation", "training"])
 @pytest.mark.parametrize("resize", [8, 12, 16, 20])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_the_output_is_float32_in_channels_last_memory(channels, resize, keys):
+def test_the_output_is_in_channels_last_memory(channels, resize, keys):
     transform = preprocess(8, resize, mirror=True, channels=channels)
     out = transform(random_images(4, channels, 16), keys)
     assert (out.shape, out.dtype) == ((4, channels, 8, 8), torch.float32)
     assert out.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("keys", [None, torch.arange(40)], ids=["evaluation", "training"])
+@pytest.mark.parametrize("side", [12, 28], ids=["as stored", "resized"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_what_a_gpu_does_in_one_gather_is_the_same(side, keys, dtype):
+    images = random_images(40, 3, side)
+    transform = Preprocess(8, 12, [10.0, 20.0, 30.0], [2.0, 3.0, 4.0], mirror=True, dtype=dtype)
+    pixels = transform._resized(images).permute(0, 2, 3, 1)
+    at_once = transform._cut_all(pixels, transform._windows(pixels, keys))
+    assert at_once.dtype == dtype
+    assert torch.equal(transform(images, keys), at_once.permute(0, 3, 1, 2))
 
 
 @pytest.mark.parametrize("keys", [None, torch.arange(0)], ids=["evaluation", "training"])

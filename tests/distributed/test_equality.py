@@ -1,7 +1,11 @@
 """The promise: local, split, and replicas of either give the same training.
 
-fp32, with dropout, random crops and mirroring; ten optimiser steps under a moving learning rate,
-the last on a short batch. Errors are relative to the largest value of each tensor.
+With dropout, random crops and mirroring; six optimiser steps under a moving learning rate, the last
+on a short batch. Errors are relative to the largest value of each tensor.
+
+In fp64: in fp32 the sums of two placements, which differ in their last digits, sooner or later let
+a ReLU or a max pooling choose otherwise, and the curves part by 1e-4 to 1e-2. Two steps are too few
+for that, so fp32, whose kernels are others, is compared over these.
 """
 
 import pytest
@@ -17,18 +21,19 @@ from training.config import Config
 from training.input import Share, make_preprocess
 from training.loop import Trainer, build_model
 
-STEPS = 10
+STEPS = 6
 CLASSES = 10
 BATCH, LAST_BATCH = 6, 5
 
 
-def _config(variant, towers, placement, **optimizer):
+def _config(variant, towers, placement, precision="fp64", **optimizer):
     return Config.model_validate(
         {
             "variant": variant,
             "towers": towers,
             "placement": placement,
             "batch_size": BATCH,
+            "precision": precision,
             "data": {"size": 64, "resize": 72, "mean": 100.0, "deviation": 20.0, "mirror": True},
             "optimizer": {"learning_rate": 0.01, **optimizer},
             "schedule": {"name": "one_cycle"},
@@ -54,7 +59,7 @@ def _trainer(config, world_size):
     plan = plan_mesh(world_size, config.towers, config.placement)
     mesh = Mesh.over_running_group(plan, torch.device("cpu"))
     model = build_model(config, mesh, CLASSES, 1)
-    return Trainer(config, mesh, model, make_preprocess(config.data, 1), STEPS)
+    return Trainer(config, mesh, model, make_preprocess(config, 1), STEPS)
 
 
 def _local_form(trainer, tensors):
@@ -64,21 +69,21 @@ def _local_form(trainer, tensors):
     return whole if trainer.mesh.is_main else {}
 
 
-def train(config, world_size):
+def train(config, world_size, steps=STEPS):
     """Train on this rank's shares; what came of it, in the local form."""
     trainer = _trainer(config, world_size)
     parameters = dict(trainer.model.named_parameters())
     losses, gradients = [], {}
-    for step in range(STEPS):
+    for step in range(steps):
         losses.append(trainer.train_step(_share(trainer.mesh, step))["train/loss"])
         if step == 0:
             gradients = _local_form(trainer, {name: p.grad for name, p in parameters.items()})
-    images = _global_batch(0).images
     with torch.no_grad():
-        logits = trainer.model.eval()(trainer.preprocess(images))
+        inputs = trainer.preprocess(_global_batch(0).images)
+        logits = trainer._logits(trainer.model.eval(), inputs, None)
     return {
         "placement": trainer.mesh.plan.placement,
-        "losses": torch.tensor(losses),
+        "losses": torch.tensor(losses, dtype=torch.float64),
         "logits": logits,
         "gradients": gradients,
         "weights": _local_form(trainer, parameters),
@@ -106,11 +111,12 @@ def local_form(one_rank):
     """The training of the local form in one process, run once for each net."""
     results = {}
 
-    def run(variant, towers):
-        if (variant, towers) not in results:
-            config = _config(variant, towers, "local")
-            [results[variant, towers]] = one_rank.run(train, config, 1)
-        return results[variant, towers]
+    def run(variant, towers, precision="fp64", steps=STEPS):
+        key = variant, towers, precision
+        if key not in results:
+            config = _config(variant, towers, "local", precision)
+            [results[key]] = one_rank.run(train, config, 1, steps)
+        return results[key]
 
     return run
 
@@ -138,12 +144,21 @@ def test_training_equals_the_local_form(
     error = largest_error(results[0], expected)
     record_property("equality", (variant, mesh, error))
     assert results[0]["placement"] == placement
-    assert error <= 1e-4
+    assert error <= 1e-10
     for result in results[1:]:
         assert torch.equal(result["losses"], results[0]["losses"])
         assert torch.equal(result["logits"], results[0]["logits"])
         assert result["evaluation"] == results[0]["evaluation"]
         assert torch.equal(result["replicated bias"], results[0]["replicated bias"])
+
+
+@pytest.mark.parametrize(
+    ("placement", "pool"), [("split", "two_ranks"), ("split", "four_ranks"), ("local", "two_ranks")]
+)
+def test_two_steps_in_fp32_equal_the_local_form(request, local_form, placement, pool):
+    ranks = request.getfixturevalue(pool)
+    found = ranks.run(train, _config("paper", 2, placement, "fp32"), len(ranks.pipes), 2)[0]
+    assert largest_error(found, local_form("paper", 2, "fp32", 2)) <= 1e-5
 
 
 def test_what_is_compared_was_trained(local_form):
@@ -161,12 +176,12 @@ def _initial_weights(config):
 
 def test_accumulated_gradients_equal_the_whole_batch(two_ranks, local_form):
     config = _config("d2l", 2, "split", accumulation=2)
-    assert largest_error(two_ranks.run(train, config, 2)[0], local_form("d2l", 2)) <= 1e-4
+    assert largest_error(two_ranks.run(train, config, 2)[0], local_form("d2l", 2)) <= 1e-10
 
 
 def test_accumulated_gradients_of_replicas_equal_the_whole_batch(two_ranks, local_form):
     config = _config("d2l", 2, "local", accumulation=2)
-    assert largest_error(two_ranks.run(train, config, 2)[0], local_form("d2l", 2)) <= 1e-4
+    assert largest_error(two_ranks.run(train, config, 2)[0], local_form("d2l", 2)) <= 1e-10
 
 
 def _overflow_on_one_tower(config):

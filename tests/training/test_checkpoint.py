@@ -32,7 +32,7 @@ def make_trainer(mesh, **settings):
     settings = {"variant": "d2l", "keep_checkpoints": 2, "data": {"size": 64}, **settings}
     config = Config.model_validate(settings)
     model = build_model(config, mesh, classes=10, channels=1)
-    return Trainer(config, mesh, model, make_preprocess(config.data, 1), total_steps=9)
+    return Trainer(config, mesh, model, make_preprocess(config, 1), total_steps=9)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,69 @@
+"""C++ kernels for the CPU: compiled on first use, for the machine they run on, and kept."""
+
+import ctypes
+import functools
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+COMPILERS = ("g++", "clang++")
+FLAGS = ["-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math"]
+FLAGS += ["-fopenmp", "-shared", "-fPIC"]
+if platform.machine() == "x86_64":
+    FLAGS.append("-mprefer-vector-width=512")
+
+
+@functools.cache
+def load_kernels(source: Path) -> ctypes.CDLL | None:
+    """The library compiled from ``source``; None, said once, where it cannot be compiled."""
+    try:
+        return ctypes.CDLL(str(_compiled(source)))
+    except (OSError, subprocess.CalledProcessError) as error:
+        complaint = getattr(error, "stderr", None) or str(error)
+        log.warning(
+            "no fast kernel from %s, a slower form is used: %s",
+            source.name,
+            complaint.strip().splitlines()[0],
+        )
+        return None
+
+
+def _compiled(source: Path) -> Path:
+    """The kept library, compiled first if it is not there.
+
+    Processes that come at once each compile their own, and the last replaces the others' whole.
+    """
+    compiler = next((found for name in COMPILERS if (found := shutil.which(name))), None)
+    if compiler is None:
+        raise FileNotFoundError(f"none of {', '.join(COMPILERS)} is installed")
+    kept = _folder() / f"{source.stem}-{_fingerprint(source, compiler)}.so"
+    if not kept.exists():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=kept.parent) as scratch:
+            made = Path(scratch) / kept.name
+            command = [compiler, *FLAGS, str(source), "-o", str(made)]
+            subprocess.run(command, check=True, capture_output=True, text=True)
+            made.replace(kept)
+    return kept
+
+
+def _fingerprint(source: Path, compiler: str) -> str:
+    """Of all that the library depends on: source, flags, compiler, and this processor."""
+    version = subprocess.run([compiler, "--version"], check=True, capture_output=True).stdout
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    features = [line for line in lines if line.startswith(("flags", "Features"))][:1]
+    parts = [source.read_text(), *FLAGS, version.decode(), platform.processor(), *features]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def _folder() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "alexnet-trainer" / "kernels"
