@@ -53,14 +53,13 @@ class Net:
     def exchanged_bytes(self, images: int, element_size: int) -> float:
         """Bytes that one rank of split towers sends in a step on ``images`` of its replica.
 
-        Its share of pool2, pool5 and fc6 goes to every other tower, and as much comes back as
-        gradients; the summed logits send nothing back.
+        Its share of pool2, of the map that fc6 reads and of fc6 goes to every other tower, and as
+        much comes back as gradients; the summed logits send nothing back.
         """
         n = self.towers
         _, _, side3 = self.sides()
-        side5 = _pooled(side3)
         _, c2, _, _, c5 = self.variant.convolutions
-        gathered = (c2 * side3**2 + c5 * side5**2 + self.variant.hidden) // n
+        gathered = (c2 * side3**2 + c5 * self.variant.features**2 + self.variant.hidden) // n
         logits = 2 * (n - 1) / n * self.classes
         return (2 * (n - 1) * gathered + logits) * images * element_size
 

@@ -6,8 +6,7 @@ from typing import Any
 from comparison.formulas import Net, averaged_bytes
 from comparison.placements import Placement
 from distributed.ledger import PARTS
-
-ELEMENT_SIZE = {"fp32": 4, "bf16": 2, "fp16": 2}
+from training.config import DTYPES
 
 Measurement = dict[str, Any]
 """``placement``, ``global_batch``, ``round`` and what ``steady_speed`` gives, or an ``error``."""
@@ -17,7 +16,7 @@ def bytes_by_formula(placement: Placement, net: Net, batch: int, precision: str,
     """Bytes that a rank with ``held`` parameters sends in a step, at the meetings and for DDP."""
     sent = averaged_bytes(placement.replicas, held)
     if placement.split:
-        sent += net.exchanged_bytes(batch // placement.replicas, ELEMENT_SIZE[precision])
+        sent += net.exchanged_bytes(batch // placement.replicas, DTYPES[precision].itemsize)
     return round(sent)
 
 

@@ -2,35 +2,58 @@
 
 Each says what a rank holds before and after, and what becomes of the gradient. The bytes it books
 are those a rank sends in a bandwidth-optimal algorithm, for n ranks and a tensor of S bytes:
-all-gather (n - 1) S of the own part, reduce-scatter (n - 1)/n S of the whole, all-reduce twice the
-latter.
+all-gather and all-to-all (n - 1) S of the own part, all-reduce 2 (n - 1)/n S. The time it books as
+``exchange`` is that spent waiting: what computation does not hide.
 
 ``torch.distributed.nn.functional`` has such functions too; they are deprecated, and its gather's
 gradient has been reported wrong.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from distributed.ledger import Ledger
 
-# torch 2.14 renames both; the project's range starts before that.
+# torch 2.14 renames it; the project's range starts before that.
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
-_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+
+
+class Towers(NamedTuple):
+    """The ranks that meet, and the ledger of what that costs this one."""
+
+    group: dist.ProcessGroup
+    ledger: Ledger
+
+    @property
+    def others(self) -> list[int]:
+        """Every rank of the group but this one."""
+        return [rank for rank in range(self.group.size()) if rank != self.group.rank()]
 
 
 @torch.compiler.disable
-def gather_channels(x: Tensor, group: dist.ProcessGroup, ledger: Ledger) -> Tensor:
-    """All ranks' channels, in rank order.
+def meet(
+    layer: nn.Conv2d | nn.Linear, x: Tensor, group: dist.ProcessGroup, ledger: Ledger
+) -> Tensor:
+    """What ``layer`` makes of all ranks' channels.
 
-    Before: each rank its own (B, C, …). After: every rank (B, n·C, …), equal on all. The gradient
-    is a reduce-scatter: each rank gets the sum over ranks of the gradients of its own channels.
-    Channels travel last, so a channels-last map comes out channels-last.
+    Before: each rank its own channels (B, C, …), and a layer that reads (B, n·C, …), all ranks' in
+    rank order. After: each rank its own layer's output. The gradient of a rank's channels is the
+    sum over ranks of what their layers give back.
+
+    The parts travel while the layer works on the own one. In backward what the others' parts get
+    is computed first, and travels while the own part and the weight get theirs.
     """
-    return _Gather.apply(x, group, ledger)
+    device = x.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    bias = None if layer.bias is None else layer.bias.to(dtype)
+    operation = _Convolution(layer.padding) if isinstance(layer, nn.Conv2d) else _Product()
+    towers = Towers(group, ledger)
+    return _Meeting.apply(x.to(dtype), layer.weight.to(dtype), bias, operation, towers)
 
 
 @torch.compiler.disable
@@ -44,29 +67,102 @@ def sum_partial(x: Tensor, group: dist.ProcessGroup, ledger: Ledger) -> Tensor:
     return _Sum.apply(x, group, ledger)
 
 
-class _Gather(torch.autograd.Function):
+class _Product:
+    """A linear layer's operation on a part of its inputs, and its gradients."""
+
+    def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.linear(x, weight, bias)
+
+    def input_gradient(self, grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+        return grad @ weight
+
+    def weight_gradient(self, grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+        return grad.T @ x
+
+
+class _Convolution(NamedTuple):
+    """A convolution's, with stride 1."""
+
+    padding: Any
+
+    def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.conv2d(x, weight, bias, padding=self.padding)
+
+    def input_gradient(self, grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+        return self._gradient(grad, x, weight, 0)
+
+    def weight_gradient(self, grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+        return self._gradient(grad, x, weight, 1)
+
+    def _gradient(self, grad: Tensor, x: Tensor, weight: Tensor, which: int) -> Tensor:
+        wanted = [which == place for place in range(3)]
+        gradients = torch.ops.aten.convolution_backward(
+            grad, x, weight, None, (1, 1), self.padding, (1, 1), False, (0, 0), 1, wanted
+        )
+        return gradients[which]
+
+
+class _Meeting(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup, ledger: Ledger) -> Tensor:
-        ctx.group, ctx.ledger = group, ledger
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        operation: _Product | _Convolution,
+        towers: Towers,
+    ) -> Tensor:
+        group, ledger = towers
         with ledger.part("exchange"):
             own = x.movedim(1, -1).contiguous()
-            parts = own.new_empty(group.size(), *own.shape)
-            ledger.bytes_sent += (group.size() - 1) * own.nbytes
-            if own.numel():
-                _all_gather(parts.flatten(0, 1), own, group=group)
-            return parts.movedim(0, -2).flatten(-2).movedim(-1, 1)
+            received = own.new_empty(group.size(), *own.shape)
+            work = _send(_all_gather, received.flatten(0, 1), own, towers, own.nbytes)
+        weights = weight.chunk(group.size(), 1)
+        out = operation.apply(x, weights[group.rank()], bias)
+        with ledger.part("exchange"):
+            _wait(work)
+        parts = received.movedim(-1, 2)
+        for rank in towers.others:
+            out += operation.apply(parts[rank], weights[rank], None)
+        ctx.save_for_backward(parts, weight)
+        ctx.operation, ctx.towers, ctx.has_bias = operation, towers, bias is not None
+        return out
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        group, ledger = ctx.group, ctx.ledger
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        parts, weight = ctx.saved_tensors
+        operation, (group, ledger) = ctx.operation, ctx.towers
+        weights = weight.chunk(group.size(), 1)
+
+        def gradient_of(rank: int) -> Tensor:
+            return operation.input_gradient(grad, parts[rank], weights[rank])
+
+        to_send = torch.zeros_like(parts.movedim(2, -1))
+        for rank in ctx.towers.others:
+            to_send[rank] = gradient_of(rank).movedim(1, -1)
         with ledger.part("exchange"):
-            by_rank = grad.movedim(1, -1).unflatten(-1, (group.size(), -1))
-            parts = by_rank.movedim(-2, 0).contiguous()
-            own = torch.empty_like(parts[0])
-            ledger.bytes_sent += (group.size() - 1) * own.nbytes
-            if own.numel():
-                _reduce_scatter(own, parts.flatten(0, 1), group=group)
-            return own.movedim(-1, 1), None, None
+            received = torch.empty_like(to_send)
+            work = _send(dist.all_to_all_single, received, to_send, ctx.towers, to_send[0].nbytes)
+        grad_x = gradient_of(group.rank())
+        whole = torch.cat(parts.unbind(), 1)
+        grad_weight = operation.weight_gradient(grad, whole, weight)
+        grad_bias = grad.sum((0, *range(2, grad.dim()))) if ctx.has_bias else None
+        with ledger.part("exchange"):
+            _wait(work)
+        grad_x += received.sum(0).movedim(-1, 1)
+        return grad_x, grad_weight, grad_bias, None, None
+
+
+def _send(collective: Any, to: Tensor, what: Tensor, towers: Towers, size: int) -> Any:
+    """Start a collective in which each other rank is sent ``size`` bytes."""
+    towers.ledger.bytes_sent += len(towers.others) * size
+    return collective(to, what, group=towers.group, async_op=True) if what.numel() else None
+
+
+def _wait(work: Any) -> None:
+    if work is not None:
+        work.wait()
 
 
 class _Sum(torch.autograd.Function):

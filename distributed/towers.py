@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import override
 
-from distributed.exchange import gather_channels, sum_partial
+from distributed.exchange import meet, sum_partial
 from distributed.ledger import Ledger
 from model.towers import ConvShape, Towers
 
@@ -36,8 +36,8 @@ class SplitTowers(Towers):
         return PartialLinear(inputs // self.count, classes, adds_bias=self.index == 0)
 
     @override
-    def meet(self, x: Tensor) -> Tensor:
-        return gather_channels(x, self.group, self.ledger)
+    def meet(self, layer: nn.Conv2d | nn.Linear, x: Tensor) -> Tensor:
+        return meet(layer, x, self.group, self.ledger)
 
     @override
     def sum(self, logits: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """AlexNet, in every form it has had, as one definition."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.functional import relu
@@ -39,9 +40,8 @@ class AlexNet(nn.Module):
         self.norm = (
             LocalResponseNorm(len(towers.here)) if variant.local_response_norm else nn.Identity()
         )
-        self.resize = nn.AdaptiveAvgPool2d(variant.features)
         before, after6, after7 = variant.dropout
-        self.dropout5 = Dropout(before, range(inputs), stream=5)
+        self.dropout5 = Dropout(before, towers.units(inputs), stream=5)
         self.dropout6 = Dropout(after6, towers.units(hidden), stream=6)
         self.dropout7 = Dropout(after7, towers.units(hidden), stream=7)
 
@@ -57,13 +57,25 @@ class AlexNet(nn.Module):
             )
         x = pool(self.norm(relu(self.conv1(images))))
         x = pool(self.norm(relu(self.conv2(x))))
-        x = relu(self.conv3(self.towers.meet(x)))
+        x = relu(self.towers.meet(self.conv3, x))
         x = relu(self.conv4(x))
         x = pool(relu(self.conv5(x)))
-        x = self.dropout5(self.resize(self.towers.meet(x)).flatten(1), keys)
-        x = self.dropout6(relu(self.fc6(x)), keys)
-        x = self.dropout7(relu(self.fc7(self.towers.meet(x))), keys)
+        x = self.dropout5(resize(x, self.variant.features).flatten(1), keys)
+        x = self.dropout6(relu(self.towers.meet(self.fc6, x)), keys)
+        x = self.dropout7(relu(self.towers.meet(self.fc7, x)), keys)
         return self.towers.sum(self.fc8(x))
+
+
+def resize(x: Tensor, side: int) -> Tensor:
+    """Adaptive average pooling, (B, C, H, W) to (B, C, side²), as one matrix product.
+
+    ``F.adaptive_avg_pool2d`` takes longer, in backward above all.
+    """
+    pixels = x.shape[2] * x.shape[3]
+    if x.shape[2:] == (side, side):
+        return x.flatten(2)
+    each = torch.eye(pixels, device=x.device).view(pixels, 1, *x.shape[2:])
+    return x.flatten(2) @ F.adaptive_avg_pool2d(each, side).flatten(1).to(x.dtype)
 
 
 def pool(x: Tensor) -> Tensor:

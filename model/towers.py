@@ -67,8 +67,8 @@ class Towers(ABC):
         """The last layer: each tower reads its own inputs, and ``sum`` adds what they give."""
 
     @abstractmethod
-    def meet(self, x: Tensor) -> Tensor:
-        """All towers' channels, (B, C, …), for a layer that reads every tower."""
+    def meet(self, layer: nn.Conv2d | nn.Linear, x: Tensor) -> Tensor:
+        """The output of a layer that reads every tower, of the channels (B, C, …) held here."""
 
     @abstractmethod
     def sum(self, logits: Tensor) -> Tensor:
@@ -115,8 +115,9 @@ class LocalTowers(Towers):
         return nn.Linear(inputs, classes)
 
     @override
-    def meet(self, x: Tensor) -> Tensor:
-        return x
+    def meet(self, layer: nn.Conv2d | nn.Linear, x: Tensor) -> Tensor:
+        out: Tensor = layer(x)
+        return out
 
     @override
     def sum(self, logits: Tensor) -> Tensor:

@@ -68,7 +68,7 @@ def test_a_run_leaves_everything_in_its_folder(split_run):
 
 def test_the_bytes_that_towers_exchange_are_those_of_the_formula(split_run):
     summary = json.loads((split_run[0] / "summary.json").read_text())
-    conv2, conv5, fc6, classes, images, fp32 = 128 * 2 * 2, 128 * 1 * 1, 2048, 10, 8, 4
+    conv2, conv5, fc6, classes, images, fp32 = 128 * 2 * 2, 128 * 5 * 5, 2048, 10, 8, 4
     meetings = 2 * (conv2 + conv5 + fc6) + classes  # the summed logits send nothing back
     assert summary["bytes_exchanged_per_step"] == meetings * images * fp32
 
@@ -96,7 +96,7 @@ def _assert_same_run(found, expected):
         ours, theirs = load_file(found / name), load_file(expected / name)
         assert ours.keys() == theirs.keys()
         for key, tensor in theirs.items():
-            torch.testing.assert_close(ours[key], tensor, rtol=1e-4, atol=1e-6)
+            assert (ours[key] - tensor).abs().max() <= 1e-4 * tensor.abs().max()
 
 
 @pytest.mark.parametrize("world", [0, 2, 4])

@@ -3,11 +3,113 @@
 import pytest
 import torch
 import torch.distributed as dist
+from torch import nn
 
-from distributed.exchange import gather_channels, sum_partial
+from distributed.exchange import meet, sum_partial
 from distributed.ledger import Ledger
 
 CPU = torch.device("cpu")
+
+
+def _whole(*shape):
+    """The same on every rank."""
+    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+def _layers(kind):
+    """Every rank's layer, and its full-width form, whose outputs are all ranks' in rank order."""
+    n = dist.get_world_size()
+    torch.manual_seed(0)
+    full = nn.Conv2d(3 * n, 2 * n, 3, padding=1) if kind == "conv" else nn.Linear(3 * n, 2 * n)
+    full = full.double().to(memory_format=torch.channels_last)
+    rank = dist.get_rank()
+    own = nn.Conv2d(3 * n, 2, 3, padding=1) if kind == "conv" else nn.Linear(3 * n, 2)
+    own.load_state_dict({k: v.chunk(n)[rank] for k, v in full.state_dict().items()})
+    return full, own.double().to(memory_format=torch.channels_last)
+
+
+def _input(kind):
+    n = dist.get_world_size()
+    whole = _whole(2, 3 * n, 4, 5) if kind == "conv" else _whole(2, 3 * n)
+    part = whole.chunk(n, 1)[dist.get_rank()].clone()
+    if kind == "conv":
+        part = part.contiguous(memory_format=torch.channels_last)
+    return whole.requires_grad_(), part.requires_grad_()
+
+
+def _meeting_against_the_full_layer(kind):
+    """The largest differences of outputs and of the gradients of inputs, weight and bias."""
+    n, rank = dist.get_world_size(), dist.get_rank()
+    full, own = _layers(kind)
+    whole, part = _input(kind)
+    expected = full(whole)
+    expected.sin().sum().backward()
+    found = meet(own, part, dist.group.WORLD, Ledger(CPU))
+    found.sin().sum().backward()
+    pairs = [
+        (found, expected.chunk(n, 1)[rank]),
+        (part.grad, whole.grad.chunk(n, 1)[rank]),
+        (own.weight.grad, full.weight.grad.chunk(n)[rank]),
+        (own.bias.grad, full.bias.grad.chunk(n)[rank]),
+    ]
+    return [float((a - b).detach().abs().max()) for a, b in pairs]
+
+
+@pytest.mark.parametrize("kind", ["conv", "linear"])
+@pytest.mark.parametrize("ranks", ["two_ranks", "four_ranks"])
+def test_a_meeting_is_the_full_layer(request, ranks, kind):
+    pool = request.getfixturevalue(ranks)
+    for differences in pool.run(_meeting_against_the_full_layer, kind):
+        assert max(differences) < 1e-12
+
+
+def _mixed_precision(kind):
+    _, own = _layers(kind)
+    _, part = _input(kind)
+    own, part = own.float(), part.detach().float().requires_grad_()
+    ledger = Ledger(CPU)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = meet(own, part, dist.group.WORLD, ledger)
+    out.float().sum().backward()
+    return out.dtype, part.grad.dtype, own.weight.grad.dtype, ledger.bytes_sent / part.numel()
+
+
+@pytest.mark.parametrize("kind", ["conv", "linear"])
+def test_under_autocast_its_precision_travels(two_ranks, kind):
+    for out, grad, weight_grad, bytes_each in two_ranks.run(_mixed_precision, kind):
+        assert (out, grad, weight_grad) == (torch.bfloat16, torch.float32, torch.float32)
+        assert bytes_each == 2 * torch.bfloat16.itemsize
+
+
+def _booked():
+    _, own = _layers("conv")
+    _, part = _input("conv")
+    ledger = Ledger(CPU)
+    out = meet(own, part, dist.group.WORLD, ledger)
+    forward = ledger.bytes_sent
+    out.sum().backward()
+    last = [t.is_contiguous(memory_format=torch.channels_last) for t in (out, part.grad)]
+    return part.nbytes, forward, ledger.bytes_sent, last
+
+
+def test_a_meeting_counts_the_bytes_it_sends_each_way_and_keeps_the_layout(four_ranks):
+    for own, forward, both, last in four_ranks.run(_booked):
+        assert forward == 3 * own
+        assert both == 2 * forward
+        assert last == [True, True]
+
+
+def _empty():
+    _, own = _layers("conv")
+    x = torch.empty(0, 3, 2, 2, dtype=torch.float64, requires_grad=True)
+    out = meet(own, x, dist.group.WORLD, Ledger(CPU))
+    out.sum().backward()
+    assert x.grad is not None
+    return out.shape, x.grad.shape
+
+
+def test_an_empty_share_can_meet(two_ranks):
+    assert two_ranks.run(_empty) == [((0, 2, 2, 2), (0, 3, 2, 2))] * 2
 
 
 class _Own(torch.autograd.Function):
@@ -24,87 +126,13 @@ class _Own(torch.autograd.Function):
         return torch.stack(parts)
 
 
-class _Every(torch.autograd.Function):
-    """Every rank's output, stacked; each rank's gradient is its own part."""
-
-    @staticmethod
-    def forward(ctx, x):
-        parts = [torch.empty_like(x.contiguous()) for _ in range(dist.get_world_size())]
-        dist.all_gather(parts, x.contiguous())
-        return torch.stack(parts)
-
-    @staticmethod
-    def backward(ctx, grad):
-        return grad[dist.get_rank()]
-
-
-def _whole(shape):
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(dist.get_world_size(), *shape, dtype=torch.float64, generator=generator)
-
-
-def _gradcheck_gather(shape):
-    whole = _whole(shape).requires_grad_()
-    # Each rank does something else with what it gathered, as layers do.
-    weight = 1.0 + dist.get_rank()
-
-    def function(x):
-        gathered = gather_channels(_Own.apply(x), dist.group.WORLD, Ledger(CPU))
-        return _Every.apply((gathered * weight).sin())
-
-    return torch.autograd.gradcheck(function, whole)
-
-
 def _gradcheck_sum():
-    whole = _whole((2, 3)).requires_grad_()
+    whole = _whole(dist.get_world_size(), 2, 3).requires_grad_()
     return torch.autograd.gradcheck(
         lambda x: sum_partial(_Own.apply(x), dist.group.WORLD, Ledger(CPU)).sin(), whole
     )
 
 
-@pytest.mark.parametrize("shape", [(2, 3), (2, 2, 3, 2)])
-@pytest.mark.parametrize("ranks", ["two_ranks", "four_ranks"])
-def test_gather_has_the_gradient_of_a_sum_over_towers(request, ranks, shape):
-    assert all(request.getfixturevalue(ranks).run(_gradcheck_gather, shape))
-
-
 @pytest.mark.parametrize("ranks", ["two_ranks", "four_ranks"])
 def test_sum_has_the_gradient_of_one_loss_not_of_many(request, ranks):
     assert all(request.getfixturevalue(ranks).run(_gradcheck_sum))
-
-
-def _gathered():
-    x = torch.arange(2 * 3 * 4 * 5.0).reshape(2, 3, 4, 5) + 1000 * dist.get_rank()
-    x = x.to(memory_format=torch.channels_last).requires_grad_()
-    ledger = Ledger(CPU)
-    out = gather_channels(x, dist.group.WORLD, ledger)
-    forward = ledger.bytes_sent
-    out.sum().backward()
-    is_last = out.is_contiguous(memory_format=torch.channels_last)
-    return out.detach(), is_last, x.grad, forward, ledger.bytes_sent
-
-
-def test_gather_keeps_channels_last_and_rank_order(two_ranks):
-    for out, channels_last, *_ in two_ranks.run(_gathered):
-        assert channels_last
-        first = torch.arange(2 * 3 * 4 * 5.0).reshape(2, 3, 4, 5)
-        assert torch.equal(out, torch.cat([first, first + 1000], 1))
-
-
-def test_gather_counts_the_bytes_it_sends_each_way(four_ranks):
-    for _, _, grad, forward, both in four_ranks.run(_gathered):
-        assert torch.equal(grad, torch.full_like(grad, 4.0))
-        assert forward == 3 * 2 * 3 * 4 * 5 * 4
-        assert both == 2 * forward
-
-
-def _empty():
-    x = torch.empty(0, 3, 2, 2, requires_grad=True)
-    out = gather_channels(x, dist.group.WORLD, Ledger(CPU))
-    out.sum().backward()
-    assert x.grad is not None
-    return out.shape, x.grad.shape
-
-
-def test_an_empty_share_can_be_gathered(two_ranks):
-    assert two_ranks.run(_empty) == [((0, 6, 2, 2), (0, 3, 2, 2))] * 2
