@@ -112,6 +112,8 @@ class Config(Section):
     """Fewer optimiser steps than the epochs have."""
     precision: Literal["fp64", "fp32", "bf16", "fp16"] = "fp32"
     """Of the forward and backward pass; weights are fp32, or fp64, to compare placements."""
+    compress_gradients: bool = False
+    """Average the replicas' gradients as bf16: half the bytes, fewer digits."""
     channels_last: bool = True
     """Memory layout of the convolutions."""
     compile: bool = False

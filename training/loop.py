@@ -56,7 +56,9 @@ class Trainer:
         self.epochs_done, self.owes_evaluation = 0.0, False
         if config.compile and why_not_compiled(mesh.device) is None:
             model.compile()
-        self.network = replicate(model, mesh.replica_group, mesh.ledger)
+        self.network = replicate(
+            model, mesh.replica_group, mesh.ledger, compress=config.compress_gradients
+        )
         scales = config.precision == "fp16"
         self.optimizer = make_optimizer(model, config.optimizer, may_skip=scales)
         self.schedule = Schedule(self.optimizer, config.schedule, total_steps)
