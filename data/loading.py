@@ -1,4 +1,4 @@
-"""The order of an epoch, and its batches on a device."""
+"""The order of an epoch, and its batches."""
 
 import multiprocessing
 from collections.abc import Iterator, Sequence
@@ -37,35 +37,35 @@ class Loader:
     """Reads given batches, ahead of their use where the set decodes and ``workers`` > 0.
 
     ``batches`` are the positions (B,) of each batch's images; B may differ, and be 0. A set that
-    does not decode is read in this process.
+    does not decode is read in this process. With ``pin`` they are in memory that a GPU reads by
+    itself.
 
     Iterating raises InputError when an image cannot be read, from a worker as from this process.
     """
 
     def __init__(
-        self, dataset: Dataset, batches: Sequence[Tensor], device: torch.device, workers: int = 0
+        self, dataset: Dataset, batches: Sequence[Tensor], workers: int = 0, *, pin: bool = False
     ) -> None:
-        self.dataset, self.batches, self.device = dataset, batches, device
+        self.dataset, self.batches, self.pin = dataset, batches, pin
         self.workers = min(workers, len(batches)) if dataset.decodes else 0
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[Batch]:
-        on_gpu = self.device.type == "cuda"
         reader: DataLoader[Batch | InputError] = DataLoader(
             _Reader(self.dataset),
             batch_size=None,
             sampler=[batch.tolist() for batch in self.batches],
             num_workers=self.workers,
             multiprocessing_context=_forkserver() if self.workers else None,
-            pin_memory=on_gpu,
+            pin_memory=self.pin,
             generator=torch.Generator(),
         )
         for read in reader:
             if isinstance(read, InputError):
                 raise read
-            yield Batch(*(tensor.to(self.device, non_blocking=on_gpu) for tensor in read))
+            yield read
 
 
 class _Reader(TorchDataset[Batch | InputError]):

@@ -1,6 +1,7 @@
 """From stored images to the network's input, a batch at a time and on the device."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,14 +14,32 @@ STREAM = 0
 """Keeps these draws apart from those of the network's layers."""
 
 
+class View(NamedTuple):
+    """Where a test image is cut, as parts of the margin, and whether it is mirrored."""
+
+    top: float
+    left: float
+    mirrored: bool
+
+
+CENTRE = View(0.5, 0.5, False)
+_PLACES = [(0.5, 0.5), (0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0)]
+VIEWS = {
+    1: [CENTRE],
+    2: [CENTRE, CENTRE._replace(mirrored=True)],
+    10: [View(*place, mirrored) for mirrored in (False, True) for place in _PLACES],
+}
+"""Of a test image, by their number: ten are those of Krizhevsky et al. 2012, section 4.1."""
+
+
 class Preprocess:
     """Resize, crop, mirror and standardize images.
 
     Images are resized to squares of ``resize`` pixels and cut to ``size``. In training the place
     of the cut is random and, with ``mirror``, half of the images are flipped left to right; both
-    follow from each image's key. In evaluation the cut is central. ``mean`` and ``std`` hold one
-    number per channel, in units of the pixels (0 to 255). All is computed in float32, and given
-    as ``dtype``.
+    follow from each image's key. In evaluation a view is cut, by default the centre. ``mean`` and
+    ``std`` hold one number per channel, in units of the pixels (0 to 255). All is computed in
+    float32, and given as ``dtype``.
 
     Raises InputError when ``resize`` is below ``size``, or ``mean`` and ``std`` do not fit.
     """
@@ -51,11 +70,11 @@ class Preprocess:
             torch.tensor(values, dtype=torch.float32).repeat(size) for values in (mean, std)
         )
 
-    def __call__(self, images: Tensor, keys: Tensor | None = None) -> Tensor:
+    def __call__(self, images: Tensor, keys: Tensor | None = None, view: View = CENTRE) -> Tensor:
         """Images (B, C, h, w) uint8 to (B, C, size, size) in channels-last memory.
 
-        ``keys`` (B,) int64 make it training's; without them it is evaluation's. What becomes of an
-        image depends on it and on its key alone, not on the rest of the batch.
+        ``keys`` (B,) int64 make it training's; without them it is evaluation's ``view``. What
+        becomes of an image depends on it and on its key alone, not on the rest of the batch.
 
         Raises InputError when C is not the number of means.
         """
@@ -67,7 +86,7 @@ class Preprocess:
         self.mean, self.std = self.mean.to(images.device), self.std.to(images.device)
         pixels = self._resized(images).permute(0, 2, 3, 1)
         cut = self._cut_each if images.device.type == "cpu" else self._cut_all
-        return cut(pixels, self._windows(pixels, keys)).permute(0, 3, 1, 2)
+        return cut(pixels, self._windows(pixels, keys, view)).permute(0, 3, 1, 2)
 
     def _resized(self, images: Tensor) -> Tensor:
         side, stored = (self.resize, self.resize), images.shape[2:]
@@ -77,15 +96,16 @@ class Preprocess:
             images.float(), side, mode="bilinear", antialias=max(stored) > self.resize
         )
 
-    def _windows(self, pixels: Tensor, keys: Tensor | None) -> Tensor:
+    def _windows(self, pixels: Tensor, keys: Tensor | None, view: View = CENTRE) -> Tensor:
         """Where each image is cut, (B, 3) int64: top, left, and whether it is flipped."""
         margin = self.resize - self.size
         if keys is None:
-            central = torch.tensor([margin // 2, margin // 2, 0], device=pixels.device)
-            return central.expand(len(pixels), 3)
+            corner = int(view.top * margin), int(view.left * margin)
+            window = torch.tensor([*corner, int(view.mirrored)], device=pixels.device)
+            return window.expand(len(pixels), 3)
         draws = uniform(keys, STREAM, 3)
-        corner = (draws[:, :2] * (margin + 1)).long()
-        return torch.cat([corner, (draws[:, 2:] < 0.5 * self.mirror).long()], 1)
+        corners = (draws[:, :2] * (margin + 1)).long()
+        return torch.cat([corners, (draws[:, 2:] < 0.5 * self.mirror).long()], 1)
 
     def _cut_each(self, pixels: Tensor, windows: Tensor) -> Tensor:
         """Image by image, (B, size, size, C): what the processor's cache holds is fast."""

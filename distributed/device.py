@@ -9,12 +9,15 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 import torch
 
 from model.errors import InputError
 
 Mark = float | torch.cuda.Event
+Tensors = TypeVar("Tensors", bound=tuple[torch.Tensor, ...])
 
 
 def take_device(local_rank: int, local_world_size: int) -> torch.device:
@@ -33,6 +36,8 @@ def take_device(local_rank: int, local_world_size: int) -> torch.device:
             f"most {gpus}, or set CUDA_VISIBLE_DEVICES to nothing to train on the CPU"
         )
     torch.backends.cudnn.benchmark = True
+    torch.set_float32_matmul_precision("high")  # TF32, where precision is fp32
+    torch.backends.cudnn.allow_tf32 = True
     torch.cuda.set_device(local_rank)
     return torch.device("cuda", local_rank)
 
@@ -68,6 +73,36 @@ def keep_freed_memory() -> None:
 def backend_for(device: torch.device) -> str:
     """The collective library for tensors on ``device``."""
     return "nccl" if device.type == "cuda" else "gloo"
+
+
+def on_device(batches: Iterable[Tensors], device: torch.device) -> Iterator[Tensors]:
+    """The batches, tuples of tensors, on ``device``.
+
+    A GPU copies the next batch, from pinned memory and on a stream of its own, while it works on
+    the one before.
+    """
+    if device.type != "cuda":
+        yield from batches
+        return
+    copies, work = torch.cuda.Stream(device), torch.cuda.current_stream(device)
+
+    def copied(batch: Tensors) -> Tensors:
+        with torch.cuda.stream(copies):
+            return type(batch)(*(each.to(device, non_blocking=True) for each in batch))
+
+    def handed_over(batch: Tensors) -> Tensors:
+        work.wait_stream(copies)
+        for each in batch:
+            each.record_stream(work)  # its memory was the copying stream's
+        return batch
+
+    ahead: Tensors | None = None
+    for batch in batches:
+        if ahead is not None:
+            yield handed_over(ahead)
+        ahead = copied(batch)
+    if ahead is not None:
+        yield handed_over(ahead)
 
 
 def mark_time(device: torch.device) -> Mark:

@@ -42,6 +42,9 @@ class DataConfig(Section):
     """Divides the pixels after that; one number, or one for each channel."""
     mirror: bool = False
     """Flip half of the training images left to right."""
+    test_views: Literal[1, 2, 10] = 1
+    """Of a test image: its centre; and mirrored; and its corners. Their probabilities are averaged.
+    """
     workers: int = Field(0, ge=0)
     """Decoding processes of each rank, for image folders."""
     stored_size: int = Field(256, gt=0)

@@ -1,13 +1,15 @@
 """The images of a run: its data sets, and each replica's share of every batch."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from data.datasets import Dataset, open_dataset
 from data.loading import Batch, Loader, epoch_order
 from data.preprocess import Preprocess
+from distributed.device import on_device
 from distributed.mesh import Mesh
 from training.config import DTYPES, Config, DataConfig
 
@@ -82,7 +84,7 @@ def training_shares(
         order = epoch_order(config.seed, epoch, len(dataset)).split(config.batch_size)
         order = order[done : done + last - first]
         shares = [batch.tensor_split(mesh.plan.replicas)[mesh.replica] for batch in order]
-        loader = iter(Loader(dataset, shares, mesh.device, config.data.workers))
+        loader = _batches(config, mesh, dataset, shares)
         for global_batch in order:
             with mesh.ledger.part("data"):
                 batch = next(loader)
@@ -90,7 +92,7 @@ def training_shares(
             yield Share(batch, len(global_batch), epoch, first / per_epoch)
 
 
-def test_batches(config: Config, mesh: Mesh, dataset: Dataset) -> Loader:
+def test_batches(config: Config, mesh: Mesh, dataset: Dataset) -> Iterator[Batch]:
     """This replica's share of the test set, each image once over all replicas.
 
     Every replica has as many batches, of which the last may be short or empty.
@@ -99,4 +101,12 @@ def test_batches(config: Config, mesh: Mesh, dataset: Dataset) -> Loader:
         batch.tensor_split(mesh.plan.replicas)[mesh.replica]
         for batch in torch.arange(len(dataset)).split(config.batch_size)
     ]
-    return Loader(dataset, shares, mesh.device, config.data.workers)
+    return _batches(config, mesh, dataset, shares)
+
+
+def _batches(
+    config: Config, mesh: Mesh, dataset: Dataset, shares: Sequence[Tensor]
+) -> Iterator[Batch]:
+    """The batches at the positions ``shares``, on this process's device."""
+    loader = Loader(dataset, shares, config.data.workers, pin=mesh.device.type == "cuda")
+    return on_device(loader, mesh.device)

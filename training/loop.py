@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
 
 from data.loading import Batch
-from data.preprocess import Preprocess
+from data.preprocess import VIEWS, Preprocess
 from distributed.mesh import Mesh
 from distributed.replicate import replicate
 from distributed.towers import SplitTowers
@@ -155,9 +155,9 @@ class Trainer:
         for images, labels, _ in batches:
             if stopped():
                 return None
-            logits = self._logits(self.model, self.preprocess(images), None)
-            hits = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
-            loss = F.cross_entropy(logits, labels, reduction="sum")
+            predicted = self._predict(images)
+            hits = predicted.topk(min(5, predicted.shape[1])).indices == labels[:, None]
+            loss = F.nll_loss(predicted, labels, reduction="sum")
             totals += torch.stack([loss, hits[:, 0].sum(), hits.sum(), loss.new_tensor(len(hits))])
         loss, top1, top5, count = self.mesh.sum_over_replicas(totals).tolist()
         self.mesh.ledger.take()  # what the meetings cost here is no training step's
@@ -165,6 +165,13 @@ class Trainer:
         self.owes_evaluation = False
         self.schedule.after_evaluation(1 - top1 / count)
         return {"test/loss": loss / count, "test/top1": top1 / count, "test/top5": top5 / count}
+
+    def _predict(self, images: Tensor) -> Tensor:
+        """Logarithms (B, classes) of the probabilities, averaged over the views of each image."""
+        views = VIEWS[self.config.data.test_views]
+        inputs = (self.preprocess(images, view=view) for view in views)
+        each = [self._logits(self.model, cut, None).log_softmax(1) for cut in inputs]
+        return torch.stack(each).logsumexp(0) - math.log(len(views))
 
     def _logits(self, network: torch.nn.Module, inputs: Tensor, keys: Tensor | None) -> Tensor:
         dtype = DTYPES[self.config.precision]

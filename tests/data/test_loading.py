@@ -11,7 +11,6 @@ from data.loading import Loader, epoch_order
 from data.synthetic import Synthetic
 from model.errors import InputError
 
-CPU = torch.device("cpu")
 LARGEST_SEED = 2**32 - 1
 
 
@@ -47,7 +46,7 @@ def test_the_order_follows_from_its_arguments_alone():
 
 def test_the_batches_are_those_asked_for():
     dataset, batches = synthetic(), uneven([3, 1, 19], [], [7], [7, 0])
-    loader = Loader(dataset, batches, CPU)
+    loader = Loader(dataset, batches)
     assert len(loader) == 4
     for read, asked in zip(loader, batches, strict=True):
         images, labels = dataset.read(asked)
@@ -60,13 +59,13 @@ def test_the_batches_are_those_asked_for():
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_no_batches_are_no_batches(pictures, workers):
-    assert list(Loader(ImageFolder("train", pictures, 8), [], CPU, workers)) == []
+    assert list(Loader(ImageFolder("train", pictures, 8), [], workers)) == []
 
 
 def test_workers_read_the_same_batches_in_the_same_order(pictures):
     dataset = ImageFolder("train", pictures, 8)
     batches = uneven([5, 0], [], [1, 1, 2, 3], [4], [0], [2])
-    here, there = (list(Loader(dataset, batches, CPU, workers)) for workers in (0, 2))
+    here, there = (list(Loader(dataset, batches, workers)) for workers in (0, 2))
     assert [batch.indices.tolist() for batch in there] == [batch.tolist() for batch in batches]
     assert [batch.images[:, 0, 0, 0].tolist() for batch in there] == [
         batch.tolist() for batch in batches
@@ -77,9 +76,9 @@ def test_workers_read_the_same_batches_in_the_same_order(pictures):
 
 def test_only_sets_that_decode_are_read_by_workers(pictures):
     batches = uneven([0], [1], [2])
-    assert Loader(synthetic(), batches, CPU, workers=2).workers == 0
-    assert Loader(ImageFolder("train", pictures, 8), batches, CPU, workers=2).workers == 2
-    assert Loader(ImageFolder("train", pictures, 8), batches, CPU, workers=9).workers == 3
+    assert Loader(synthetic(), batches, workers=2).workers == 0
+    assert Loader(ImageFolder("train", pictures, 8), batches, workers=2).workers == 2
+    assert Loader(ImageFolder("train", pictures, 8), batches, workers=9).workers == 3
 
 
 class Parents:
@@ -97,7 +96,7 @@ class Parents:
 
 
 def test_workers_are_not_forked_from_this_process_and_its_threads():
-    (batch,) = Loader(Parents(), uneven([0]), CPU, workers=1)
+    (batch,) = Loader(Parents(), uneven([0]), workers=1)
     assert batch.labels.item() not in (os.getpid(), os.getppid())
 
 
@@ -108,7 +107,7 @@ def test_an_unreadable_image_is_an_input_error_with_nothing_but_its_message(pict
     broken.write_text("not a picture")
     with pytest.raises(InputError) as direct:
         dataset.read(torch.tensor([2]))
-    batches = iter(Loader(dataset, uneven([0, 1], [2, 3], [4]), CPU, workers))
+    batches = iter(Loader(dataset, uneven([0, 1], [2, 3], [4]), workers))
     assert next(batches).indices.tolist() == [0, 1]
     with pytest.raises(InputError) as caught:
         next(batches)
@@ -119,18 +118,18 @@ def test_an_unreadable_image_is_an_input_error_with_nothing_but_its_message(pict
 def test_another_error_is_not_taken_for_the_user_s(monkeypatch):
     monkeypatch.setattr(Synthetic, "read", lambda dataset, indices: dataset.missing)
     with pytest.raises(AttributeError, match="missing"):
-        list(Loader(synthetic(), uneven([0]), CPU))
+        list(Loader(synthetic(), uneven([0])))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_loading_leaves_torch_s_random_numbers_alone(pictures, workers):
     torch.manual_seed(3)
     state = torch.get_rng_state()
-    list(Loader(ImageFolder("train", pictures, 8), uneven([0], [1]), CPU, workers))
+    list(Loader(ImageFolder("train", pictures, 8), uneven([0], [1]), workers))
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_a_set_can_be_read_again(pictures):
-    loader = Loader(ImageFolder("train", pictures, 8), uneven([0, 1], [2]), CPU)
+    loader = Loader(ImageFolder("train", pictures, 8), uneven([0, 1], [2]))
     for _ in range(2):
         assert [batch.indices.tolist() for batch in loader] == [[0, 1], [2]]

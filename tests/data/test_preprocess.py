@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from data.preprocess import Preprocess
+from data.preprocess import VIEWS, Preprocess
 from model.errors import InputError
 
 
@@ -39,6 +39,21 @@ def test_evaluation_cuts_out_the_centre_and_never_mirrors(size, resize, start):
     out = preprocess(size, resize, mirror=True)(images)
     stop = start + size
     assert torch.equal(out, images[:, :, start:stop, start:stop].float())
+
+
+@pytest.mark.parametrize(
+    ("number", "corners"),
+    [(1, [(2, 2)]), (2, [(2, 2)] * 2), (10, [(2, 2), (0, 0), (0, 4), (4, 0), (4, 4)] * 2)],
+)
+def test_the_views_of_a_test_image_are_its_centre_its_corners_and_their_mirror_images(
+    number, corners
+):
+    images = random_images(3, 1, 12)
+    transform = preprocess(8, 12)
+    for place, (view, (top, left)) in enumerate(zip(VIEWS[number], corners, strict=True)):
+        expected = images[:, :, top : top + 8, left : left + 8].float()
+        mirrored = place >= number / 2 and number > 1
+        assert torch.equal(transform(images, view=view), expected.flip(3) if mirrored else expected)
 
 
 @pytest.mark.parametrize("side", [12, 28], ids=["as stored", "resized"])

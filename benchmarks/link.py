@@ -1,0 +1,179 @@
+"""Split against DDP over a link that is slow on purpose, and where the formula has them even.
+
+Two network namespaces stand for two hosts, joined by a virtual cable (veth) whose ends a token
+bucket (tc tbf) holds to a rate. Each rank has one core. Needs root, iproute2, and two cores; where
+the machine does not allow it, this says so and ends.
+
+The formula: with N parameters of which DDP sends 4 bytes each, e elements an image at the towers'
+meetings of 2 bytes each, a link of β bytes/s, and DDP hiding its traffic behind the part W of a
+step of B/R seconds, the split is the faster one below
+
+    B = 4 N / (2 e + β W / R)        images
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from benchmarks.contest import Row, parser, report
+from comparison.formulas import Net
+from comparison.measure import ROOT, steady_speed
+from model.alexnet import AlexNet
+from model.towers import LocalTowers
+from model.variants import VARIANTS
+from training.folder import RunFolder
+
+NAMESPACES, ADDRESSES, CABLE = ("alexnet-a", "alexnet-b"), ("10.77.0.1", "10.77.0.2"), "alexnet0"
+PORT, SIZE, CLASSES = 29555, 224, 10
+HIDES = 0.61
+"""W: the convolutions' part of a step's backward pass, in which fc6 to fc8's gradients travel."""
+
+
+def why_not() -> str | None:
+    """Why the machine does not allow it, if so."""
+    if missing := [tool for tool in ("ip", "tc", "taskset") if not shutil.which(tool)]:
+        return f"{', '.join(missing)} not found"
+    if len(os.sched_getaffinity(0)) < 2:
+        return "it has one core"
+    probe = subprocess.run(["ip", "netns", "add", NAMESPACES[0]], capture_output=True, text=True)
+    if probe.returncode:
+        return f"no network namespaces ({probe.stderr.strip()})"
+    subprocess.run(["ip", "netns", "del", NAMESPACES[0]], check=True)
+    return None
+
+
+@contextmanager
+def slow_link(rate: str) -> Iterator[None]:
+    """Two namespaces and the cable between them, gone afterwards."""
+
+    def run(command: str) -> None:
+        subprocess.run(command.split(), check=True, capture_output=True, text=True)
+
+    a, b = NAMESPACES
+    try:
+        for name in NAMESPACES:
+            run(f"ip netns add {name}")
+        run(f"ip -n {a} link add {CABLE} type veth peer name {CABLE} netns {b}")
+        for name, address in zip(NAMESPACES, ADDRESSES, strict=True):
+            run(f"ip -n {name} addr add {address}/24 dev {CABLE}")
+            run(f"ip -n {name} link set {CABLE} up")
+            run(f"ip -n {name} link set lo up")
+            limit = f"rate {rate} burst 1mb latency 50ms"
+            run(f"ip netns exec {name} tc qdisc add dev {CABLE} root tbf {limit}")
+        yield
+    finally:
+        for name in NAMESPACES:
+            subprocess.run(["ip", "netns", "del", name], capture_output=True)
+
+
+def train(placement: str, batch: int, steps: int) -> dict[str, Any]:
+    """Run both ranks, each in its namespace and on its core; what comparison measures of a run."""
+    cores = sorted(os.sched_getaffinity(0))
+    with tempfile.TemporaryDirectory() as runs:
+        ranks = []
+        for rank, namespace in enumerate(NAMESPACES):
+            environment = {
+                **os.environ,
+                "RANK": str(rank),
+                "WORLD_SIZE": "2",
+                "LOCAL_RANK": "0",
+                "LOCAL_WORLD_SIZE": "1",
+                "GLOO_SOCKET_IFNAME": CABLE,
+                "MASTER_ADDR": ADDRESSES[0],
+                "MASTER_PORT": str(PORT),
+            }
+            command = ["ip", "netns", "exec", namespace, "taskset", "-c", str(cores[rank])]
+            command += [sys.executable, "train.py", "--config", "configs/compare.yaml"]
+            command += [f"runs={runs}", "name=run", f"placement={placement}", f"max_steps={steps}"]
+            command += [f"batch_size={batch}", "tracking.mode=disabled"]
+            ranks.append(
+                subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
+            )
+        statuses = [process.wait() for process in ranks]
+        if any(statuses):
+            sys.exit(f"{placement} at batch {batch} failed")
+        return steady_speed(RunFolder(Path(runs, "run")), warmup=2)
+
+
+def bytes_per_second(rate: str) -> float:
+    """Of a rate as tc writes it."""
+    return float(rate.removesuffix("gbit")) * 1e9 / 8
+
+
+def even_batch(rate: str, images_per_second: float) -> float:
+    """The global batch at which the formula has split and DDP even."""
+    with torch.device("meta"):
+        model = AlexNet(VARIANTS["paper"], CLASSES, 3, LocalTowers(2))
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    exchanged = Net("paper", 2, 3, SIZE, CLASSES).exchanged_bytes(images=1, element_size=2)
+    return 4 * parameters / (exchanged + bytes_per_second(rate) * HIDES / images_per_second)
+
+
+def measure(rate: str, batches: list[int], rounds: int) -> list[Row]:
+    """The table of one rate."""
+    jobs = [(batch, name) for batch in batches for name in ("split", "local")]
+    found: dict[tuple[int, str], list[dict[str, Any]]] = {job: [] for job in jobs}
+    for batch, name in (bar := tqdm(jobs * rounds, disable=None)):
+        bar.set_description(f"{rate} {name} {batch}")
+        found[batch, name].append(train(name, batch, steps=5))
+    rows: list[Row] = []
+    for (batch, name), runs in found.items():
+        speeds = [run["images_per_second"] for run in runs]
+        ddp = [run["images_per_second"] for run in found[batch, "local"]]
+        waits = [run["seconds_exchange"] + run["seconds_averaging"] for run in runs]
+        sent = runs[0]["bytes_per_step"]
+        rows.append(
+            {
+                "link": rate,
+                "batch": batch,
+                "": "DDP" if name == "local" else name,
+                "images/s": median(speeds),
+                "× DDP": median(a / b for a, b in zip(speeds, ddp, strict=True)),
+                "MB sent": sent / 1e6,
+                "on the wire, ms": 1e3 * sent / bytes_per_second(rate),
+                "not hidden, ms": 1e3 * median(waits),
+            }
+        )
+    return rows
+
+
+def main() -> None:
+    """Two rates."""
+    add = parser(__doc__)
+    add.set_defaults(rounds=2)
+    arguments = add.parse_args()
+    if reason := why_not():
+        print(f"skipped: this machine does not allow a slow link: {reason}")
+        return
+    rows, crossings = [], []
+    for rate, batches in {"1gbit": [128, 512, 1024], "10gbit": [32, 64, 128]}.items():
+        with slow_link(rate):
+            table = measure(rate, batches, arguments.rounds)
+        rows += table
+        # What the devices do when they need not wait: the split's speed without its waits.
+        split = [row for row in table if row[""] == "split"][-1]
+        seconds = split["batch"] / split["images/s"] - split["not hidden, ms"] / 1e3
+        computed = split["batch"] / seconds
+        crossings.append(
+            {
+                "link": rate,
+                "images/s without waiting": computed,
+                "even at batch, by formula": round(even_batch(rate, computed)),
+            }
+        )
+    tables = {"paper, 2 towers, 224 px, two ranks": rows, "where the two are even": crossings}
+    report("link", tables, arguments.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""A whole training step beside plain PyTorch, its share of the machine's peak, and where it goes.
+
+The peer is the same net as torchvision's reference training would have it (benchmarks/peers.py).
+Ours is the trainer's own step, from stored uint8 images to updated weights, in bf16: all towers in
+one process, and one tower on each of two ranks. GFLOP/s count the net's arithmetic alone, without
+normalisation, against the best that this machine reaches in a large bf16 matrix product.
+"""
+
+from collections.abc import Callable, Iterator
+from itertools import count
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks import peers
+from benchmarks.contest import Contestant, Row, contest, parser, report
+from comparison.formulas import Net
+from comparison.machine import measure_peak
+from data.synthetic import Synthetic
+from distributed.mesh import Mesh, launched_world, plan_mesh
+from training.config import Config
+from training.input import Share, make_preprocess, training_shares
+from training.loop import Trainer, build_model
+
+SIZE = 224
+NETS = {"paper": (2, 3, 1000), "d2l": (1, 1, 10)}
+"""Towers, channels and classes."""
+
+PARTS = {
+    "convolution": ("aten::mkldnn_convolution", "aten::convolution_backward"),
+    "matrix product": ("aten::mm", "aten::addmm", "aten::matmul"),
+    "normalisation": ("_Fused", "_FusedBackward"),
+    "pooling": ("aten::max_pool2d_with_indices", "aten::max_pool2d_with_indices_backward"),
+    "ReLU": ("aten::clamp_min", "aten::threshold_backward", "aten::relu"),
+    "copies and casts": ("aten::copy_", "aten::fill_", "aten::cat", "aten::constant_pad_nd"),
+    "optimiser": ("aten::_fused_sgd_",),
+}
+
+
+def ours(variant: str, towers: int, batch: int) -> Callable[[], dict[str, float]]:
+    """The trainer's step on this process's place in the mesh."""
+    trainer, shares = _trainer(variant, towers, batch)
+    return lambda: trainer.train_step(next(shares))
+
+
+def _trainer(variant: str, towers: int, batch: int) -> tuple[Trainer, Iterator[Share]]:
+    _, channels, classes = NETS[variant]
+    config = Config.model_validate(
+        {
+            "variant": variant,
+            "towers": towers,
+            "batch_size": batch,
+            "epochs": 10**6,
+            "precision": "bf16",
+            "data": {"name": "synthetic", "size": SIZE, "mean": 128.0, "deviation": 1.0},
+            "optimizer": {"learning_rate": 1e-5},
+        }
+    )
+    mesh = Mesh.start(plan_mesh(launched_world().size, towers, "auto"))
+    model = build_model(config, mesh, classes, channels)
+    images = Synthetic(
+        "train", 8 * batch, classes=classes, channels=channels, height=SIZE, width=SIZE
+    )
+    trainer = Trainer(config, mesh, model, make_preprocess(config, channels), 10**6)
+    return trainer, training_shares(config, mesh, images, 0, 10**6)
+
+
+def profiled(variant: str, towers: int, batch: int) -> Callable[[], list[Row]]:
+    """Steps of ours, whose time is told by part."""
+    step = ours(variant, towers, batch)
+    calls = count()
+
+    def run() -> list[Row]:
+        if next(calls) < 3:  # warm
+            step()
+            return []
+        with profile(activities=[ProfilerActivity.CPU]) as recorded:
+            step()
+        return _by_part(recorded, variant, towers, batch)
+
+    return run
+
+
+def _by_part(recorded: Any, variant: str, towers: int, batch: int) -> list[Row]:
+    times = {event.key: event.self_cpu_time_total / 1e3 for event in recorded.key_averages()}
+    whole = sum(times.values())
+    macs = _net(variant, towers).macs()
+    conv, fc = (
+        sum(value for name, value in macs.items() if name.startswith(kind))
+        for kind in ("conv", "fc")
+    )
+    flops = {"convolution": 6 * conv - 2 * macs["conv1"], "matrix product": 6 * fc}
+    rows: list[Row] = []
+    for part, names in PARTS.items():
+        spent = sum(times.pop(name, 0.0) for name in names)
+        speed = batch * flops[part] / spent / 1e6 if part in flops else None
+        rows.append({"part": part, "ms": spent, "share": spent / whole, "GFLOP/s": speed})
+    left = sum(times.values())
+    return [*rows, {"part": "all else", "ms": left, "share": left / whole}]
+
+
+def _net(variant: str, towers: int) -> Net:
+    _, channels, classes = NETS[variant]
+    return Net(variant, towers, channels, SIZE, classes)
+
+
+def compared(variant: str, batch: int, rounds: int, peak: float) -> list[Row]:
+    """The table of one net."""
+    towers, channels, classes = NETS[variant]
+    local = Contestant("ours, one process", ours, (variant, towers, batch))
+    split = Contestant("ours, split over two ranks", ours, (variant, 2, batch), ranks=2)
+    plain = Contestant("plain PyTorch", peers.training_step, (variant, channels, batch, classes))
+    timings = contest([plain, local, split] if towers == 2 else [plain, local], rounds)
+    gflop = batch * _net(variant, towers).flops() / 1e9
+    return [
+        {
+            "": name,
+            "images/s": batch / timing.seconds,
+            "× plain": timing.times_faster_than(timings["plain PyTorch"]),
+            "GFLOP/s": gflop / timing.seconds,
+            "of peak": gflop / timing.seconds / peak,
+        }
+        for name, timing in timings.items()
+    ]
+
+
+def main() -> None:
+    """Both nets."""
+    add = parser(__doc__)
+    add.add_argument("--batch", type=int, default=128, metavar="N", help="default: %(default)s")
+    arguments = add.parse_args()
+    peak = measure_peak(torch.bfloat16)
+    tables = {"peak": [{"bf16 matrix product, GFLOP/s": peak}]}
+    for variant, (towers, _, _) in NETS.items():
+        title = f"{variant}, {towers} tower(s), {SIZE} px, batch {arguments.batch}"
+        tables[title] = compared(variant, arguments.batch, arguments.rounds, peak)
+        with Contestant("profile", profiled, (variant, towers, arguments.batch)) as one:
+            tables[f"{variant}: a step in one process"] = one.run(4)[1]
+    report("step", tables, arguments.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,33 @@
+"""Without a GPU: what one would be given, in fake tensors, which have a device but no values.
+
+A tensor left on the CPU is an error among them as it is on a GPU. Backward passes and streams
+need a real device, and so does autocast.
+"""
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from data.preprocess import Preprocess
+from model.alexnet import AlexNet
+from model.keyed_random import image_keys
+from model.towers import LocalTowers
+from model.variants import VARIANTS
+
+CUDA = torch.device("cuda")
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("size", [64, 224])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_forward_pass_stays_on_the_device(variant, size, training):
+    with FakeTensorMode():
+        with CUDA:
+            model = AlexNet(VARIANTS[variant], 10, 3, LocalTowers(2))
+        images = torch.empty(4, 3, 256, 256, dtype=torch.uint8, device=CUDA)
+        keys = image_keys(0, 0, torch.arange(4, device=CUDA)) if training else None
+        preprocess = Preprocess(size, 256, [0.0] * 3, [1.0] * 3, True)
+        inputs = preprocess(images, keys)
+        assert inputs.is_contiguous(memory_format=torch.channels_last)
+        logits = model.train(training)(inputs, keys)
+    assert (logits.device.type, logits.shape) == ("cuda", (4, 10))
