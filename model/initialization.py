@@ -39,7 +39,15 @@ def xavier(layer: str, kind: str, full: Tensor, fan_in: int, draw: torch.Generat
         nn.init.xavier_uniform_(full, generator=draw)
 
 
-SCHEMES = {"released": released, "text": text, "xavier": xavier, "default": default}
+def he(layer: str, kind: str, full: Tensor, fan_in: int, draw: torch.Generator) -> None:
+    """He et al. 2015: weights from N(0, 2 / fan in), which keeps a ReLU net's scale; no biases."""
+    if kind == "bias":
+        nn.init.zeros_(full)
+    else:
+        nn.init.normal_(full, std=(2 / fan_in) ** 0.5, generator=draw)
+
+
+SCHEMES = {"released": released, "text": text, "xavier": xavier, "he": he, "default": default}
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ class Variant:
     conv1_padding: int = 2
     local_response_norm: bool = False
     dropout: tuple[float, float, float] = (0.0, 0.5, 0.5)
-    initial_values: Literal["released", "text", "xavier", "default"] = "default"
+    initial_values: Literal["released", "text", "xavier", "he", "default"] = "default"
     source: str = ""
 
 

@@ -103,7 +103,7 @@ class Config(Section):
     """The net: a row of model/variants.py."""
     towers: int = Field(2, ge=1)
     """Parallel streams of the net; 1 is the single-stream form."""
-    initial_values: Literal["released", "text", "xavier", "default"] | None = None
+    initial_values: Literal["released", "text", "xavier", "he", "default"] | None = None
     """Of the weights, see model/initialization.py; the variant's own, if not given."""
     placement: Literal["auto", "local", "split"] = "auto"
     """Towers in one process, or one on each rank; auto splits if the ranks divide into towers."""
