@@ -57,7 +57,7 @@ def settings_help() -> str:
     lines = []
     for key, field in _fields(Config):
         choices = _choices(field.annotation)
-        listed = f"  ({', '.join(choices)})" if choices else ""
+        listed = f"  ({', '.join(map(str, choices))})" if choices else ""
         lines.append(f"  {key} = {_plain(field.get_default())}{listed}")
         lines.append(f"      {field.description}")
     return "\n".join(lines)
