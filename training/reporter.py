@@ -16,7 +16,6 @@ from training.config import Config
 from training.folder import MetricsFile, RunFolder, writing
 from training.input import Share
 from training.loop import Trainer, why_not_compiled
-from training.plots import draw_curves
 from training.program import log_to_file
 from training.progress import Progress
 from training.settings import dump_config
@@ -118,6 +117,8 @@ class MainReporter(Reporter):
         summary = {**self.facts, "steps": steps, **self.totals.summary(), **last}
         with writing(self.folder.summary):
             self.folder.summary.write_text(json.dumps(summary, indent=1) + "\n")
+        from training.plots import draw_curves  # matplotlib is not worth waiting for at the start
+
         draw_curves(self.folder.metrics, self.folder.curves, self.folder.path.name)
         self.tracker.log_image("curves", self.folder.curves)
         self.tracker.summarize(summary)

@@ -1,4 +1,8 @@
-"""Weights & Biases: a run there, which may fail at any time without harm to the training."""
+"""Weights & Biases: a run there, which may fail at any time without harm to the training.
+
+``wandb`` is imported where it is used: that takes a third of a second, which ranks other than 0 and
+runs without tracking need not wait.
+"""
 
 import logging
 import netrc
@@ -9,8 +13,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
-
-import wandb
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +33,8 @@ def choose_mode(wanted: str) -> Mode:
 def _has_api_key() -> bool:
     if os.environ.get("WANDB_API_KEY"):
         return True
+    import wandb
+
     own = os.environ.get("WANDB_BASE_URL")
     url = own or wandb.Settings.model_fields["base_url"].default
     hosts = {urlsplit(url).netloc, "" if own else "api.wandb.ai"}
@@ -46,20 +50,24 @@ class Tracker:
     def __init__(self, mode: Mode, folder: Path, **run: Any) -> None:
         """``run`` is what ``wandb.init`` takes; an ``id`` of None starts a new run."""
         self.run: Any = None
+        self.wandb: Any = None
         self.run_id: str | None = run["id"]
-        arguments = {"dir": folder, "resume": "allow", "settings": _settings(), **run}
+        arguments = {"dir": folder, "resume": "allow", **run}
         if mode == "online":
             _attempt(lambda: self._start("online", arguments))
             if self.run is None:
                 log.warning("W&B: the run is kept offline instead")
-                _attempt(wandb.teardown)
+                _attempt(lambda: self.wandb.teardown())
                 mode = "offline"
         if mode == "offline":
             _attempt(lambda: self._start("offline", arguments))
 
     def _start(self, mode: Mode, arguments: dict[str, Any]) -> None:
+        import wandb
+
+        self.wandb = wandb
         with _no_terminal():
-            run = wandb.init(mode=mode, **arguments)
+            run = wandb.init(mode=mode, settings=_settings(), **arguments)
         run.define_metric("global_step")
         for group in ("train/*", "test/*", "time/*"):
             run.define_metric(group, step_metric="global_step")
@@ -81,13 +89,13 @@ class Tracker:
 
     def log_image(self, name: str, path: Path) -> None:
         """Log a picture file."""
-        self._do(lambda run: run.log({name: wandb.Image(str(path))}))
+        self._do(lambda run: run.log({name: self.wandb.Image(str(path))}))
 
     def log_table(self, name: str, rows: list[dict[str, Any]]) -> None:
         """Log rows of flat keys as a table."""
         columns: list[str | int] = list(dict.fromkeys(key for row in rows for key in row))
         cells = [[row.get(str(column)) for column in columns] for row in rows]
-        self._do(lambda run: run.log({name: wandb.Table(columns=columns, data=cells)}))
+        self._do(lambda run: run.log({name: self.wandb.Table(columns=columns, data=cells)}))
 
     def summarize(self, summary: dict[str, Any]) -> None:
         """Put the outcome of the run into its summary."""
@@ -97,8 +105,9 @@ class Tracker:
         """End the run, within ``FINISH_SECONDS``."""
         self._do(lambda run: run.finish(exit_code=exit_code))
         self.run = None
-        with suppress(Exception):  # where the service has died, the interpreter's exit would trip
-            wandb.teardown()
+        if self.wandb is not None:
+            with suppress(Exception):  # if the service has died, the interpreter's exit would trip
+                self.wandb.teardown()
 
     def _do(self, work: Callable[[Any], Any]) -> None:
         if self.run is not None and not _attempt(lambda: work(self.run)):
@@ -127,6 +136,8 @@ def _attempt(work: Callable[[], Any]) -> bool:
 
 
 def _settings() -> dict[str, Any]:
+    import wandb
+
     wanted = {
         "console": "off",
         "silent": True,

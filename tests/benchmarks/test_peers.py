@@ -1,0 +1,38 @@
+"""The peers are the same nets as ours, and the formulas of the benchmarks are the known ones."""
+
+import pytest
+import torch
+
+from benchmarks import link
+from benchmarks.peers import NETS, training_step
+from model.alexnet import AlexNet
+from model.towers import LocalTowers
+from model.variants import VARIANTS
+
+
+@pytest.mark.parametrize(
+    ("name", "towers", "channels", "classes", "parameters"),
+    [("paper", 2, 3, 1000, 60_965_224), ("d2l", 1, 1, 10, 46_764_746)],
+)
+def test_a_peer_computes_what_ours_does(name, towers, channels, classes, parameters):
+    peer = NETS[name](classes).eval()
+    assert sum(parameter.numel() for parameter in peer.parameters()) == parameters
+    ours = AlexNet(VARIANTS[name], classes, channels, LocalTowers(towers)).eval()
+    ours.load_state_dict(dict(zip(ours.state_dict(), peer.state_dict().values(), strict=True)))
+    images = torch.randn(2, channels, 224, 224)
+    with torch.no_grad():
+        logits, theirs = ours(images), peer(images)
+    # Of two towers nn.LocalResponseNorm lets the channels at their border see each other.
+    tolerance = 1e-3 if name == "paper" else 1e-5
+    assert (logits - theirs).abs().max() < tolerance * theirs.abs().max()
+
+
+def test_a_peer_learns():
+    step = training_step("d2l", 1, 2, 10)
+    step()
+
+
+def test_without_bandwidth_the_split_is_even_with_ddp_at_the_published_batch():
+    # 1,005 images where maps and gradients have one precision; bf16 maps travel at half the cost.
+    assert link.even_batch("0.000001gbit", 1000.0) == pytest.approx(2 * 1005, abs=5)
+    assert link.even_batch("10gbit", 230.0) < link.even_batch("1gbit", 230.0) < 600
