@@ -23,8 +23,8 @@ from distributed.ledger import Ledger
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 
 
-class Towers(NamedTuple):
-    """The ranks that meet, and the ledger of what that costs this one."""
+class _Ranks(NamedTuple):
+    """Those that meet, and the ledger of what that costs this one."""
 
     group: dist.ProcessGroup
     ledger: Ledger
@@ -52,8 +52,8 @@ def meet(
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
     bias = None if layer.bias is None else layer.bias.to(dtype)
     operation = _Convolution(layer.padding) if isinstance(layer, nn.Conv2d) else _Product()
-    towers = Towers(group, ledger)
-    return _Meeting.apply(x.to(dtype), layer.weight.to(dtype), bias, operation, towers)
+    ranks = _Ranks(group, ledger)
+    return _Meeting.apply(x.to(dtype), layer.weight.to(dtype), bias, operation, ranks)
 
 
 @torch.compiler.disable
@@ -110,40 +110,40 @@ class _Meeting(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         operation: _Product | _Convolution,
-        towers: Towers,
+        ranks: _Ranks,
     ) -> Tensor:
-        group, ledger = towers
+        group, ledger = ranks
         with ledger.part("exchange"):
             own = x.movedim(1, -1).contiguous()
             received = own.new_empty(group.size(), *own.shape)
-            work = _send(_all_gather, received.flatten(0, 1), own, towers, own.nbytes)
+            work = _send(_all_gather, received.flatten(0, 1), own, ranks, own.nbytes)
         weights = weight.chunk(group.size(), 1)
         out = operation.apply(x, weights[group.rank()], bias)
         with ledger.part("exchange"):
             _wait(work)
         parts = received.movedim(-1, 2)
-        for rank in towers.others:
+        for rank in ranks.others:
             out += operation.apply(parts[rank], weights[rank], None)
         ctx.save_for_backward(parts, weight)
-        ctx.operation, ctx.towers, ctx.has_bias = operation, towers, bias is not None
+        ctx.operation, ctx.ranks, ctx.has_bias = operation, ranks, bias is not None
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         parts, weight = ctx.saved_tensors
-        operation, (group, ledger) = ctx.operation, ctx.towers
+        operation, (group, ledger) = ctx.operation, ctx.ranks
         weights = weight.chunk(group.size(), 1)
 
         def gradient_of(rank: int) -> Tensor:
             return operation.input_gradient(grad, parts[rank], weights[rank])
 
         to_send = torch.zeros_like(parts.movedim(2, -1))
-        for rank in ctx.towers.others:
+        for rank in ctx.ranks.others:
             to_send[rank] = gradient_of(rank).movedim(1, -1)
         with ledger.part("exchange"):
             received = torch.empty_like(to_send)
-            work = _send(dist.all_to_all_single, received, to_send, ctx.towers, to_send[0].nbytes)
+            work = _send(dist.all_to_all_single, received, to_send, ctx.ranks, to_send[0].nbytes)
         grad_x = gradient_of(group.rank())
         whole = torch.cat(parts.unbind(), 1)
         grad_weight = operation.weight_gradient(grad, whole, weight)
@@ -154,10 +154,10 @@ class _Meeting(torch.autograd.Function):
         return grad_x, grad_weight, grad_bias, None, None
 
 
-def _send(collective: Any, to: Tensor, what: Tensor, towers: Towers, size: int) -> Any:
+def _send(collective: Any, to: Tensor, what: Tensor, ranks: _Ranks, size: int) -> Any:
     """Start a collective in which each other rank is sent ``size`` bytes."""
-    towers.ledger.bytes_sent += len(towers.others) * size
-    return collective(to, what, group=towers.group, async_op=True) if what.numel() else None
+    ranks.ledger.bytes_sent += len(ranks.others) * size
+    return collective(to, what, group=ranks.group, async_op=True) if what.numel() else None
 
 
 def _wait(work: Any) -> None:
