@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import socket
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -45,19 +46,27 @@ class Contestant:
         for rank in range(self.ranks):
             ours, theirs = context.Pipe()
             arguments = theirs, self.make, self.arguments, rank, self.ranks, port
-            process = context.Process(target=_serve, args=arguments, daemon=True)
+            # No daemon, which could not start workers; it ends when this process does.
+            process = context.Process(target=_serve, args=arguments)
             process.start()
             theirs.close()
             self.pipes.append(ours)
             self.processes.append(process)
-        self.run(1)  # build and warm up
+        try:
+            self.run(1)  # build and warm up
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def run(self, calls: int) -> tuple[float, Any]:
         """Seconds for a call, of the slowest rank, and what rank 0's last call returned."""
         for pipe in self.pipes:
             pipe.send(calls)
-        answers = [pipe.recv() for pipe in self.pipes]
+        try:
+            answers = [pipe.recv() for pipe in self.pipes]
+        except EOFError:
+            sys.exit(f"{self.name} failed: its error is above")
         return max(seconds for seconds, _ in answers) / calls, answers[0][1]
 
     def __exit__(self, *_: object) -> None:

@@ -4,11 +4,16 @@ Two network namespaces stand for two hosts, joined by a virtual cable (veth) who
 bucket (tc tbf) holds to a rate. Each rank has one core. Needs root, iproute2, and two cores; where
 the machine does not allow it, this says so and ends.
 
-The formula: with N parameters of which DDP sends 4 bytes each, e elements an image at the towers'
-meetings of 2 bytes each, a link of β bytes/s, and DDP hiding its traffic behind the part W of a
-step of B/R seconds, the split is the faster one below
+The formula: with N parameters of which DDP sends 4 bytes each, e bytes an image at the towers'
+meetings, a link of β bytes/s, and R images/s that both devices compute together without waiting, a
+step takes
 
-    B = 4 N / (2 e + β W / R)        images
+    split   B/R + e B/β
+    DDP     B/R + D + max(0, 4 N/β - W B/R)
+
+W is the part of a step behind which DDP's traffic can hide. D is what DDP costs beside waiting:
+each rank updates all weights, and on a CPU adds up the gradients on the core that computes. The two
+are even where these are equal.
 """
 
 import os
@@ -110,13 +115,41 @@ def bytes_per_second(rate: str) -> float:
     return float(rate.removesuffix("gbit")) * 1e9 / 8
 
 
-def even_batch(rate: str, images_per_second: float) -> float:
-    """The global batch at which the formula has split and DDP even."""
+def even_batch(rate: str, images_per_second: float, ddp_seconds: float) -> float:
+    """The global batch B at which the formula has split and DDP even."""
     with torch.device("meta"):
         model = AlexNet(VARIANTS["paper"], CLASSES, 3, LocalTowers(2))
-    parameters = sum(parameter.numel() for parameter in model.parameters())
+    gradients = 4 * sum(parameter.numel() for parameter in model.parameters())
     exchanged = Net("paper", 2, 3, SIZE, CLASSES).exchanged_bytes(images=1, element_size=2)
-    return 4 * parameters / (exchanged + bytes_per_second(rate) * HIDES / images_per_second)
+    beta, hidden = bytes_per_second(rate), HIDES / images_per_second
+    exposed = (gradients + beta * ddp_seconds) / (exchanged + beta * hidden)
+    if gradients / beta >= hidden * exposed:
+        return exposed
+    return beta * ddp_seconds / exchanged
+
+
+def crossings(rows: list[Row]) -> list[Row]:
+    """Where the formula has the two even at each rate, from what the devices were seen to do."""
+    found = []
+    for rate in dict.fromkeys(row["link"] for row in rows):
+        computing = {
+            (row["batch"], row[""]): row["batch"] / row["images/s"] - row["not hidden, ms"] / 1e3
+            for row in rows
+            if row["link"] == rate
+        }
+        batches = sorted({batch for batch, _ in computing})
+        speed = median(batch / computing[batch, "split"] for batch in batches)
+        extra = median(computing[batch, "DDP"] - computing[batch, "split"] for batch in batches)
+        found.append(
+            {
+                "link": rate,
+                "R, images/s": speed,
+                "D, ms": 1e3 * extra,
+                "even at batch": round(even_batch(rate, speed, extra)),
+                "even at batch, if D were 0": round(even_batch(rate, speed, 0.0)),
+            }
+        )
+    return found
 
 
 def measure(rate: str, batches: list[int], rounds: int) -> list[Row]:
@@ -155,23 +188,14 @@ def main() -> None:
     if reason := why_not():
         print(f"skipped: this machine does not allow a slow link: {reason}")
         return
-    rows, crossings = [], []
+    rows: list[Row] = []
     for rate, batches in {"1gbit": [128, 512, 1024], "10gbit": [32, 64, 128]}.items():
         with slow_link(rate):
-            table = measure(rate, batches, arguments.rounds)
-        rows += table
-        # What the devices do when they need not wait: the split's speed without its waits.
-        split = [row for row in table if row[""] == "split"][-1]
-        seconds = split["batch"] / split["images/s"] - split["not hidden, ms"] / 1e3
-        computed = split["batch"] / seconds
-        crossings.append(
-            {
-                "link": rate,
-                "images/s without waiting": computed,
-                "even at batch, by formula": round(even_batch(rate, computed)),
-            }
-        )
-    tables = {"paper, 2 towers, 224 px, two ranks": rows, "where the two are even": crossings}
+            rows += measure(rate, batches, arguments.rounds)
+    tables = {
+        "paper, 2 towers, 224 px, two ranks": rows,
+        "where the formula has them even": crossings(rows),
+    }
     report("link", tables, arguments.json)
 
 

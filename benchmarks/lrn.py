@@ -45,6 +45,7 @@ def make(form: str, place: str, dtype: str, layout: str) -> Callable[[], None]:
             torch.mul(x, grad)
             torch.mul(x, grad)
         else:
+            x.grad = None
             norms[form](x).backward(grad)
 
     return both_ways

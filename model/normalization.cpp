@@ -31,6 +31,7 @@ struct Norm {
     int64_t outer, inner;
     int channels;
     float scale, k;
+    float floor; // smaller numbers are raised to it first: 0 is a ReLU, -infinity does nothing
     int threads;
 };
 
@@ -129,7 +130,10 @@ void forward(const T* x, T* y, const Norm& norm) {
         float a[TILE], squares[PADDED];
         tile.load(x, a);
         tile.clear_margins(squares);
-        tile.each([&](int j, int p) { squares[p] = a[j] * a[j]; });
+        tile.each([&](int j, int p) {
+            a[j] = a[j] < norm.floor ? norm.floor : a[j]; // which a NaN is not
+            squares[p] = a[j] * a[j];
+        });
         tile.each([&](int j, int p) {
             a[j] *= power(norm.k + norm.scale * tile.window_sum(squares + p));
         });
@@ -148,7 +152,10 @@ void backward(const T* x, const T* grad_y, T* grad_x, const Norm& norm) {
         tile.load(grad_y, g);
         tile.clear_margins(squares);
         tile.clear_margins(through);
-        tile.each([&](int j, int p) { squares[p] = a[j] * a[j]; });
+        tile.each([&](int j, int p) {
+            a[j] = a[j] < norm.floor ? norm.floor : a[j]; // which a NaN is not
+            squares[p] = a[j] * a[j];
+        });
         tile.each([&](int j, int p) {
             const float q = norm.k + norm.scale * tile.window_sum(squares + p);
             const float y = power(q);
@@ -156,7 +163,8 @@ void backward(const T* x, const T* grad_y, T* grad_x, const Norm& norm) {
             through[p] = g[j] * a[j] * (q * y * y) * (q * y * y);
         });
         tile.each([&](int j, int p) {
-            g[j] -= 1.5f * norm.scale * a[j] * tile.window_sum(through + p);
+            const float gradient = g[j] - 1.5f * norm.scale * a[j] * tile.window_sum(through + p);
+            g[j] = a[j] > norm.floor ? gradient : 0;
         });
         tile.store(g, grad_x);
     }

@@ -1,6 +1,7 @@
 """Local response normalisation, Krizhevsky et al. 2012, section 3.3."""
 
 import ctypes
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,21 +26,26 @@ class LocalResponseNorm(nn.Module):
     below live on them.
 
     ``towers`` groups of channels are normalised apart: at the border between two towers a channel
-    never sees the other's. Input and output (B, C, H, W), of the same layout.
+    never sees the other's. With ``rectify`` the input goes through a ReLU first, in the same pass.
+    Input and output (B, C, H, W), of the same layout.
     """
 
-    def __init__(self, towers: int = 1, alpha: float = 1e-4, k: float = 2.0) -> None:
+    def __init__(
+        self, towers: int = 1, alpha: float = 1e-4, k: float = 2.0, *, rectify: bool = False
+    ) -> None:
         super().__init__()
-        self.towers, self.alpha, self.k = towers, alpha, k
+        self.towers, self.alpha, self.k, self.rectify = towers, alpha, k, rectify
 
     @override
     def forward(self, x: Tensor) -> Tensor:
-        settings = Settings(self.towers, self.alpha / WINDOW, self.k)
-        return _fused(x, settings) if _has_kernel(x, self.towers) else _Plain.apply(x, settings)
+        settings = Settings(self.towers, self.alpha / WINDOW, self.k, self.rectify)
+        if _has_kernel(x, self.towers):
+            return _fused(x, settings)
+        return _Plain.apply(x.relu() if self.rectify else x, settings)
 
     @override
     def extra_repr(self) -> str:
-        return f"towers={self.towers}, alpha={self.alpha}, k={self.k}"
+        return f"towers={self.towers}, alpha={self.alpha}, k={self.k}, rectify={self.rectify}"
 
 
 class Settings(NamedTuple):
@@ -48,6 +54,7 @@ class Settings(NamedTuple):
     towers: int
     scale: float
     k: float
+    rectify: bool
 
 
 # --- In plain PyTorch -----------------------------------------------------------------------------
@@ -105,6 +112,7 @@ class _Norm(ctypes.Structure):
         ("channels", ctypes.c_int),
         ("scale", ctypes.c_float),
         ("k", ctypes.c_float),
+        ("floor", ctypes.c_float),
         ("threads", ctypes.c_int),
     ]
 
@@ -153,6 +161,7 @@ def _run(name: str, settings: Settings, x: Tensor, *others: Tensor) -> Tensor:
         channels=channels // towers,
         scale=settings.scale,
         k=settings.k,
+        floor=0.0 if settings.rectify else -math.inf,
         threads=torch.get_num_threads(),
     )
     out = torch.empty_like(x)

@@ -20,8 +20,9 @@ def form(request, monkeypatch):
         pytest.skip("no C++ compiler here")
 
 
-def reference():
-    return nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75, k=2.0)
+def reference(*, rectify=False):
+    norm = nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75, k=2.0)
+    return nn.Sequential(nn.ReLU(), norm) if rectify else norm
 
 
 def outputs(norm, x, grad):
@@ -34,12 +35,12 @@ def outputs(norm, x, grad):
 @pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("shape", [(2, 24, 7, 7), (3, 96, 13, 11), (1, 4, 1, 1), (2, 130, 5, 40)])
-def test_equals_pytorch_forward_and_backward(shape, layout):
+@pytest.mark.parametrize("rectify", [False, True])
+def test_equals_pytorch_forward_and_backward(shape, layout, rectify):
     x = (100 * torch.randn(shape)).to(memory_format=layout)
     grad = torch.randn(shape)
-    for ours, theirs in zip(
-        outputs(LocalResponseNorm(), x, grad), outputs(reference(), x, grad), strict=True
-    ):
+    norm, peer = LocalResponseNorm(rectify=rectify), reference(rectify=rectify)
+    for ours, theirs in zip(outputs(norm, x, grad), outputs(peer, x, grad), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
@@ -105,8 +106,9 @@ def test_half_precision_stays_within_its_rounding(layout, dtype):
 
 @pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_what_is_not_a_number_stays_so(dtype):
+@pytest.mark.parametrize("rectify", [False, True])
+def test_what_is_not_a_number_stays_so(dtype, rectify):
     x = torch.ones(1, 24, 4, 4, dtype=dtype)
     x[0, 10, 1, 2] = float("nan")
-    y = LocalResponseNorm()(x)
+    y = LocalResponseNorm(rectify=rectify)(x)
     assert y[0, 8:13, 1, 2].isnan().all()
