@@ -46,7 +46,11 @@ def _forever(epoch: Callable[[int], Iterator[Any]]) -> Callable[[], None]:
             number += 1
 
     stream = batches()
-    return lambda: next(stream) and None
+
+    def read_one() -> None:
+        next(stream)
+
+    return read_one
 
 
 def d2l(size: int) -> Callable[[], None]:
