@@ -25,13 +25,10 @@ def load_kernels(source: Path) -> ctypes.CDLL | None:
     """The library compiled from ``source``; None, said once, where it cannot be compiled."""
     try:
         return ctypes.CDLL(str(_compiled(source)))
-    except (OSError, subprocess.CalledProcessError) as error:
+    except (OSError, RuntimeError, subprocess.CalledProcessError) as error:
         complaint = getattr(error, "stderr", None) or str(error)
-        log.warning(
-            "no fast kernel from %s, a slower form is used: %s",
-            source.name,
-            complaint.strip().splitlines()[0],
-        )
+        first_line = complaint.strip().partition("\n")[0]
+        log.warning("no fast kernel from %s, a slower form is used: %s", source.name, first_line)
         return None
 
 
