@@ -8,13 +8,13 @@ from torch import Tensor
 
 from data import Split
 
-NOISE_IMAGES = 64
+NOISE_IMAGES = 256
 
 
 class Synthetic:
     """Random images that show their class: a smooth pattern per class under pixel noise.
 
-    An image is its class's pattern plus two of ``NOISE_IMAGES`` noise images, so reading costs
+    An image is its class's pattern plus one of ``NOISE_IMAGES`` noise images, so reading costs
     little and memory does not grow with ``length``. Everything follows from ``seed``; both splits
     share their patterns, not their images.
     """
@@ -38,13 +38,13 @@ class Synthetic:
         coarse = torch.rand(classes, channels, 4, 4, generator=shared)
         patterns = (F.interpolate(coarse, (height, width), mode="bilinear") * 128).byte()
         noise_shape = (NOISE_IMAGES, channels, height, width)
-        noise = torch.randint(64, noise_shape, generator=shared, dtype=torch.uint8)
+        noise = torch.randint(128, noise_shape, generator=shared, dtype=torch.uint8)
         self.patterns, self.noise = (
             each.contiguous(memory_format=torch.channels_last) for each in (patterns, noise)
         )
         own = torch.Generator().manual_seed(seed + (1 if split == "train" else 2))
         self.labels = torch.randint(classes, (length,), generator=own)
-        self.noise_pairs = torch.randint(NOISE_IMAGES, (2, length), generator=own)
+        self.noises = torch.randint(NOISE_IMAGES, (length,), generator=own)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -54,7 +54,7 @@ class Synthetic:
         labels = self.labels[indices]
         shape = (len(indices), self.channels, self.height, self.width)
         images = torch.empty(shape, dtype=torch.uint8, memory_format=torch.channels_last)
-        parts = zip(images, labels.tolist(), *self.noise_pairs[:, indices].tolist(), strict=True)
-        for image, label, first, second in parts:
-            torch.add(self.patterns[label], self.noise[first], out=image).add_(self.noise[second])
+        parts = zip(images, labels.tolist(), self.noises[indices].tolist(), strict=True)
+        for image, label, noise in parts:
+            torch.add(self.patterns[label], self.noise[noise], out=image)
         return images, labels
