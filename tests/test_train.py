@@ -25,6 +25,7 @@ SETTINGS = (
     *("data.synthetic_length=40", "data.mean=100.0", "data.deviation=20.0", "data.mirror=true"),
     *("batch_size=8", "epochs=2", f"max_steps={STEPS}", "checkpoint_every=3", "variant=d2l"),
     *("precision=fp32", "schedule.name=one_cycle", "tracking.mode=disabled"),
+    *("initial_values=xavier", "optimizer.learning_rate=0.006", "data.test_views=1"),
 )
 
 

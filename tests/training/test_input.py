@@ -148,7 +148,7 @@ def test_each_test_image_is_counted_once(images, replicas):
 def test_mean_and_deviation_are_for_all_channels_or_for_each(mean, deviation, first):
     config = Config(data=DataConfig(size=64, mean=mean, deviation=deviation))
     images = torch.tensor([0, 100], dtype=torch.uint8)[None, :, None, None].expand(1, 2, 64, 64)
-    assert make_preprocess(config, 2)(images)[0, :, 0, 0].tolist() == first
+    assert make_preprocess(config, 2)(images)[0, :, 0, 0].tolist() == pytest.approx(first, abs=1e-6)
 
 
 def test_images_are_resized_to_the_size_itself_if_nothing_else_is_said():
