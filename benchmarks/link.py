@@ -41,7 +41,7 @@ from training.folder import RunFolder
 NAMESPACES, ADDRESSES, CABLE = ("alexnet-a", "alexnet-b"), ("10.77.0.1", "10.77.0.2"), "alexnet0"
 PORT, SIZE, CLASSES = 29555, 224, 10
 HIDES = 0.61
-"""W: the convolutions' part of a step's backward pass, in which fc6 to fc8's gradients travel."""
+"""W: while the convolutions go backward, the gradients of fc6 to fc8, which are ready, travel."""
 
 
 def why_not() -> str | None:

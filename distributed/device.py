@@ -98,9 +98,10 @@ def on_device(batches: Iterable[Tensors], device: torch.device) -> Iterator[Tens
 
     ahead: Tensors | None = None
     for batch in batches:
-        if ahead is not None:
-            yield handed_over(ahead)
-        ahead = copied(batch)
+        ready = None if ahead is None else handed_over(ahead)
+        ahead = copied(batch)  # before the work on the one that is ready
+        if ready is not None:
+            yield ready
     if ahead is not None:
         yield handed_over(ahead)
 

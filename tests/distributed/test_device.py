@@ -1,6 +1,10 @@
 """A process's share of the machine, and the ledger of its time."""
 
+import platform
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -29,6 +33,31 @@ def test_cores_are_shared_out_unless_threads_were_chosen(
     if chosen:
         monkeypatch.setenv("OMP_NUM_THREADS", chosen)
     assert share_of_cores(processes) == threads
+
+
+FAULTS = """
+import resource, sys, torch
+from distributed.device import keep_freed_memory
+torch.set_num_threads(1)
+if sys.argv[1] == "kept":
+    keep_freed_memory()
+faults = []
+for _ in range(40):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(2**24)
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(sum(faults[-10:]))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="an allocator that is not known")
+def test_memory_that_was_freed_is_used_again_without_the_system():
+    root = Path(device.__file__).parents[1]
+    kept, returned = (
+        int(subprocess.check_output([sys.executable, "-c", FAULTS, how], cwd=root))
+        for how in ("kept", "returned")
+    )
+    assert kept < returned / 10, "once the heap has found its size"
 
 
 def test_more_processes_than_gpus_are_refused_with_both_numbers(monkeypatch):
