@@ -85,7 +85,7 @@ def compare_speeds(arguments: argparse.Namespace) -> int:
             net=Net(
                 config.variant, placement.towers, images.channels, data.size, len(images.classes)
             ),
-            precision=config.precision,
+            config=config,
             peak_gflops=peak,
             devices=devices,
         )

@@ -64,9 +64,9 @@ class Net:
         return (2 * (n - 1) * gathered + logits) * images * element_size
 
 
-def averaged_bytes(replicas: int, parameters: int) -> float:
-    """Bytes that one rank sends to average the fp32 gradients of its ``parameters``."""
-    return 2 * (replicas - 1) / replicas * parameters * 4
+def averaged_bytes(replicas: int, parameters: int, element_size: int) -> float:
+    """Bytes that one rank sends to average the gradients of its ``parameters``."""
+    return 2 * (replicas - 1) / replicas * parameters * element_size
 
 
 def _pooled(side: int) -> int:

@@ -3,20 +3,25 @@
 from statistics import median
 from typing import Any
 
+import torch
+
 from comparison.formulas import Net, averaged_bytes
 from comparison.placements import Placement
 from distributed.ledger import PARTS
-from training.config import DTYPES
+from training.config import DTYPES, Config
 
 Measurement = dict[str, Any]
 """``placement``, ``global_batch``, ``round`` and what ``steady_speed`` gives, or an ``error``."""
 
 
-def bytes_by_formula(placement: Placement, net: Net, batch: int, precision: str, held: int) -> int:
+def bytes_by_formula(placement: Placement, net: Net, batch: int, config: Config, held: int) -> int:
     """Bytes that a rank with ``held`` parameters sends in a step, at the meetings and for DDP."""
-    sent = averaged_bytes(placement.replicas, held)
+    dtype = DTYPES[config.precision]
+    weights = torch.promote_types(dtype, torch.float32)
+    gradients = torch.bfloat16 if config.compress_gradients else weights
+    sent = averaged_bytes(placement.replicas, held, gradients.itemsize)
     if placement.split:
-        sent += net.exchanged_bytes(batch // placement.replicas, DTYPES[precision].itemsize)
+        sent += net.exchanged_bytes(batch // placement.replicas, dtype.itemsize)
     return round(sent)
 
 
@@ -26,7 +31,7 @@ def make_row(
     measurements: list[Measurement],
     *,
     net: Net,
-    precision: str,
+    config: Config,
     peak_gflops: float,
     devices: int,
 ) -> dict[str, Any]:
@@ -51,7 +56,7 @@ def make_row(
         "placement": placement.name,
         "world_size": placement.processes,
         "global_batch": batch,
-        "precision": precision,
+        "precision": config.precision,
         "rounds": len(whole),
         "flops_per_image": net.flops(),
         "error": next((each["error"] for each in own if "error" in each), None),
@@ -83,7 +88,7 @@ def make_row(
         "share_of_peak": gflops / (peak_gflops * min(placement.processes, devices)),
         **{f"seconds_{p}": median(each[f"seconds_{p}"] for each in whole) for p in PARTS},
         "bytes_per_step": whole[-1]["bytes_per_step"],
-        "bytes_per_step_formula": bytes_by_formula(placement, net, batch, precision, held),
+        "bytes_per_step_formula": bytes_by_formula(placement, net, batch, config, held),
         "peak_memory_bytes": max(each["peak_memory_bytes"] for each in whole),
         "parameters": held,
     }

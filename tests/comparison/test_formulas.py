@@ -43,6 +43,6 @@ def test_two_towers_send_57576_elements_for_an_image():
 
 
 def test_two_replicas_send_their_gradients_once():
-    assert averaged_bytes(2, 1000) == 4000
-    assert averaged_bytes(4, 1000) == 6000
-    assert averaged_bytes(1, 1000) == 0
+    assert averaged_bytes(2, 1000, 4) == 4000
+    assert averaged_bytes(4, 1000, 4) == 6000
+    assert averaged_bytes(1, 1000, 4) == 0

@@ -9,7 +9,7 @@ from PIL import Image
 from comparison.charts import draw_charts
 from comparison.formulas import Net
 from comparison.placements import chosen, placements
-from comparison.results import make_row
+from comparison.results import bytes_by_formula, make_row
 from comparison.session import Comparison, Job
 from comparison.tables import as_text, write_csv
 from distributed.ledger import PARTS
@@ -53,12 +53,26 @@ def _rows(measurements, devices=1, names=tuple(SPEEDS)):
             32,
             measurements,
             net=Net("paper", table[name].towers, 3, 224, 1000),
-            precision="bf16",
+            config=Config(precision="bf16"),
             peak_gflops=1000.0,
             devices=devices,
         )
         for name in names
     ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "each"),
+    [
+        ({}, 4),
+        ({"precision": "fp64"}, 8),
+        ({"precision": "bf16"}, 4),
+        ({"compress_gradients": True}, 2),
+    ],
+)
+def test_gradients_travel_as_what_the_config_makes_them(settings, each):
+    ddp, net = placements(2)["ddp"], Net("paper", 2, 3, 224, 1000)
+    assert bytes_by_formula(ddp, net, 32, Config(**settings), held=1000) == 1000 * each
 
 
 def test_speedups_are_medians_of_the_ratios_within_a_round(measurements):
