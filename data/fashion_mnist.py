@@ -3,7 +3,6 @@
 import fcntl
 import gzip
 import hashlib
-import os
 import socket
 import subprocess
 import tempfile
@@ -18,6 +17,7 @@ from torch import Tensor
 from torchvision import datasets
 
 from data import Split
+from model.cache import cache_folder
 from model.errors import InputError
 
 MD5 = {
@@ -74,13 +74,8 @@ def prepare(folder: Path | None = None) -> Path:
             f"{folder} does not hold the four files of Fashion-MNIST ({', '.join(MD5)}, with or "
             "without .gz): put them there, or leave data.folder out to have them downloaded"
         )
-    cache = _cache_folder()
+    cache = cache_folder() / "fashion-mnist"
     return _files_in(SYSTEM_FOLDER) or _files_in(cache) or _download(cache)
-
-
-def _cache_folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "alexnet-trainer" / "fashion-mnist"
 
 
 def _files_in(folder: Path) -> Path | None:

@@ -4,12 +4,13 @@ import ctypes
 import functools
 import hashlib
 import logging
-import os
 import platform
 import shutil
 import subprocess
 import tempfile
 from pathlib import Path
+
+from model.cache import cache_folder
 
 log = logging.getLogger(__name__)
 
@@ -40,11 +41,12 @@ def _compiled(source: Path) -> Path:
     compiler = next((found for name in COMPILERS if (found := shutil.which(name))), None)
     if compiler is None:
         raise FileNotFoundError(f"none of {', '.join(COMPILERS)} is installed")
-    kept = _folder() / f"{source.stem}-{_fingerprint(source, compiler)}.so"
+    name = f"{source.stem}-{_fingerprint(source, compiler)}.so"
+    kept = cache_folder() / "kernels" / name
     if not kept.exists():
         kept.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=kept.parent) as scratch:
-            made = Path(scratch) / kept.name
+            made = Path(scratch) / name
             command = [compiler, *FLAGS, str(source), "-o", str(made)]
             subprocess.run(command, check=True, capture_output=True, text=True)
             made.replace(kept)
@@ -59,8 +61,3 @@ def _fingerprint(source: Path, compiler: str) -> str:
     features = [line for line in lines if line.startswith(("flags", "Features"))][:1]
     parts = [source.read_text(), *FLAGS, version.decode(), platform.processor(), *features]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
-
-
-def _folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "alexnet-trainer" / "kernels"
