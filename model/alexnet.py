@@ -8,6 +8,7 @@ from torch.nn.functional import relu
 from model.dropout import Dropout
 from model.errors import InputError
 from model.normalization import LocalResponseNorm
+from model.pooling import RectifiedPool
 from model.towers import ConvShape, Towers
 from model.variants import Variant
 
@@ -37,11 +38,8 @@ class AlexNet(nn.Module):
         self.fc6 = towers.linear(inputs, hidden)
         self.fc7 = towers.linear(hidden, hidden)
         self.fc8 = towers.classifier(hidden, classes)
-        self.norm = (
-            LocalResponseNorm(len(towers.here), rectify=True)
-            if variant.local_response_norm
-            else None
-        )
+        norm = LocalResponseNorm(len(towers.here)) if variant.local_response_norm else None
+        self.norm_pool, self.pool = RectifiedPool(norm), RectifiedPool()
         before, after6, after7 = variant.dropout
         self.dropout5 = Dropout(before, towers.units(inputs), stream=5)
         self.dropout6 = Dropout(after6, towers.units(hidden), stream=6)
@@ -57,23 +55,15 @@ class AlexNet(nn.Module):
                 f"images of {images.shape[-2]}×{images.shape[-1]} px are too small for AlexNet: "
                 f"the smallest side is {SMALLEST_SIDE} px"
             )
-        x = self.rectify_and_pool(self.conv1(images))
-        x = self.rectify_and_pool(self.conv2(x))
+        x = self.norm_pool(self.conv1(images))  # each pool begins with a ReLU
+        x = self.norm_pool(self.conv2(x))
         x = relu(self.towers.meet(self.conv3, x))
         x = relu(self.conv4(x))
-        x = relu(pool(self.conv5(x)))
+        x = self.pool(self.conv5(x))
         x = self.dropout5(resize(x, self.variant.features).flatten(1), keys)
         x = self.dropout6(relu(self.towers.meet(self.fc6, x)), keys)
         x = self.dropout7(relu(self.towers.meet(self.fc7, x)), keys)
         return self.towers.sum(self.fc8(x))
-
-    def rectify_and_pool(self, x: Tensor) -> Tensor:
-        """ReLU, normalisation if the net has it, and pooling.
-
-        Without one between them, ReLU and maximum change places: the result is the same, and the
-        ReLU has a quarter of the numbers to go through.
-        """
-        return relu(pool(x)) if self.norm is None else pool(self.norm(x))
 
 
 def resize(x: Tensor, side: int) -> Tensor:
@@ -86,8 +76,3 @@ def resize(x: Tensor, side: int) -> Tensor:
         return x.flatten(2)
     each = torch.eye(pixels, device=x.device).view(pixels, 1, *x.shape[2:])
     return x.flatten(2) @ F.adaptive_avg_pool2d(each, side).flatten(1).to(x.dtype)
-
-
-def pool(x: Tensor) -> Tensor:
-    """Overlapping max pooling, 3×3 with stride 2 (section 3.4); a smaller map is pooled whole."""
-    return F.max_pool2d(x, kernel_size=min(3, *x.shape[-2:]), stride=2)

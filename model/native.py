@@ -8,17 +8,33 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+import torch
+from torch import Tensor
 
 from model.cache import cache_folder
 
 log = logging.getLogger(__name__)
 
 COMPILERS = ("g++", "clang++")
+HEADERS = sorted(Path(__file__).parent.glob("*.h"))
 FLAGS = ["-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math"]
-FLAGS += ["-fopenmp", "-shared", "-fPIC"]
+FLAGS += ["-fopenmp", "-shared", "-fPIC", f"-I{HEADERS[0].parent}"]
 if platform.machine() == "x86_64":
     FLAGS.append("-mprefer-vector-width=512")
+
+NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+"""What the kernels compute with, and how it ends the names of their functions."""
+
+
+def run_kernel(
+    source: Path, name: str, tensors: Sequence[Tensor], settings: ctypes.Structure
+) -> None:
+    """Call ``name`` of ``source`` for the type of ``tensors[0]``, with where they begin."""
+    kernel: Callable[..., None] = getattr(load_kernels(source), f"{name}_{NAMES[tensors[0].dtype]}")
+    kernel(*(ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors), settings)
 
 
 @functools.cache
@@ -54,10 +70,11 @@ def _compiled(source: Path) -> Path:
 
 
 def _fingerprint(source: Path, compiler: str) -> str:
-    """Of all that the library depends on: source, flags, compiler, and this processor."""
+    """Of all that the library depends on: sources, flags, compiler, and this processor."""
     version = subprocess.run([compiler, "--version"], check=True, capture_output=True).stdout
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     features = [line for line in lines if line.startswith(("flags", "Features"))][:1]
-    parts = [source.read_text(), *FLAGS, version.decode(), platform.processor(), *features]
+    sources = [path.read_text() for path in (source, *HEADERS)]
+    parts = [*sources, *FLAGS, version.decode(), platform.processor(), *features]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]

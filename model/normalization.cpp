@@ -4,34 +4,16 @@
 // next to each other (channels-last), else the number of pixels. Work goes in tiles that stay in
 // the cache, in float32 whatever the map's type.
 
+#include "arithmetic.h"
+
 #include <algorithm>
-#include <cmath>
-#include <cstdint>
-#include <cstring>
 
 namespace {
-
-struct bfloat16 {
-    uint16_t bits;
-    bfloat16(float value) {
-        uint32_t wide;
-        std::memcpy(&wide, &value, sizeof wide);
-        const bool is_nan = (wide & 0x7FFFFFFF) > 0x7F800000;
-        bits = is_nan ? 0x7FC0 : (wide + 0x7FFF + ((wide >> 16) & 1)) >> 16; // ties to even
-    }
-    operator float() const {
-        const uint32_t wide = uint32_t(bits) << 16;
-        float value;
-        std::memcpy(&value, &wide, sizeof value);
-        return value;
-    }
-};
 
 struct Norm {
     int64_t outer, inner;
     int channels;
     float scale, k;
-    float floor; // smaller numbers are raised to it first: 0 is a ReLU, -infinity does nothing
     int threads;
 };
 
@@ -107,21 +89,6 @@ struct Tile {
     }
 };
 
-// q ** -0.75 for q > 0: a guess from q's bits, within 5 %, and three of Newton's steps towards the
-// root of y ** -4 = q ** 3. Square roots and divisions would take longer than the memory does.
-inline float power(float q) {
-    uint32_t bits;
-    std::memcpy(&bits, &q, sizeof bits);
-    bits = 0x6F14F000 - 3 * (bits / 4);
-    float y;
-    std::memcpy(&y, &bits, sizeof y);
-    for (int i = 0; i < 3; i++) {
-        const float root = q * y;
-        y *= 1.25f - 0.25f * (root * root) * (root * y);
-    }
-    return y;
-}
-
 template <typename T>
 void forward(const T* x, T* y, const Norm& norm) {
 #pragma omp parallel for num_threads(norm.threads)
@@ -130,12 +97,9 @@ void forward(const T* x, T* y, const Norm& norm) {
         float a[TILE], squares[PADDED];
         tile.load(x, a);
         tile.clear_margins(squares);
+        tile.each([&](int j, int p) { squares[p] = a[j] * a[j]; });
         tile.each([&](int j, int p) {
-            a[j] = a[j] < norm.floor ? norm.floor : a[j]; // which a NaN is not
-            squares[p] = a[j] * a[j];
-        });
-        tile.each([&](int j, int p) {
-            a[j] *= power(norm.k + norm.scale * tile.window_sum(squares + p));
+            a[j] *= power<T>(norm.k + norm.scale * tile.window_sum(squares + p));
         });
         tile.store(a, y);
     }
@@ -152,19 +116,15 @@ void backward(const T* x, const T* grad_y, T* grad_x, const Norm& norm) {
         tile.load(grad_y, g);
         tile.clear_margins(squares);
         tile.clear_margins(through);
-        tile.each([&](int j, int p) {
-            a[j] = a[j] < norm.floor ? norm.floor : a[j]; // which a NaN is not
-            squares[p] = a[j] * a[j];
-        });
+        tile.each([&](int j, int p) { squares[p] = a[j] * a[j]; });
         tile.each([&](int j, int p) {
             const float q = norm.k + norm.scale * tile.window_sum(squares + p);
-            const float y = power(q);
+            const float y = power<T>(q);
             g[j] *= y;
             through[p] = g[j] * a[j] * (q * y * y) * (q * y * y);
         });
         tile.each([&](int j, int p) {
-            const float gradient = g[j] - 1.5f * norm.scale * a[j] * tile.window_sum(through + p);
-            g[j] = a[j] > norm.floor ? gradient : 0;
+            g[j] -= 1.5f * norm.scale * a[j] * tile.window_sum(through + p);
         });
         tile.store(g, grad_x);
     }
@@ -172,10 +132,15 @@ void backward(const T* x, const T* grad_y, T* grad_x, const Norm& norm) {
 
 } // namespace
 
+#define EXPORT(T)                                                                                  \
+    void forward_##T(const T* x, T* y, Norm norm) { forward(x, y, norm); }                         \
+    void backward_##T(const T* x, const T* grad_y, T* grad_x, Norm norm) {                         \
+        backward(x, grad_y, grad_x, norm);                                                         \
+    }
+
+using float32 = float;
 extern "C" {
 int most_channels() { return MOST_CHANNELS; }
-void forward_float32(const float* x, float* y, Norm norm) { forward(x, y, norm); }
-void forward_bfloat16(const bfloat16* x, bfloat16* y, Norm norm) { forward(x, y, norm); }
-void backward_float32(const float* x, const float* g, float* out, Norm norm) { backward(x, g, out, norm); }
-void backward_bfloat16(const bfloat16* x, const bfloat16* g, bfloat16* out, Norm norm) { backward(x, g, out, norm); }
+EXPORT(float32)
+EXPORT(bfloat16)
 }

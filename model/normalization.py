@@ -1,8 +1,6 @@
 """Local response normalisation, Krizhevsky et al. 2012, section 3.3."""
 
 import ctypes
-import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from typing_extensions import override
 
-from model.native import load_kernels
+from model.native import NAMES, load_kernels, run_kernel
 
 KERNELS = Path(__file__).with_suffix(".cpp")
 WINDOW = 5
@@ -26,26 +24,23 @@ class LocalResponseNorm(nn.Module):
     below live on them.
 
     ``towers`` groups of channels are normalised apart: at the border between two towers a channel
-    never sees the other's. With ``rectify`` the input goes through a ReLU first, in the same pass.
-    Input and output (B, C, H, W), of the same layout.
+    never sees the other's. Input and output (B, C, H, W), of the same layout.
     """
 
-    def __init__(
-        self, towers: int = 1, alpha: float = 1e-4, k: float = 2.0, *, rectify: bool = False
-    ) -> None:
+    def __init__(self, towers: int = 1, alpha: float = 1e-4, k: float = 2.0) -> None:
         super().__init__()
-        self.towers, self.alpha, self.k, self.rectify = towers, alpha, k, rectify
+        self.towers, self.alpha, self.k = towers, alpha, k
 
     @override
     def forward(self, x: Tensor) -> Tensor:
-        settings = Settings(self.towers, self.alpha / WINDOW, self.k, self.rectify)
+        settings = Settings(self.towers, self.alpha / WINDOW, self.k)
         if _has_kernel(x, self.towers):
             return _fused(x, settings)
-        return _Plain.apply(x.relu() if self.rectify else x, settings)
+        return _Plain.apply(x, settings)
 
     @override
     def extra_repr(self) -> str:
-        return f"towers={self.towers}, alpha={self.alpha}, k={self.k}, rectify={self.rectify}"
+        return f"towers={self.towers}, alpha={self.alpha}, k={self.k}"
 
 
 class Settings(NamedTuple):
@@ -54,7 +49,6 @@ class Settings(NamedTuple):
     towers: int
     scale: float
     k: float
-    rectify: bool
 
 
 # --- In plain PyTorch -----------------------------------------------------------------------------
@@ -100,9 +94,6 @@ class _Plain(torch.autograd.Function):
 # --- In one pass over memory, on the CPU ----------------------------------------------------------
 
 
-_NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
-
-
 class _Norm(ctypes.Structure):
     """As in normalization.cpp."""
 
@@ -112,14 +103,13 @@ class _Norm(ctypes.Structure):
         ("channels", ctypes.c_int),
         ("scale", ctypes.c_float),
         ("k", ctypes.c_float),
-        ("floor", ctypes.c_float),
         ("threads", ctypes.c_int),
     ]
 
 
 def _has_kernel(x: Tensor, towers: int) -> bool:
     """Whether the compiled kernels are there and take ``x``."""
-    if x.device.type != "cpu" or x.dtype not in _NAMES:
+    if x.device.type != "cpu" or x.dtype not in NAMES:
         return False
     kernels = load_kernels(KERNELS)
     return kernels is not None and x.shape[1] // towers <= kernels.most_channels()
@@ -161,10 +151,8 @@ def _run(name: str, settings: Settings, x: Tensor, *others: Tensor) -> Tensor:
         channels=channels // towers,
         scale=settings.scale,
         k=settings.k,
-        floor=0.0 if settings.rectify else -math.inf,
         threads=torch.get_num_threads(),
     )
     out = torch.empty_like(x)
-    kernel: Callable[..., None] = getattr(load_kernels(KERNELS), f"{name}_{_NAMES[x.dtype]}")
-    kernel(*(ctypes.c_void_p(each.data_ptr()) for each in (x, *others, out)), norm)
+    run_kernel(KERNELS, name, [x, *others, out], norm)
     return out

@@ -1,0 +1,102 @@
+"""Overlapping max pooling, Krizhevsky et al. 2012, section 3.4, with what stands before it."""
+
+import ctypes
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import relu
+from typing_extensions import override
+
+from model.native import NAMES, load_kernels, run_kernel
+from model.normalization import WINDOW, LocalResponseNorm
+
+KERNELS = Path(__file__).with_suffix(".cpp")
+SIDE, STRIDE = 3, 2
+
+
+class RectifiedPool(nn.Module):
+    """ReLU, local response normalisation if there is a ``norm``, and max pooling.
+
+    On the CPU all of it is one pass over memory. (B, C, H, W) to (B, C, (H - 1) // 2,
+    (W - 1) // 2), of the same layout; a map smaller than the window is pooled whole.
+    """
+
+    def __init__(self, norm: LocalResponseNorm | None = None) -> None:
+        super().__init__()
+        self.norm = norm
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        if _has_kernel(x):
+            return _fused(x, self.norm)
+        if self.norm is None:
+            return relu(pool(x))  # ReLU and maximum change places: a quarter of the numbers
+        return pool(self.norm(relu(x)))
+
+
+def pool(x: Tensor) -> Tensor:
+    """3×3 with stride 2."""
+    return F.max_pool2d(x, kernel_size=min(SIDE, *x.shape[-2:]), stride=STRIDE)
+
+
+class _Maps(ctypes.Structure):
+    """As in pooling.cpp."""
+
+    _fields_ = [
+        ("batch", ctypes.c_int64),
+        *((name, ctypes.c_int) for name in ("height", "width", "channels", "towers")),
+        ("scale", ctypes.c_float),
+        ("k", ctypes.c_float),
+        ("normalize", ctypes.c_int),
+        ("threads", ctypes.c_int),
+    ]
+
+
+def _has_kernel(x: Tensor) -> bool:
+    """Whether the compiled kernels are there and take ``x``."""
+    return (
+        x.device.type == "cpu"
+        and x.dtype in NAMES
+        and min(x.shape[-2:]) >= SIDE
+        and x.is_contiguous(memory_format=torch.channels_last)
+        and load_kernels(KERNELS) is not None
+    )
+
+
+@torch.compiler.disable
+def _fused(x: Tensor, norm: LocalResponseNorm | None) -> Tensor:
+    return _Fused.apply(x, norm)
+
+
+class _Fused(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, norm: LocalResponseNorm | None) -> Tensor:
+        batch, channels, height, width = x.shape
+        maps = _Maps(
+            *(batch, height, width, channels),
+            towers=norm.towers if norm else 1,
+            scale=norm.alpha / WINDOW if norm else 0.0,
+            k=norm.k if norm else 1.0,
+            normalize=norm is not None,
+            threads=torch.get_num_threads(),
+        )
+        shape = batch, channels, (height - 1) // STRIDE, (width - 1) // STRIDE
+        out = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last)
+        places = torch.empty_like(out, dtype=torch.uint8)  # of each maximum in its window
+        run_kernel(KERNELS, "forward", [x, out, places], maps)
+        ctx.save_for_backward(x, places)
+        ctx.maps = maps
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        x, places = ctx.saved_tensors
+        grad_x = torch.empty_like(x)
+        grad = grad.contiguous(memory_format=torch.channels_last)
+        run_kernel(KERNELS, "backward", [x, grad, places, grad_x], ctx.maps)
+        return grad_x, None
