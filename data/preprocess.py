@@ -1,6 +1,9 @@
 """From stored images to the network's input, a batch at a time and on the device."""
 
+import ctypes
+import functools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -9,7 +12,9 @@ from torch import Tensor
 
 from model.errors import InputError
 from model.keyed_random import uniform
+from model.native import NAMES, load_kernels, run_kernel
 
+KERNELS = Path(__file__).with_name("cut.cpp")
 STREAM = 0
 """Keeps these draws apart from those of the network's layers."""
 
@@ -38,8 +43,8 @@ class Preprocess:
     Images are resized to squares of ``resize`` pixels and cut to ``size``. In training the place
     of the cut is random and, with ``mirror``, half of the images are flipped left to right; both
     follow from each image's key. In evaluation a view is cut, by default the centre. ``mean`` and
-    ``std`` hold one number per channel, in units of the pixels (0 to 255). All is computed in
-    float32, and given as ``dtype``.
+    ``std`` hold one number per channel, in units of the pixels (0 to 255). The output is of
+    ``dtype``; so is what is computed in between where images are resized, else float32.
 
     Raises InputError when ``resize`` is below ``size``, or ``mean`` and ``std`` do not fit.
     """
@@ -65,10 +70,9 @@ class Preprocess:
             )
         self.size, self.resize, self.mirror, self.dtype = size, resize, mirror, dtype
         self.channels = len(mean)
-        # x / std - mean / std, for each number of a row of pixels: long enough to be fast.
-        factors = 1 / torch.tensor(std, dtype=torch.float32)
-        shifts = -torch.tensor(mean, dtype=torch.float32) * factors
-        self.factors, self.shifts = factors.repeat(size), shifts.repeat(size)
+        # x / std - mean / std, for each channel.
+        self.factors = 1 / torch.tensor(std, dtype=torch.float32)
+        self.shifts = -torch.tensor(mean, dtype=torch.float32) * self.factors
 
     def __call__(self, images: Tensor, keys: Tensor | None = None, view: View = CENTRE) -> Tensor:
         """Images (B, C, h, w) uint8 to (B, C, size, size) in channels-last memory.
@@ -85,50 +89,98 @@ class Preprocess:
             )
         device = images.device
         self.factors, self.shifts = self.factors.to(device), self.shifts.to(device)
-        pixels = self._resized(images).permute(0, 2, 3, 1)
-        cut = self._cut_each if device.type == "cpu" else self._cut_all
-        return cut(pixels, self._windows(pixels, keys, view)).permute(0, 3, 1, 2)
+        windows = self._windows(images, keys, view)
+        if images.shape[2:] != (self.resize, self.resize):
+            out = self._resample(images, windows)
+        elif device.type != "cpu":
+            out = self._gather(images, windows)
+        elif self.dtype in NAMES and load_kernels(KERNELS) is not None:
+            out = self._cut(images, windows)
+        else:
+            out = self._cut_each(images, windows)
+        return out.contiguous(memory_format=torch.channels_last)
 
-    def _resized(self, images: Tensor) -> Tensor:
-        side, stored = (self.resize, self.resize), images.shape[2:]
-        if stored == side:
-            return images
-        return F.interpolate(
-            images.float(), side, mode="bilinear", antialias=max(stored) > self.resize
-        )
-
-    def _windows(self, pixels: Tensor, keys: Tensor | None, view: View = CENTRE) -> Tensor:
+    def _windows(self, images: Tensor, keys: Tensor | None, view: View = CENTRE) -> Tensor:
         """Where each image is cut, (B, 3) int64: top, left, and whether it is flipped."""
         margin = self.resize - self.size
         if keys is None:
             corner = int(view.top * margin), int(view.left * margin)
-            window = torch.tensor([*corner, int(view.mirrored)], device=pixels.device)
-            return window.expand(len(pixels), 3)
+            window = torch.tensor([*corner, int(view.mirrored)], device=images.device)
+            return window.expand(len(images), 3)
         draws = uniform(keys, STREAM, 3)
         corners = (draws[:, :2] * (margin + 1)).long()
         return torch.cat([corners, (draws[:, 2:] < 0.5 * self.mirror).long()], 1)
 
-    def _cut_each(self, pixels: Tensor, windows: Tensor) -> Tensor:
-        """Image by image, (B, size, size, C): what the processor's cache holds is fast."""
-        out = pixels.new_empty(len(pixels), self.size, self.size, self.channels, dtype=self.dtype)
-        scratch = torch.empty(self.size, self.size, self.channels)
-        for image, target, (top, left, flip) in zip(pixels, out, windows.tolist(), strict=True):
-            window = image[top : top + self.size, left : left + self.size]
-            scratch.copy_(window.flip(1) if flip else window)
-            target.copy_(self._standardized(scratch))
+    def _resample(self, images: Tensor, windows: Tensor) -> Tensor:
+        """Standardize as stored, then resize to no more than the window: as matrix products.
+
+        Rows and columns are each interpolated by a matrix, of which a window keeps some rows.
+        """
+        x = self._standardized(images.permute(0, 2, 3, 1)).permute(0, 3, 1, 2).to(self.dtype)
+        down, across = (
+            _interpolation(side, self.resize, device=x.device).to(self.dtype)
+            for side in images.shape[2:]
+        )
+        top, left, flip = windows.unbind(1)
+        x = torch.where(flip.bool()[:, None, None, None], x.flip(3), x)
+        steps = torch.arange(self.size, device=x.device)
+        if self.resize > self.size:
+            left = torch.where(flip.bool(), self.resize - self.size - left, left)
+            rows, columns = (start[:, None, None] + steps for start in (top, left))
+        else:
+            rows = columns = steps
+        return down[rows] @ (x @ across[columns].mT)
+
+    def _cut(self, images: Tensor, windows: Tensor) -> Tensor:
+        """Cut, mirror, standardize and convert in one pass over memory."""
+        images = images.contiguous(memory_format=torch.channels_last)
+        batch, channels, height, width = images.shape
+        shape = batch, channels, self.size, self.size
+        out = torch.empty(shape, dtype=self.dtype, memory_format=torch.channels_last)
+        shifts = self.shifts.expand(batch, channels).contiguous()
+        settings = _Cut(batch, height, width, channels, self.size, torch.get_num_threads())
+        tensors = [out, images, windows.contiguous(), self.factors, shifts]
+        run_kernel(KERNELS, "cut", tensors, settings)
         return out
 
-    def _cut_all(self, pixels: Tensor, windows: Tensor) -> Tensor:
-        """The same in one gather: a GPU would spend its time on starting many small copies."""
-        top, left, flip = windows[:, :, None].unbind(1)
-        steps = torch.arange(self.size, device=pixels.device)
-        rows, columns = top + steps, left + torch.where(flip.bool(), steps.flip(0), steps)
-        image = torch.arange(len(pixels), device=pixels.device)[:, None, None]
-        cut = pixels[image, rows[:, :, None], columns[:, None, :]].float()
-        return self._standardized(cut).to(self.dtype)
+    def _cut_each(self, images: Tensor, windows: Tensor) -> Tensor:
+        """The same image by image, for what the processor's cache holds is fast."""
+        out = images.new_empty(len(images), self.size, self.size, self.channels, dtype=self.dtype)
+        pixels = images.permute(0, 2, 3, 1)
+        for image, target, (top, left, flip) in zip(pixels, out, windows.tolist(), strict=True):
+            window = image[top : top + self.size, left : left + self.size]
+            target.copy_(self._standardized(window.flip(1) if flip else window))
+        return out.permute(0, 3, 1, 2)
 
-    def _standardized(self, cut: Tensor) -> Tensor:
-        """(…, size, size, C) float32, in place."""
-        rows = cut.flatten(-2)
-        torch.addcmul(self.shifts, rows, self.factors, out=rows)
-        return cut
+    def _gather(self, images: Tensor, windows: Tensor) -> Tensor:
+        """The same at once: a GPU would spend its time on starting many small copies."""
+        top, left, flip = windows[:, :, None].unbind(1)
+        steps = torch.arange(self.size, device=images.device)
+        rows, columns = top + steps, left + torch.where(flip.bool(), steps.flip(0), steps)
+        image = torch.arange(len(images), device=images.device)[:, None, None]
+        cut = images.permute(0, 2, 3, 1)[image, rows[:, :, None], columns[:, None, :]]
+        return self._standardized(cut).to(self.dtype).permute(0, 3, 1, 2)
+
+    def _standardized(self, pixels: Tensor) -> Tensor:
+        """(…, C) uint8 to float32."""
+        return torch.addcmul(self.shifts, pixels.float(), self.factors)
+
+
+class _Cut(ctypes.Structure):
+    """As in cut.cpp."""
+
+    _fields_ = [
+        ("batch", ctypes.c_int64),
+        *((name, ctypes.c_int) for name in ("height", "width", "channels", "size", "threads")),
+    ]
+
+
+@functools.cache
+def _interpolation(stored: int, resize: int, device: torch.device) -> Tensor:
+    """What bilinear interpolation does to a row of pixels, as a (resize, stored) matrix.
+
+    Where it shrinks, it averages ("antialias").
+    """
+    each = torch.eye(stored, device=device)[None, None]
+    shrinks = stored > resize
+    return F.interpolate(each, (resize, stored), mode="bilinear", antialias=shrinks)[0, 0]

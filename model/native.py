@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 COMPILERS = ("g++", "clang++")
 HEADERS = sorted(Path(__file__).parent.glob("*.h"))
 FLAGS = ["-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math"]
-FLAGS += ["-fopenmp", "-shared", "-fPIC", f"-I{HEADERS[0].parent}"]
+FLAGS += ["-fopenmp", "-shared", "-fPIC"]
 if platform.machine() == "x86_64":
     FLAGS.append("-mprefer-vector-width=512")
 
@@ -63,7 +63,7 @@ def _compiled(source: Path) -> Path:
         kept.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=kept.parent) as scratch:
             made = Path(scratch) / name
-            command = [compiler, *FLAGS, str(source), "-o", str(made)]
+            command = [compiler, *FLAGS, f"-I{HEADERS[0].parent}", str(source), "-o", str(made)]
             subprocess.run(command, check=True, capture_output=True, text=True)
             made.replace(kept)
     return kept

@@ -120,15 +120,46 @@ def test_the_output_is_in_channels_last_memory(channels, resize, keys):
 
 
 @pytest.mark.parametrize("keys", [None, torch.arange(40)], ids=["evaluation", "training"])
-@pytest.mark.parametrize("side", [12, 28], ids=["as stored", "resized"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-def test_what_a_gpu_does_in_one_gather_is_the_same(side, keys, dtype):
-    images = random_images(40, 3, side)
-    transform = Preprocess(8, 12, [10.0, 20.0, 30.0], [2.0, 3.0, 4.0], mirror=True, dtype=dtype)
-    pixels = transform._resized(images).permute(0, 2, 3, 1)
-    at_once = transform._cut_all(pixels, transform._windows(pixels, keys))
-    assert at_once.dtype == dtype
-    assert torch.equal(transform(images, keys), at_once.permute(0, 3, 1, 2))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("channels", [1, 2, 3])
+def test_what_the_kernel_does_is_what_is_done_without_one_and_on_a_gpu(channels, dtype, keys):
+    means, deviations = [10.0, 20.0, 30.0][:channels], [2.0, 3.0, 4.0][:channels]
+    transform = Preprocess(8, 12, means, deviations, mirror=True, dtype=dtype)
+    images = random_images(40, channels, 12)
+    windows = transform._windows(images, keys)
+    expected = transform._gather(images, windows)
+    assert expected.dtype == dtype
+    assert torch.equal(transform._cut_each(images, windows), expected)
+    tolerance = torch.finfo(dtype).eps
+    torch.testing.assert_close(transform(images, keys), expected, rtol=tolerance, atol=tolerance)
+
+
+def test_an_image_in_contiguous_memory_is_cut_alike():
+    images, keys = random_images(10, 3, 12), torch.arange(10)
+    last = images.contiguous(memory_format=torch.channels_last)
+    transform = preprocess(8, 12, mirror=True, channels=3)
+    assert torch.equal(transform(images, keys), transform(last, keys))
+
+
+@pytest.mark.parametrize(("resize", "stored"), [(96, 28), (120, 28), (96, 150)])
+def test_resizing_in_bf16_is_exact_to_its_rounding(resize, stored):
+    images, keys = random_images(10, 1, stored), torch.arange(10)
+    exact, rounded = (
+        Preprocess(96, resize, [73.0], [90.0], mirror=True, dtype=dtype)(images, keys).float()
+        for dtype in (torch.float32, torch.bfloat16)
+    )
+    assert (exact - rounded).abs().max() < 4 * torch.finfo(torch.bfloat16).eps
+
+
+@pytest.mark.parametrize("resize", [12, 16], ids=["whole", "cropped"])
+def test_a_mirrored_image_is_resized_and_cut_as_the_image_is(resize):
+    images = random_images(2, 3, 7)
+    transform = preprocess(12, resize, channels=3)
+    straight = torch.tensor([[1, 3, 0]] * 2) * (resize > 12)
+    mirrored = straight + torch.tensor([0, 0, 1])
+    expected = transform._resample(images, straight).flip(3)
+    out = transform._resample(images, mirrored)
+    torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("keys", [None, torch.arange(0)], ids=["evaluation", "training"])

@@ -1,0 +1,79 @@
+// The window of each image, mirrored or not, from uint8 to standardized numbers. Images and output
+// are channels-last.
+
+#include "arithmetic.h"
+
+#include <algorithm>
+#include <vector>
+
+namespace {
+
+struct Cut {
+    int64_t batch;
+    int height, width, channels, size, threads;
+
+    int line() const { return size * channels; }
+};
+
+// Pixels from right to left: all bytes, and then, which is fast, those of each pixel again.
+void mirror(const uint8_t* from, uint8_t* to, int count, int channels) {
+    std::reverse_copy(from, from + count, to);
+    if (channels == 3)
+        for (int i = 0; i < count; i += 3) {
+            const uint8_t first = to[i];
+            to[i] = to[i + 2];
+            to[i + 2] = first;
+        }
+    else if (channels > 1)
+        for (int i = 0; i < count; i += channels) std::reverse(to + i, to + i + channels);
+}
+
+template <typename T>
+void standardize(const uint8_t* pixels, const float* factor, const float* shift, T* to, int count) {
+    for (int i = 0; i < count; i++) {
+        const int pixel = pixels[i];
+        to[i] = T(pixel * factor[i] + shift[i]);
+    }
+}
+
+// windows: top, left and whether to mirror. factors (channels) and shifts (batch, channels).
+template <typename T>
+void cut(T* out, const uint8_t* images, const int64_t* windows, const float* factors,
+         const float* shifts, const Cut& cut) {
+    const int line = cut.line(), channels = cut.channels;
+#pragma omp parallel num_threads(cut.threads)
+    {
+        std::vector<uint8_t> mirrored(line);
+        std::vector<float> factor(line), shift(line);
+        for (int i = 0; i < line; i++) factor[i] = factors[i % channels];
+#pragma omp for
+        for (int64_t image = 0; image < cut.batch; image++) {
+            const int64_t* window = windows + 3 * image;
+            for (int i = 0; i < line; i++) shift[i] = shifts[image * channels + i % channels];
+            for (int row = 0; row < cut.size; row++) {
+                const int64_t y = image * cut.height + window[0] + row;
+                const uint8_t* pixels = images + (y * cut.width + window[1]) * channels;
+                if (window[2]) {
+                    mirror(pixels, mirrored.data(), line, channels);
+                    pixels = mirrored.data();
+                }
+                T* target = out + (image * cut.size + row) * line;
+                standardize(pixels, factor.data(), shift.data(), target, line);
+            }
+        }
+    }
+}
+
+} // namespace
+
+#define EXPORT(T)                                                                                  \
+    void cut_##T(T* out, const uint8_t* images, const int64_t* windows, const float* factors,      \
+                 const float* shifts, Cut settings) {                                              \
+        cut(out, images, windows, factors, shifts, settings);                                      \
+    }
+
+using float32 = float;
+extern "C" {
+EXPORT(float32)
+EXPORT(bfloat16)
+}
