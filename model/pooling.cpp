@@ -114,7 +114,7 @@ class Forward { // of one image after the other
             if (!NORMALIZE) return;
 #pragma omp simd
             for (int i = 0; i < count; i++)
-                a[i] = T(a[i] * power<T>(maps.k + maps.scale * window_sum(square + i)));
+                a[i] *= power<T>(maps.k + maps.scale * window_sum(square + i));
         });
     }
 
