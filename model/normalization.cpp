@@ -17,7 +17,7 @@ struct Norm {
     int threads;
 };
 
-constexpr int HALF = 2, ROWS = 8, PIXELS = 64, MOST_CHANNELS = 512;
+constexpr int HALF = 2, ROWS = 8, PIXELS = 128, MOST_CHANNELS = 512;
 constexpr int TILE = MOST_CHANNELS * PIXELS, PADDED = TILE + 2 * HALF * PIXELS;
 
 // A tile in memory is `runs` runs of `length` neighbours, `stride` apart, and packed in the cache.
