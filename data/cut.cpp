@@ -10,7 +10,9 @@ namespace {
 
 struct Cut {
     int64_t batch;
-    int height, width, channels, size, threads;
+    int height, width, channels, size;
+    int shift_rows; // 1, or one for each row of the cut
+    int threads;
 
     int line() const { return size * channels; }
 };
@@ -29,27 +31,29 @@ void mirror(const uint8_t* from, uint8_t* to, int count, int channels) {
 }
 
 template <typename T>
-void standardize(const uint8_t* pixels, const float* factor, const float* shift, T* to, int count) {
+void standardize(const uint8_t* pixels, const float* factor, const float* shift,
+                 const float* color, T* to, int count) {
     for (int i = 0; i < count; i++) {
         const int pixel = pixels[i];
-        to[i] = T(pixel * factor[i] + shift[i]);
+        to[i] = T(pixel * factor[i] + (shift[i] + color[i]));
     }
 }
 
-// windows: top, left and whether to mirror. factors (channels) and shifts (batch, channels).
+// windows: top, left and whether to mirror. factors (channels), shifts (shift_rows, size, channels)
+// and colors (batch, channels).
 template <typename T>
 void cut(T* out, const uint8_t* images, const int64_t* windows, const float* factors,
-         const float* shifts, const Cut& cut) {
+         const float* shifts, const float* colors, const Cut& cut) {
     const int line = cut.line(), channels = cut.channels;
 #pragma omp parallel num_threads(cut.threads)
     {
         std::vector<uint8_t> mirrored(line);
-        std::vector<float> factor(line), shift(line);
+        std::vector<float> factor(line), color(line);
         for (int i = 0; i < line; i++) factor[i] = factors[i % channels];
 #pragma omp for
         for (int64_t image = 0; image < cut.batch; image++) {
             const int64_t* window = windows + 3 * image;
-            for (int i = 0; i < line; i++) shift[i] = shifts[image * channels + i % channels];
+            for (int i = 0; i < line; i++) color[i] = colors[image * channels + i % channels];
             for (int row = 0; row < cut.size; row++) {
                 const int64_t y = image * cut.height + window[0] + row;
                 const uint8_t* pixels = images + (y * cut.width + window[1]) * channels;
@@ -57,8 +61,9 @@ void cut(T* out, const uint8_t* images, const int64_t* windows, const float* fac
                     mirror(pixels, mirrored.data(), line, channels);
                     pixels = mirrored.data();
                 }
+                const float* shift = shifts + row % cut.shift_rows * line;
                 T* target = out + (image * cut.size + row) * line;
-                standardize(pixels, factor.data(), shift.data(), target, line);
+                standardize(pixels, factor.data(), shift, color.data(), target, line);
             }
         }
     }
@@ -68,8 +73,8 @@ void cut(T* out, const uint8_t* images, const int64_t* windows, const float* fac
 
 #define EXPORT(T)                                                                                  \
     void cut_##T(T* out, const uint8_t* images, const int64_t* windows, const float* factors,      \
-                 const float* shifts, Cut settings) {                                              \
-        cut(out, images, windows, factors, shifts, settings);                                      \
+                 const float* shifts, const float* colors, Cut settings) {                         \
+        cut(out, images, windows, factors, shifts, colors, settings);                              \
     }
 
 using float32 = float;

@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.errors import InputError
-from model.keyed_random import uniform
+from model.keyed_random import normal, uniform
 from model.native import NAMES, load_kernels, run_kernel
 
 KERNELS = Path(__file__).with_name("cut.cpp")
-STREAM = 0
-"""Keeps these draws apart from those of the network's layers."""
+WINDOW_STREAM, COLOR_STREAM = 0, 1
+"""Keep these draws apart from each other and from those of the network's layers."""
 
 
 class View(NamedTuple):
@@ -38,15 +38,20 @@ VIEWS = {
 
 
 class Preprocess:
-    """Resize, crop, mirror and standardize images.
+    """Resize, crop, mirror, colour and standardize images.
 
     Images are resized to squares of ``resize`` pixels and cut to ``size``. In training the place
     of the cut is random and, with ``mirror``, half of the images are flipped left to right; both
-    follow from each image's key. In evaluation a view is cut, by default the centre. ``mean`` and
-    ``std`` hold one number per channel, in units of the pixels (0 to 255). The output is of
-    ``dtype``; so is what is computed in between where images are resized, else float32.
+    follow from each image's key. In evaluation a view is cut, by default the centre.
 
-    Raises InputError when ``resize`` is below ``size``, or ``mean`` and ``std`` do not fit.
+    ``mean`` and ``std`` hold one number per channel, in units of the pixels (0 to 255).
+    ``mean_image`` (resize, resize, C), of which the centre is subtracted wherever an image was
+    cut, takes the place of ``mean``. ``colors`` (C, C) are changes of colour, of which each
+    training image gets a normally distributed multiple. The output is of ``dtype``; so is what is
+    computed in between where images are resized, else float32.
+
+    Raises InputError when ``resize`` is below ``size``, or ``mean``, ``std`` and the images do
+    not fit.
     """
 
     def __init__(
@@ -57,6 +62,9 @@ class Preprocess:
         std: Sequence[float],
         mirror: bool,
         dtype: torch.dtype = torch.float32,
+        *,
+        mean_image: Tensor | None = None,
+        colors: Tensor | None = None,
     ) -> None:
         if resize < size:
             raise InputError(
@@ -69,10 +77,14 @@ class Preprocess:
                 f"deviation must be positive: correct {list(mean)} and {list(std)}"
             )
         self.size, self.resize, self.mirror, self.dtype = size, resize, mirror, dtype
-        self.channels = len(mean)
-        # x / std - mean / std, for each channel.
+        self.channels, self.mean_image = len(mean), mean_image
+        start = (resize - size) // 2
+        centre = slice(start, start + size)
+        subtracted = torch.tensor(mean) if mean_image is None else mean_image[centre, centre]
+        # x / std - mean / std, for each channel or each number of the cut.
         self.factors = 1 / torch.tensor(std, dtype=torch.float32)
-        self.shifts = -torch.tensor(mean, dtype=torch.float32) * self.factors
+        self.shifts = -subtracted.float() * self.factors
+        self.colors = None if colors is None else colors.float() * self.factors
 
     def __call__(self, images: Tensor, keys: Tensor | None = None, view: View = CENTRE) -> Tensor:
         """Images (B, C, h, w) uint8 to (B, C, size, size) in channels-last memory.
@@ -89,15 +101,15 @@ class Preprocess:
             )
         device = images.device
         self.factors, self.shifts = self.factors.to(device), self.shifts.to(device)
-        windows = self._windows(images, keys, view)
+        windows, colors = self._windows(images, keys, view), self._color_changes(images, keys)
         if images.shape[2:] != (self.resize, self.resize):
-            out = self._resample(images, windows)
+            out = self._resample(images, windows, colors)
         elif device.type != "cpu":
-            out = self._gather(images, windows)
+            out = self._gather(images, windows, colors)
         elif self.dtype in NAMES and load_kernels(KERNELS) is not None:
-            out = self._cut(images, windows)
+            out = self._cut(images, windows, colors)
         else:
-            out = self._cut_each(images, windows)
+            out = self._cut_each(images, windows, colors)
         return out.contiguous(memory_format=torch.channels_last)
 
     def _windows(self, images: Tensor, keys: Tensor | None, view: View = CENTRE) -> Tensor:
@@ -107,16 +119,24 @@ class Preprocess:
             corner = int(view.top * margin), int(view.left * margin)
             window = torch.tensor([*corner, int(view.mirrored)], device=images.device)
             return window.expand(len(images), 3)
-        draws = uniform(keys, STREAM, 3)
+        draws = uniform(keys, WINDOW_STREAM, 3)
         corners = (draws[:, :2] * (margin + 1)).long()
         return torch.cat([corners, (draws[:, 2:] < 0.5 * self.mirror).long()], 1)
 
-    def _resample(self, images: Tensor, windows: Tensor) -> Tensor:
+    def _color_changes(self, images: Tensor, keys: Tensor | None) -> Tensor:
+        """What is added to each image after it was standardized, (B, C)."""
+        if keys is None or self.colors is None:
+            return torch.zeros(len(images), self.channels, device=images.device)
+        self.colors = self.colors.to(images.device)
+        return normal(keys, COLOR_STREAM, self.channels) @ self.colors
+
+    def _resample(self, images: Tensor, windows: Tensor, colors: Tensor) -> Tensor:
         """Standardize as stored, then resize to no more than the window: as matrix products.
 
         Rows and columns are each interpolated by a matrix, of which a window keeps some rows.
         """
-        x = self._standardized(images.permute(0, 2, 3, 1)).permute(0, 3, 1, 2).to(self.dtype)
+        x = self._standardized(images.permute(0, 2, 3, 1), colors[:, None, None])
+        x = x.permute(0, 3, 1, 2).to(self.dtype)
         down, across = (
             _interpolation(side, self.resize, device=x.device).to(self.dtype)
             for side in images.shape[2:]
@@ -131,39 +151,47 @@ class Preprocess:
             rows = columns = steps
         return down[rows] @ (x @ across[columns].mT)
 
-    def _cut(self, images: Tensor, windows: Tensor) -> Tensor:
+    def _cut(self, images: Tensor, windows: Tensor, colors: Tensor) -> Tensor:
         """Cut, mirror, standardize and convert in one pass over memory."""
         images = images.contiguous(memory_format=torch.channels_last)
         batch, channels, height, width = images.shape
         shape = batch, channels, self.size, self.size
         out = torch.empty(shape, dtype=self.dtype, memory_format=torch.channels_last)
-        shifts = self.shifts.expand(batch, channels).contiguous()
-        settings = _Cut(batch, height, width, channels, self.size, torch.get_num_threads())
-        tensors = [out, images, windows.contiguous(), self.factors, shifts]
-        run_kernel(KERNELS, "cut", tensors, settings)
+        shifts = self.shifts.expand(
+            1 if self.mean_image is None else self.size, self.size, channels
+        )
+        settings = _Cut(
+            *(batch, height, width, channels, self.size, len(shifts), torch.get_num_threads())
+        )
+        tensors = [windows.contiguous(), self.factors, shifts.contiguous(), colors.contiguous()]
+        run_kernel(KERNELS, "cut", [out, images, *tensors], settings)
         return out
 
-    def _cut_each(self, images: Tensor, windows: Tensor) -> Tensor:
+    def _cut_each(self, images: Tensor, windows: Tensor, colors: Tensor) -> Tensor:
         """The same image by image, for what the processor's cache holds is fast."""
         out = images.new_empty(len(images), self.size, self.size, self.channels, dtype=self.dtype)
         pixels = images.permute(0, 2, 3, 1)
-        for image, target, (top, left, flip) in zip(pixels, out, windows.tolist(), strict=True):
+        parts = zip(pixels, out, windows.tolist(), colors, strict=True)
+        for image, target, (top, left, flip), color in parts:
             window = image[top : top + self.size, left : left + self.size]
-            target.copy_(self._standardized(window.flip(1) if flip else window))
+            target.copy_(self._standardized(window.flip(1) if flip else window, color))
         return out.permute(0, 3, 1, 2)
 
-    def _gather(self, images: Tensor, windows: Tensor) -> Tensor:
+    def _gather(self, images: Tensor, windows: Tensor, colors: Tensor) -> Tensor:
         """The same at once: a GPU would spend its time on starting many small copies."""
         top, left, flip = windows[:, :, None].unbind(1)
         steps = torch.arange(self.size, device=images.device)
         rows, columns = top + steps, left + torch.where(flip.bool(), steps.flip(0), steps)
         image = torch.arange(len(images), device=images.device)[:, None, None]
         cut = images.permute(0, 2, 3, 1)[image, rows[:, :, None], columns[:, None, :]]
-        return self._standardized(cut).to(self.dtype).permute(0, 3, 1, 2)
+        return self._standardized(cut, colors[:, None, None]).to(self.dtype).permute(0, 3, 1, 2)
 
-    def _standardized(self, pixels: Tensor) -> Tensor:
-        """(…, C) uint8 to float32."""
-        return torch.addcmul(self.shifts, pixels.float(), self.factors)
+    def _standardized(self, pixels: Tensor, colors: Tensor) -> Tensor:
+        """(…, C) uint8 to float32; ``colors`` (…, C) are added."""
+        return torch.addcmul(self.shifts + colors, pixels.float(), self.factors)
+
+
+_CUT_NUMBERS = ("height", "width", "channels", "size", "shift_rows", "threads")
 
 
 class _Cut(ctypes.Structure):
@@ -171,7 +199,7 @@ class _Cut(ctypes.Structure):
 
     _fields_ = [
         ("batch", ctypes.c_int64),
-        *((name, ctypes.c_int) for name in ("height", "width", "channels", "size", "threads")),
+        *((name, ctypes.c_int) for name in _CUT_NUMBERS),
     ]
 
 

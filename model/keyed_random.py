@@ -6,6 +6,8 @@ hash of (key, stream, position): any rank can compute any of them, in any order,
 a resumed run needs no generator state.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -49,3 +51,9 @@ def uniform(keys: Tensor, stream: int, count: int) -> Tensor:
     """``count`` float32 numbers in [0, 1) for each key: (B, count)."""
     bits = random_bits(keys, stream, torch.arange(count, device=keys.device))
     return (bits >> 8).float() * 2.0**-24
+
+
+def normal(keys: Tensor, stream: int, count: int) -> Tensor:
+    """``count`` float32 numbers for each key, (B, count), of mean 0 and variance 1 (Box-Muller)."""
+    radius, angle = uniform(keys, stream, 2 * count).unflatten(1, (2, count)).unbind(1)
+    return (-2 * torch.log1p(-radius)).sqrt() * torch.cos(2 * math.pi * angle)

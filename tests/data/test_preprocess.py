@@ -122,14 +122,21 @@ def test_the_output_is_in_channels_last_memory(channels, resize, keys):
 @pytest.mark.parametrize("keys", [None, torch.arange(40)], ids=["evaluation", "training"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("channels", [1, 2, 3])
-def test_what_the_kernel_does_is_what_is_done_without_one_and_on_a_gpu(channels, dtype, keys):
+@pytest.mark.parametrize("extras", [False, True], ids=["plain", "mean image and colours"])
+def test_what_the_kernel_does_is_what_is_done_without_one_and_on_a_gpu(
+    extras, channels, dtype, keys
+):
     means, deviations = [10.0, 20.0, 30.0][:channels], [2.0, 3.0, 4.0][:channels]
-    transform = Preprocess(8, 12, means, deviations, mirror=True, dtype=dtype)
+    more = {}
+    if extras:
+        more["mean_image"] = 255 * torch.rand(12, 12, channels)
+        more["colors"] = 50 * torch.randn(channels, channels)
+    transform = Preprocess(8, 12, means, deviations, mirror=True, dtype=dtype, **more)
     images = random_images(40, channels, 12)
-    windows = transform._windows(images, keys)
-    expected = transform._gather(images, windows)
+    places = transform._windows(images, keys), transform._color_changes(images, keys)
+    expected = transform._gather(images, *places)
     assert expected.dtype == dtype
-    assert torch.equal(transform._cut_each(images, windows), expected)
+    assert torch.equal(transform._cut_each(images, *places), expected)
     tolerance = torch.finfo(dtype).eps
     torch.testing.assert_close(transform(images, keys), expected, rtol=tolerance, atol=tolerance)
 
@@ -157,8 +164,9 @@ def test_a_mirrored_image_is_resized_and_cut_as_the_image_is(resize):
     transform = preprocess(12, resize, channels=3)
     straight = torch.tensor([[1, 3, 0]] * 2) * (resize > 12)
     mirrored = straight + torch.tensor([0, 0, 1])
-    expected = transform._resample(images, straight).flip(3)
-    out = transform._resample(images, mirrored)
+    colors = torch.randn(2, 3)
+    expected = transform._resample(images, straight, colors).flip(3)
+    out = transform._resample(images, mirrored, colors)
     torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-4)
 
 
@@ -184,6 +192,29 @@ def test_oblong_images_become_squares(height, width):
     antialias = max(height, width) > 12
     expected = F.interpolate(images.float(), (12, 12), mode="bilinear", antialias=antialias)
     torch.testing.assert_close(preprocess(12)(images), expected)
+
+
+def test_the_centre_of_the_mean_image_is_subtracted_wherever_an_image_was_cut():
+    images, mean = random_images(20, 3, 12), 255 * torch.rand(12, 12, 3)
+    plain = preprocess(8, 12, mirror=True, channels=3)
+    ours = Preprocess(8, 12, [0.0] * 3, [2.0] * 3, mirror=True, mean_image=mean)
+    for keys in (None, torch.arange(20)):
+        expected = (plain(images, keys) - mean[2:10, 2:10].permute(2, 0, 1)) / 2
+        torch.testing.assert_close(ours(images, keys), expected)
+
+
+@pytest.mark.parametrize("stored", [12, 28], ids=["as stored", "resized"])
+def test_each_training_image_has_a_colour_change_of_its_own(stored):
+    images, colors = random_images(5000, 3, stored), torch.randn(3, 3)
+    plain = Preprocess(8, 12, [0.0] * 3, [2.0, 3.0, 4.0], mirror=True)
+    ours = Preprocess(8, 12, [0.0] * 3, [2.0, 3.0, 4.0], mirror=True, colors=colors)
+    assert torch.equal(ours(images), plain(images))
+    keys = torch.arange(5000)
+    changes = (ours(images, keys) - plain(images, keys)) * torch.tensor([2.0, 3, 4]).view(3, 1, 1)
+    each = changes.mean((2, 3))
+    assert (changes - each[:, :, None, None]).abs().max() < 1e-3, "all pixels of an image alike"
+    torch.testing.assert_close(each.T.cov(), colors.T @ colors, rtol=0.1, atol=0.2)
+    assert each.mean(0).abs().max() < 0.2
 
 
 def test_a_resize_below_the_size_is_refused():
