@@ -1,4 +1,4 @@
-"""From stored Fashion-MNIST to augmented batches of 224 px, on one thread.
+"""From stored Fashion-MNIST to augmented batches, on all cores.
 
 Beside the loader of the D2L chapter: PIL images resized one by one in four worker processes, then
 turned into float tensors and stacked. Ours resizes, mirrors and standardizes a batch at once.
@@ -65,7 +65,6 @@ def d2l(size: int) -> Callable[[], Tensor]:
 
 def ours(size: int) -> Callable[[], Tensor]:
     """The trainer's."""
-    torch.set_num_threads(1)
     keep_freed_memory()
     images = open_dataset("fashion_mnist", "train")
     preprocess = Preprocess(size, size, [73.0], [1.0], mirror=True, dtype=torch.bfloat16)
