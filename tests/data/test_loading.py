@@ -87,6 +87,7 @@ class Parents:
     classes: Sequence[str] = ["any"]
     channels = height = width = 1
     decodes = True
+    block = 0
 
     def __len__(self):
         return 1
