@@ -1,5 +1,6 @@
 """Shards made by several processes, and how far they are."""
 
+import ctypes
 import logging
 import multiprocessing
 import os
@@ -11,7 +12,6 @@ import warnings
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.synchronize import Event
 
 import torch
 from tqdm import tqdm
@@ -24,8 +24,8 @@ log = logging.getLogger(__name__)
 PLAIN_EVERY = 15.0
 """Seconds between plain lines, where there is no terminal for a live one."""
 
-_stop: Event | None = None
-"""In a worker: set once the program is to end."""
+_stop = ctypes.c_bool(False)
+"""In a worker: shared with the program, which sets it when it is to end."""
 
 
 def finish_all(tasks: Sequence[Task], workers: int) -> list[Record]:
@@ -36,7 +36,8 @@ def finish_all(tasks: Sequence[Task], workers: int) -> list[Record]:
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["__main__", "preparation.pool"])
-    stop = context.Event()
+    # Not an event, whose semaphores would outlive a program that leaves at once.
+    stop = context.RawValue(ctypes.c_bool, False)
     pool = ProcessPoolExecutor(min(workers, len(tasks)), context, _start_worker, (stop,))
     records: dict[str, Record] = {}
     progress = _Progress(sum(len(task.files) for task in tasks))
@@ -52,7 +53,7 @@ def finish_all(tasks: Sequence[Task], workers: int) -> list[Record]:
             "fewer --workers, which goes on from what is finished"
         ) from None
     finally:
-        stop.set()
+        stop.value = True
         pool.shutdown(cancel_futures=True)
         progress.close()
     return [records[task.name] for task in tasks]
@@ -63,14 +64,14 @@ def _finish(task: Task) -> tuple[Record, bool]:
     try:
         if record := kept(task):
             return record, True
-        return pack(task, _stop.is_set if _stop else lambda: False), False
+        return pack(task, lambda: _stop.value), False
     except OSError as error:
         raise InputError(
             f"{task.shard} cannot be read back ({error.strerror or error}): see to its disk"
         ) from None
 
 
-def _start_worker(stop: Event) -> None:
+def _start_worker(stop: ctypes.c_bool) -> None:
     global _stop
     _stop = stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the program's to answer

@@ -25,7 +25,7 @@ def read_val_labels(path: Path, classes: Sequence[str]) -> dict[str, int]:
         if not line or (position == 1 and line.lower().replace(" ", "") == HEADER):
             continue
         name, known = _split(line, numbers)
-        if known not in numbers:
+        if not name or known not in numbers:
             raise InputError(_complaint(path, position, line, known))
         stem = stem_of(name)
         if labels.setdefault(stem, numbers[known]) != numbers[known]:
@@ -55,8 +55,8 @@ def _split(line: str, numbers: dict[str, int]) -> tuple[str, str]:
     if "," in line:
         name, _, rest = (part.strip().strip('"') for part in line.partition(","))
         return name, rest if rest in numbers else rest.partition(" ")[0]
-    name, _, known = (part.strip() for part in line.rpartition(" "))
-    return name, known
+    *names, known = line.rsplit(maxsplit=1)
+    return "".join(names), known
 
 
 def _complaint(path: Path, position: int, line: str, known: str) -> str:
