@@ -28,12 +28,12 @@ classes.
 import argparse
 import logging
 import math
-import os
 import signal
 from pathlib import Path
 from types import FrameType
 
 from data.packed_index import PackedIndex
+from distributed.device import share_of_cores
 from model.errors import InputError
 from preparation.source import list_source
 from preparation.statistics import MOST_IMAGES
@@ -100,7 +100,7 @@ def tell(index: PackedIndex, target: Path) -> None:
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = ArgumentParser(description=__doc__)
-    add, cores = parser.add_argument, len(os.sched_getaffinity(0))
+    add, cores = parser.add_argument, share_of_cores(1)
     add("source", type=Path, nargs="?", metavar="SOURCE", help="the folder with train/")
     add("target", type=Path, nargs="?", metavar="TARGET", help="where the packed images go")
     add("--size", type=number, default=256, metavar="N", help="side in pixels, default: 256")

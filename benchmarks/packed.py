@@ -26,7 +26,7 @@ from benchmarks.contest import Contestant, contest, parser, report
 from data.datasets import open_dataset
 from data.loading import Loader, epoch_order
 from data.preprocess import Preprocess
-from distributed.device import keep_freed_memory
+from distributed.device import keep_freed_memory, share_of_cores
 from model.keyed_random import image_keys
 from preparation.source import list_source
 from preparation.target import prepare
@@ -129,8 +129,9 @@ def main() -> None:
         folder = make_files(Path(scratch))
         (folder / "packed").mkdir()
         source = list_source(folder / "images")
-        cores = len(os.sched_getaffinity(0))
-        prepare(source, folder / "packed", size=STORED, shard_images=1024, workers=cores)
+        prepare(
+            source, folder / "packed", size=STORED, shard_images=1024, workers=share_of_cores(1)
+        )
         entries = contestants(folder)
         timings = contest([each for each, _ in entries.values()], arguments.rounds)
     speeds = {

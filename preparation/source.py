@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,11 +79,14 @@ def _files(folder: Path, samples: Sequence[tuple[str, int]]) -> list[SourceFile]
 
 def _length(path: str) -> int:
     try:
-        return os.stat(path).st_size
+        found = os.stat(path)
     except FileNotFoundError:
         return MISSING
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}): see to its disk") from None
+    if not stat.S_ISREG(found.st_mode):
+        raise InputError(f"{path} is no plain file, reading it might never end: remove it")
+    return found.st_size
 
 
 def _flat_samples(folder: Path, val_labels: Path, classes: Sequence[str]) -> list[tuple[str, int]]:

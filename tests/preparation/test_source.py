@@ -105,6 +105,12 @@ def test_a_link_that_leads_nowhere_is_listed(tree):
     assert lengths["train/ant/0.jpg"] == (tree / "train/ant/0.jpg").stat().st_size
 
 
+def test_a_pipe_is_refused(tree):
+    os.mkfifo(tree / "train/ant/pipe.jpg")
+    with pytest.raises(InputError, match=r"pipe\.jpg is no plain file"):
+        list_source(tree)
+
+
 def test_names_that_are_no_text_have_a_digest(tree):
     (tree / "train/ant/0.jpg").rename(os.fsdecode(os.fsencode(tree / "train/ant") + b"/\xff.jpg"))
     assert len(list_source(tree).digest) == 64
