@@ -9,6 +9,7 @@ from torch import Tensor
 from data import Split
 from data.fashion_mnist import FashionMNIST
 from data.image_folder import ImageFolder
+from data.packed import Packed
 from data.synthetic import Synthetic
 from model.errors import InputError
 
@@ -16,7 +17,9 @@ from model.errors import InputError
 class Dataset(Protocol):
     """Labelled images of one size, read by their positions.
 
-    ``decodes`` is True where reading costs enough for worker processes to pay off.
+    ``decodes`` is True where reading costs enough for worker processes to pay off. ``block`` is how
+    many neighbouring images an epoch should visit at about the same time (see ``epoch_order``); 0
+    where any order is as fast.
     """
 
     classes: Sequence[str]
@@ -24,6 +27,7 @@ class Dataset(Protocol):
     height: int
     width: int
     decodes: bool
+    block: int
 
     def __len__(self) -> int:
         """The number of images."""
@@ -45,6 +49,7 @@ def _synthetic(split: Split, stored_size: int, length: int) -> Synthetic:
 DATASETS: dict[str, Callable[[Split, Path | None, int, int], Dataset]] = {
     "fashion_mnist": lambda split, folder, size, length: FashionMNIST(split, folder),
     "image_folder": lambda split, folder, size, length: ImageFolder(split, folder, size),
+    "packed": lambda split, folder, size, length: Packed(split, folder),
     "synthetic": lambda split, folder, size, length: _synthetic(split, size, length),
 }
 
@@ -59,9 +64,9 @@ def open_dataset(
     """Open one split of the data set called ``name`` in ``DATASETS``.
 
     ``folder`` holds the files of fashion_mnist (without it they are looked for, then downloaded)
-    and of image_folder (which needs it). Images of image_folder and synthetic are squares of
-    ``stored_size`` pixels. ``synthetic_length`` is the number of synthetic training images; there
-    are a quarter as many for testing.
+    and of image_folder and packed (which need it). Images of image_folder and synthetic are squares
+    of ``stored_size`` pixels, those of packed as they were prepared. ``synthetic_length`` is the
+    number of synthetic training images; there are a quarter as many for testing.
 
     Raises InputError for an unknown name, and when the files are missing or not as expected.
     """

@@ -44,6 +44,7 @@ class FashionMNIST:
     channels = 1
     height = width = 28
     decodes = False
+    block = 0
 
     def __init__(self, split: Split, folder: Path | None = None) -> None:
         found = prepare(folder)

@@ -27,6 +27,7 @@ class ImageFolder:
 
     channels = 3
     decodes = True
+    block = 0
 
     def __init__(self, split: Split, folder: Path | None, size: int) -> None:
         if folder is None:
@@ -58,12 +59,21 @@ def decode(path: str, size: int) -> Tensor:
 
     Raises InputError, whatever the decoder raised.
     """
+    return decode_with_mode(path, size)[0]
+
+
+def decode_with_mode(path: str, size: int) -> tuple[Tensor, str]:
+    """What ``decode`` gives, and PIL's name for how the file keeps its colours: RGB, L, CMYK, …
+
+    Raises InputError, whatever the decoder raised, which is its ``__cause__``.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as image:
-                rgb = image.convert("RGB")
-        return pil_to_tensor(ImageOps.fit(rgb, (size, size), Image.Resampling.BILINEAR))
+                mode, rgb = image.mode, image.convert("RGB")
+        square = ImageOps.fit(rgb, (size, size), Image.Resampling.BILINEAR)
+        return pil_to_tensor(square), mode
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         limit = Image.MAX_IMAGE_PIXELS
         raise InputError(

@@ -20,6 +20,7 @@ class Synthetic:
     """
 
     decodes = False
+    block = 0
 
     def __init__(
         self,

@@ -28,8 +28,9 @@ class Section(BaseModel):
 class DataConfig(Section):
     """Which images, and how they become the network's input."""
 
-    name: Literal["fashion_mnist", "image_folder", "synthetic"] = "fashion_mnist"
-    """Fashion-MNIST, folders named after their classes, or made-up images."""
+    name: Literal["fashion_mnist", "image_folder", "packed", "synthetic"] = "fashion_mnist"
+    """Fashion-MNIST, folders named after their classes, what prepare.py made of those, or made up.
+    """
     folder: Path | None = None
     """Where the files lie; Fashion-MNIST is looked for, then downloaded, without it."""
     size: int = Field(224, ge=SMALLEST_SIDE)
@@ -46,7 +47,7 @@ class DataConfig(Section):
     """Of a test image: its centre; and mirrored; and its corners. Their probabilities are averaged.
     """
     workers: int = Field(0, ge=0)
-    """Decoding processes of each rank, for image folders."""
+    """Reading processes of each rank, for image folders and packed images."""
     stored_size: int = Field(256, gt=0)
     """Side at which decoded or made-up images are kept, in pixels."""
     synthetic_length: int = Field(2048, gt=0)
@@ -143,6 +144,8 @@ class Config(Section):
             raise ValueError("data.resize must be at least data.size")
         if self.data.name == "image_folder" and self.data.folder is None:
             raise ValueError("data.folder must name the folder with train/ and test/")
+        if self.data.name == "packed" and self.data.folder is None:
+            raise ValueError("data.folder must name the folder that prepare.py made")
         if self.optimizer.nesterov and not self.optimizer.momentum:
             raise ValueError("optimizer.nesterov needs a momentum above 0")
         return self

@@ -81,8 +81,8 @@ def training_shares(
     per_epoch = steps_per_epoch(config, len(dataset))
     while first < last:
         epoch, done = divmod(first, per_epoch)
-        order = epoch_order(config.seed, epoch, len(dataset)).split(config.batch_size)
-        order = order[done : done + last - first]
+        order = epoch_order(config.seed, epoch, len(dataset), dataset.block)
+        order = order.split(config.batch_size)[done : done + last - first]
         shares = [batch.tensor_split(mesh.plan.replicas)[mesh.replica] for batch in order]
         loader = _batches(config, mesh, dataset, shares)
         for global_batch in order:

@@ -7,11 +7,16 @@ import pytest
 import torch
 
 from data.image_folder import ImageFolder
-from data.loading import Loader, epoch_order
+from data.loading import WINDOW, Loader, epoch_order
 from data.synthetic import Synthetic
 from model.errors import InputError
 
 LARGEST_SEED = 2**32 - 1
+ORDER = [9, 8, 2, 3, 10, 0, 11, 4, 7, 6, 5, 1]
+ORDER_IN_BLOCKS = [
+    *(27, 10, 39, 34, 20, 35, 21, 28, 37, 15, 36, 26, 29, 14, 11, 38, 13, 12, 32, 16),
+    *(30, 0, 17, 1, 5, 33, 3, 31, 4, 2, 6, 7, 25, 9, 24, 22, 19, 23, 8, 18),
+]
 
 
 def synthetic(length=20):
@@ -42,6 +47,36 @@ def test_the_order_follows_from_its_arguments_alone():
     state = torch.get_rng_state()
     assert torch.equal(epoch_order(5, 3, 100), before)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_orders_of_earlier_runs_are_still_theirs():
+    assert epoch_order(5, 3, 12).tolist() == ORDER
+    assert epoch_order(5, 3, 12, 0).tolist() == ORDER
+    assert epoch_order(5, 3, 40, 2).tolist() == ORDER_IN_BLOCKS
+
+
+@pytest.mark.parametrize("length", [0, 1, 7, 8, 9, 1000, 1003])
+@pytest.mark.parametrize("block", [1, 8, 100, 2000])
+def test_an_epoch_in_blocks_visits_every_image_once(length, block):
+    orders = [epoch_order(3, epoch, length, block) for epoch in range(3)]
+    for order in orders:
+        assert order.dtype == torch.int64
+        assert order.sort().values.tolist() == list(range(length))
+    assert torch.equal(orders[2], epoch_order(3, 2, length, block))
+    if length > 100:
+        assert len({tuple(order.tolist()) for order in orders}) == 3
+
+
+def test_an_epoch_in_blocks_reads_from_few_places_at_a_time():
+    block, images = 16, 16 * 100
+    order = epoch_order(0, 0, images, block)
+    for window in order.split(WINDOW * block):
+        assert len(set((window // block).tolist())) <= WINDOW
+    first = order[: WINDOW * block]
+    assert (first.diff() == 1).sum() < len(first) / 10  # and in no order there
+    assert set((epoch_order(0, 1, images, block)[: len(first)] // block).tolist()) != set(
+        (first // block).tolist()
+    )
 
 
 def test_the_batches_are_those_asked_for():
@@ -87,6 +122,7 @@ class Parents:
     classes: Sequence[str] = ["any"]
     channels = height = width = 1
     decodes = True
+    block = 0
 
     def __len__(self):
         return 1

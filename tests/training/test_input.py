@@ -5,6 +5,7 @@ from itertools import chain
 import pytest
 import torch
 
+from data.loading import epoch_order
 from data.synthetic import Synthetic
 from distributed.ledger import Ledger
 from distributed.mesh import Mesh, Plan
@@ -85,6 +86,13 @@ def test_each_epoch_has_an_order_of_its_own():
         for epoch in range(EPOCHS)
     ]
     assert len({*orders, tuple(range(25))}) == EPOCHS + 1
+
+
+def test_a_set_that_is_read_in_blocks_has_an_order_for_that():
+    images = _images(20)
+    images.block = 2
+    shares = list(training_shares(_config(), _mesh(1), images, 0, 4))
+    assert list(chain(*_positions(shares))) == epoch_order(5, 0, 20, 2).tolist()
 
 
 def test_a_share_holds_the_images_at_its_positions():

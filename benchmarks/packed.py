@@ -1,0 +1,154 @@
+"""From image files on the disk to augmented batches, on one thread.
+
+Beside torchvision as its reference training has it: ImageFolder, RandomResizedCrop or RandomCrop,
+flip, ToTensor and Normalize, in a DataLoader without workers. Ours packs the same files once with
+``prepare.py``, then reads pixels, crops 224 of 256, mirrors and standardizes a batch at once. The
+JPEG files are made up, 500 by 375 pixels and about as long as ImageNet's; all that is read lies in
+the page cache, and more than fits into the processor's.
+"""
+
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torchvision import transforms
+from torchvision.datasets import ImageFolder
+from tqdm import trange
+
+from benchmarks.contest import Contestant, contest, parser, report
+from data.datasets import open_dataset
+from data.loading import Loader, epoch_order
+from data.preprocess import Preprocess
+from distributed.device import keep_freed_memory, share_of_cores
+from model.keyed_random import image_keys
+from preparation.source import list_source
+from preparation.target import prepare
+
+BATCH = 128
+PICTURES, IMAGES = 256, 4096
+"""Files made, and names given to them: 805 MB packed."""
+STORED, SIZE = 256, 224
+MEAN, DEVIATION = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+
+CROPS: dict[str, list[Callable[[Image.Image], Image.Image]]] = {
+    "RandomResizedCrop": [transforms.RandomResizedCrop(SIZE)],
+    "Resize, RandomCrop": [transforms.Resize(STORED), transforms.RandomCrop(SIZE)],
+}
+
+
+def make_files(folder: Path) -> Path:
+    """Noise with the spectrum of a picture, in ``folder``/images; each file has many names."""
+    generator = np.random.default_rng(0)
+    for split in ("train", "val"):
+        (folder / "images" / split / "any").mkdir(parents=True)
+    for number in trange(PICTURES, desc="making files", disable=None):
+        coarse = generator.integers(0, 256, (47, 63, 3), dtype=np.uint8)
+        smooth = Image.fromarray(coarse).resize((500, 375), Image.Resampling.BICUBIC)
+        noise = generator.integers(-12, 13, (375, 500, 3))
+        pixels = (np.asarray(smooth) + noise).clip(0, 255).astype(np.uint8)
+        path = folder / "images" / "train" / "any" / f"{number}.jpg"
+        Image.fromarray(pixels).save(path, quality=90)
+        for name in range(number + PICTURES, IMAGES, PICTURES):
+            os.link(path, path.with_name(f"{name}.jpg"))
+    os.link(path, folder / "images" / "val" / "any" / "0.jpg")
+    return folder
+
+
+def _stream(epoch: Callable[[int], Iterator[Tensor]], batches: int) -> Callable[[], Tensor]:
+    """A call that reads ``batches`` more, epoch after epoch."""
+
+    def forever() -> Iterator[Tensor]:
+        number = 0
+        while True:
+            yield from epoch(number)
+            number += 1
+
+    stream = forever()
+
+    def read() -> Tensor:
+        for _ in range(batches):
+            images = next(stream)
+        return images[:, 0, 0, 0]  # little to send, and proof that there are images
+
+    return read
+
+
+def torchvisions(folder: Path, crop: str, batches: int) -> Callable[[], Tensor]:
+    """The reference's loader."""
+    torch.set_num_threads(1)
+    normalize = transforms.Normalize(*([v / 255 for v in each] for each in (MEAN, DEVIATION)))
+    flip = transforms.RandomHorizontalFlip()
+    transform = transforms.Compose([*CROPS[crop], flip, transforms.ToTensor(), normalize])
+    images = ImageFolder(str(folder / "images" / "train"), transform)
+    loader = DataLoader(images, BATCH, shuffle=True, drop_last=True)
+    return _stream(lambda number: (batch for batch, _ in loader), batches)
+
+
+def ours(folder: Path, name: str, cut: bool, batches: int) -> Callable[[], Tensor]:
+    """The trainer's, of the data set called ``name``; without ``cut`` images are read alone."""
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    images = open_dataset(name, "train", folder / ("packed" if name == "packed" else "images"))
+    preprocess = Preprocess(SIZE, STORED, MEAN, DEVIATION, mirror=True, dtype=torch.bfloat16)
+
+    def epoch(number: int) -> Iterator[Tensor]:
+        order = epoch_order(0, number, len(images), images.block).split(BATCH)
+        for batch in Loader(images, order):
+            keys = image_keys(0, number, batch.indices)
+            yield preprocess(batch.images, keys) if cut else batch.images
+
+    return _stream(epoch, batches)
+
+
+def contestants(folder: Path) -> dict[str, tuple[Contestant, int]]:
+    """By name, with the images that a call reads."""
+    rows: dict[str, tuple[Callable[..., Callable[[], Tensor]], tuple[str | bool, ...], int]] = {
+        **{f"torchvision, {crop}": (torchvisions, (crop,), 1) for crop in CROPS},
+        "ours, image_folder": (ours, ("image_folder", True), 1),
+        "ours, packed": (ours, ("packed", True), IMAGES // BATCH),
+        "ours, packed, reading alone": (ours, ("packed", False), IMAGES // BATCH),
+    }
+    return {
+        name: (Contestant(name, make, (folder, *arguments, batches)), batches * BATCH)
+        for name, (make, arguments, batches) in rows.items()
+    }
+
+
+def main() -> None:
+    """Everyone on the same files."""
+    arguments = parser(__doc__).parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = make_files(Path(scratch))
+        (folder / "packed").mkdir()
+        source = list_source(folder / "images")
+        prepare(
+            source, folder / "packed", size=STORED, shard_images=1024, workers=share_of_cores(1)
+        )
+        entries = contestants(folder)
+        timings = contest([each for each, _ in entries.values()], arguments.rounds)
+    speeds = {
+        name: [images / seconds for seconds in timings[name].rounds]
+        for name, (_, images) in entries.items()
+    }
+    first = next(iter(speeds.values()))
+    rows = [
+        {
+            "loader": name,
+            "images/s": float(np.median(speed)),
+            "× the first": float(np.median(np.divide(speed, first))),
+        }
+        for name, speed in speeds.items()
+    ]
+    report("packed", {"500 × 375 JPEG to batches of 128 at 224": rows}, arguments.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""Images that ``prepare.py`` has decoded and resized, read back as they are."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data import Split
+from data.packed_index import PackedIndex, Shard, read_index
+from model.errors import InputError
+
+MOST_OPEN = 64
+"""Shards kept open at once: an epoch reads from few at a time, and a process may open 1024."""
+
+
+class Packed:
+    """RGB images of the folder that ``prepare.py`` made, squares of the size chosen there.
+
+    Opening it checks the index, the labels and the form and length of every file, not their sums,
+    which ``prepare.py --verify`` does. Files are read, not mapped: as fast from the page cache, and
+    a failing disk is an error instead of a dead process.
+
+    Raises InputError when anything is missing, or not as the index says.
+    """
+
+    channels = 3
+    decodes = True
+    block = 256
+
+    def __init__(self, split: Split, folder: Path | None) -> None:
+        if folder is None:
+            raise InputError("packed needs data.folder, the folder that prepare.py made")
+        index = read_index(folder)
+        self.classes: Sequence[str] = index.classes
+        self.height = self.width = index.plan.size
+        self.labels = _labels(folder, split, index)
+        self.shards = [folder / shard.file for shard in index.splits[split].shards]
+        self.offsets = [_offset(folder, shard, index) for shard in index.splits[split].shards]
+        counts = [shard.images for shard in index.splits[split].shards]
+        self.starts = np.cumsum([0, *counts])
+        self._open: dict[int, _OpenFile] = {}
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": {}}
+
+    def read(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (B, 3, size, size) uint8 and labels (B,) int64 at ``indices`` (B,).
+
+        The images are in channels-last memory, as they are stored. They are read in the order in
+        which they lie on the disk. Raises InputError when a file has changed since it was opened.
+        """
+        shape = (len(indices), self.height, self.width, self.channels)
+        images = torch.empty(shape, dtype=torch.uint8)
+        rows = images.flatten(1).numpy()
+        positions = indices.numpy()
+        shards = np.searchsorted(self.starts, positions, side="right") - 1
+        places = positions - self.starts[shards]
+        order, shards, places = np.argsort(positions).tolist(), shards.tolist(), places.tolist()
+        for number in order:
+            self._read_image(shards[number], places[number], rows[number])
+        return images.permute(0, 3, 1, 2), self.labels[indices]
+
+    def _read_image(self, shard: int, place: int, row: "np.ndarray[Any, Any]") -> None:
+        """Fill ``row`` with the bytes of an image."""
+        file, offset = self._file(shard), self.offsets[shard] + place * row.nbytes
+        done = 0
+        while done < row.nbytes:
+            try:
+                count = os.preadv(file.handle, [row[done:].data], offset + done)
+            except OSError as error:
+                raise InputError(
+                    f"{self.shards[shard]} cannot be read ({error.strerror}): see to its disk"
+                ) from None
+            if not count:
+                raise InputError(f"{self.shards[shard]} has become shorter: prepare it anew")
+            done += count
+
+    def _file(self, shard: int) -> "_OpenFile":
+        if shard not in self._open:
+            if len(self._open) == MOST_OPEN:
+                del self._open[next(iter(self._open))]  # the one opened first
+            try:
+                self._open[shard] = _OpenFile(self.shards[shard])
+            except OSError as error:
+                raise InputError(
+                    f"{self.shards[shard]} cannot be opened ({error.strerror}): see to its disk"
+                ) from None
+        return self._open[shard]
+
+
+class _OpenFile:
+    """A file's handle, closed when nobody holds this any more."""
+
+    def __init__(self, path: Path) -> None:
+        self.handle = os.open(path, os.O_RDONLY)
+
+    def __del__(self) -> None:
+        if hasattr(self, "handle"):
+            os.close(self.handle)
+
+
+def _offset(folder: Path, shard: Shard, index: PackedIndex) -> int:
+    """Where the pixels of a shard begin, in bytes; InputError if it is not as the index says."""
+    size = index.plan.size
+    array = _array(folder / shard.file)
+    _check_form(folder / shard.file, array, (shard.images, size, size, 3), np.uint8)
+    return array.offset
+
+
+def _labels(folder: Path, split: Split, index: PackedIndex) -> Tensor:
+    """The labels of a split, (N,) int64; InputError if they do not fit the index."""
+    path = folder / index.splits[split].labels.file
+    array = _array(path)
+    _check_form(path, array, (index.splits[split].images,), np.int64)
+    labels = torch.from_numpy(np.array(array))
+    if labels.min() < 0 or labels.max() >= len(index.classes):
+        raise InputError(
+            f"{path} has labels outside of the index's {len(index.classes)} classes: prepare the "
+            "images anew"
+        )
+    return labels
+
+
+def _array(path: Path) -> "np.memmap[Any, Any]":
+    """The mapped array of a file; InputError if it holds none, or less than it says."""
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError, SyntaxError) as error:
+        raise InputError(
+            f"{path} is not a whole NumPy array ({' '.join(str(error).split())}): prepare the "
+            "images anew"
+        ) from None
+    if not isinstance(array, np.memmap):
+        raise InputError(f"{path} is not a NumPy array: prepare the images anew")
+    return array
+
+
+def _check_form(
+    path: Path, array: "np.memmap[Any, Any]", shape: tuple[int, ...], dtype: type[np.generic]
+) -> None:
+    whole = path.stat().st_size == array.offset + array.nbytes
+    if array.shape == shape and array.dtype == dtype and array.flags.c_contiguous and whole:
+        return
+    raise InputError(
+        f"{path} holds {array.dtype} {array.shape} in {path.stat().st_size} bytes, and the index "
+        f"says {np.dtype(dtype)} {shape}: prepare the images anew"
+    )

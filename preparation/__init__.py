@@ -1,0 +1,1 @@
+"""From folders of image files to packed images: what ``prepare.py`` does."""

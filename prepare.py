@@ -1,0 +1,135 @@
+"""Decode and resize a folder of images once, so that training reads plain pixels.
+
+  python prepare.py imagenet packed              SOURCE/train/CLASS/* and SOURCE/val/CLASS/*
+  python prepare.py ILSVRC/Data/CLS-LOC packed --val-labels ILSVRC/LOC_val_solution.csv
+  python prepare.py --verify packed              are all files as they were written?
+  python train.py --config configs/paper.yaml data.name=packed data.folder=packed
+
+SOURCE has train/CLASS/FILES and test/CLASS/FILES or val/CLASS/FILES. ImageNet's 50,000 validation
+images come in one folder instead; --val-labels then names a text file with a line for each image in
+SOURCE/val, in one of two forms (with or without the suffix of the image's name):
+
+  ILSVRC2012_val_00000001,n01751748 111 108 441 193      Kaggle's LOC_val_solution.csv
+  ILSVRC2012_val_00000001.JPEG n01751748
+
+The devkit's ILSVRC2012_validation_ground_truth.txt has numbers only, and is refused.
+
+Each image is resized so that its shorter side has --size pixels, and cut to the central square, as
+data.name=image_folder does it. TARGET then holds index.json and NumPy files: shards of images
+(N, size, size, 3) uint8, labels, and the mean training image. The index has the SHA-256 sums, the
+mean and the covariance of the training pixels, and the names of the files that could not be
+decoded, which are left out. It takes size × size × 3 bytes an image: 262 GB for ImageNet at 256.
+
+After an interruption the same command goes on: what is finished is checked and kept. The training
+images are stored in a random order, always the same, so that whoever reads them in a row sees all
+classes.
+"""
+
+import argparse
+import logging
+import math
+import signal
+from pathlib import Path
+from types import FrameType
+
+from data.packed_index import PackedIndex
+from distributed.device import share_of_cores
+from model.errors import InputError
+from preparation.source import list_source
+from preparation.statistics import MOST_IMAGES
+from preparation.target import prepare
+from preparation.verify import verify
+from training.folder import RunFolder, writing
+from training.program import ArgumentParser, run_program
+
+log = logging.getLogger(__name__)
+
+
+def main() -> int:
+    """Prepare or verify; returns the exit status."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    arguments = parse_arguments()
+    try:
+        if arguments.verify:
+            files = verify(arguments.verify, arguments.workers)
+            log.info("all %d files of %s are as they were written", files, arguments.verify)
+        else:
+            pack_images(arguments)
+    except KeyboardInterrupt:
+        log.info("interrupted; what is finished is kept, and the same command goes on from it")
+        return 128 + signal.SIGINT
+    return 0
+
+
+def pack_images(arguments: argparse.Namespace) -> None:
+    """From SOURCE to TARGET, and what there is to say about it."""
+    source = list_source(arguments.source, arguments.val_labels)
+    counts = [f"{len(files):,} {split}" for split, files in source.splits.items()]
+    log.info("%s images in %d classes", " and ".join(counts), len(source.classes))
+    with writing(arguments.target):
+        arguments.target.mkdir(parents=True, exist_ok=True)
+    RunFolder(arguments.target).claim()
+    index = prepare(
+        source,
+        arguments.target,
+        size=arguments.size,
+        shard_images=arguments.shard_images,
+        workers=arguments.workers,
+    )
+    tell(index, arguments.target)
+
+
+def tell(index: PackedIndex, target: Path) -> None:
+    """Say what was packed, what was not, and how to train on it."""
+    for split in ("train", "test"):
+        told = index.splits[split]
+        log.info(
+            "%s: %s images (%d grey and %d CMYK ones made RGB), %d files skipped",
+            *(split, f"{told.images:,}", told.grey, told.cmyk, len(told.skipped)),
+        )
+        for skipped in told.skipped:
+            log.info("  skipped %s: %s", skipped.file, skipped.reason)
+    covariance = index.statistics.covariance
+    deviation = [math.sqrt(covariance[channel][channel]) for channel in range(3)]
+    log.info(
+        "train with data.name=packed data.folder=%s 'data.mean=%s' 'data.deviation=%s'",
+        *(target, _short(index.statistics.mean), _short(deviation)),
+    )
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = ArgumentParser(description=__doc__)
+    add, cores = parser.add_argument, share_of_cores(1)
+    add("source", type=Path, nargs="?", metavar="SOURCE", help="the folder with train/")
+    add("target", type=Path, nargs="?", metavar="TARGET", help="where the packed images go")
+    add("--size", type=number, default=256, metavar="N", help="side in pixels, default: 256")
+    add("--workers", type=number, default=cores, metavar="N", help="processes, default: one a core")
+    add("--shard-images", type=number, default=1024, metavar="N", help="in a file, default: 1024")
+    add("--val-labels", type=Path, metavar="FILE", help="the classes of the images in SOURCE/val")
+    add("--verify", type=Path, metavar="TARGET", help="compare its files with their sums, instead")
+    arguments = parser.parse_args()
+    if (arguments.target is None) is (arguments.verify is None):
+        raise InputError("name SOURCE and TARGET, or --verify TARGET; --help says what there is")
+    if arguments.verify and arguments.source:
+        raise InputError("--verify takes TARGET alone; --help says what there is")
+    return arguments
+
+
+def number(text: str) -> int:
+    """A positive one, of a size that can be meant; raises ValueError for others."""
+    if not 1 <= int(text) <= MOST_IMAGES:
+        raise ValueError
+    return int(text)
+
+
+def _short(values: tuple[float, ...] | list[float]) -> str:
+    return f"[{', '.join(f'{value:.2f}' for value in values)}]"
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,72 @@
+"""Workers that fail, or are killed."""
+
+import multiprocessing
+import os
+import threading
+
+import pytest
+
+from data.packed_index import UNFINISHED
+from model.errors import InputError
+from preparation.pool import finish_all
+from preparation.shards import Task
+from preparation.source import list_source
+from tests.preparation.trees import SIZE
+from tests.programs import wait_until
+
+
+@pytest.fixture
+def tasks(tree, tmp_path):
+    (tmp_path / "target" / UNFINISHED).mkdir(parents=True)
+
+    def all_of(shard):
+        files = list_source(tree).splits["train"]
+        return [
+            Task(
+                f"train-{first:05d}",
+                tree,
+                files[first : first + shard],
+                tmp_path / "target",
+                SIZE,
+                True,
+            )
+            for first in range(0, len(files), shard)
+        ]
+
+    return all_of
+
+
+def test_records_come_in_the_order_of_the_tasks(tasks):
+    asked = tasks(shard=1)
+    records = finish_all(asked, workers=3)
+    assert [record.labels for record in records] == [[task.files[0].label] for task in asked]
+
+
+def test_a_worker_that_the_system_kills_is_a_sentence(tree, tasks):
+    asked = tasks(shard=20)
+    (tree / "train/ant/0.jpg").unlink()
+    os.mkfifo(tree / "train/ant/0.jpg")  # nobody writes to it: whoever reads it waits
+    before = set(multiprocessing.active_children())
+
+    def kill():
+        def workers():
+            return set(multiprocessing.active_children()) - before
+
+        wait_until(workers)
+        for worker in workers():
+            worker.kill()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with pytest.raises(InputError, match="killed a worker, most likely for want of memory"):
+        finish_all(asked, workers=1)
+    killer.join()
+
+
+def test_a_disk_that_refuses_ends_all_workers(tasks, tmp_path):
+    asked = tasks(shard=1)
+    (tmp_path / "target" / UNFINISHED).rmdir()
+    before = set(multiprocessing.active_children())
+    with pytest.raises(InputError, match=r"cannot write .* goes on from what is finished"):
+        finish_all(asked, workers=2)
+    assert set(multiprocessing.active_children()) <= before

@@ -1,0 +1,260 @@
+"""The whole command, as a user runs it: what it says, how it is killed, and training on it."""
+
+import json
+import os
+import shlex
+import signal
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from data.packed import Packed
+from data.packed_index import UNFINISHED, read_index
+from tests.preparation.trees import (
+    BROKEN,
+    add_odd_files,
+    contents,
+    expected,
+    make_tree,
+    pack_tree,
+    save_noise,
+)
+from tests.programs import ROOT, finish, ranks, run, start
+
+PREPARE = [sys.executable, "prepare.py"]
+SMALL = ("--size", 16, "--shard-images", 4, "--workers", 2)
+SLOW = ("--size", 16, "--shard-images", 2, "--workers", 2)
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    return add_odd_files(make_tree(tmp_path_factory.mktemp("images") / "tree"))
+
+
+@pytest.fixture(scope="module")
+def prepared(tree, tmp_path_factory):
+    """(the packed folder, what the program printed)."""
+    target = tmp_path_factory.mktemp("prepared") / "new" / "packed"
+    status, out, err = run(*PREPARE, tree, target, *SMALL)
+    assert (status, err) == (0, "")
+    return target, out
+
+
+@pytest.fixture(scope="module")
+def slow_tree(tmp_path_factory):
+    """Pictures that take a while."""
+    root = tmp_path_factory.mktemp("slow") / "tree"
+    for number in range(24):
+        name = f"train/{'ant' if number % 2 else 'bee'}/{number}.jpg"
+        save_noise(root / name, number, width=1400, height=1000)
+    for name in ("ant", "bee"):
+        save_noise(root / "test" / name / "0.jpg", 99)
+    (root / "train" / "ant" / "broken.jpg").write_text("no picture")
+    return root
+
+
+@pytest.fixture(scope="module")
+def undisturbed(slow_tree, tmp_path_factory):
+    target = tmp_path_factory.mktemp("undisturbed") / "packed"
+    assert run(*PREPARE, slow_tree, target, *SLOW, "--workers", 1)[0] == 0
+    return contents(target)
+
+
+def test_the_stored_pixels_are_those_of_the_files(tree, prepared):
+    for split in ("train", "test"):
+        dataset = Packed(split, prepared[0])
+        images, labels = dataset.read(torch.arange(len(dataset)))
+        wanted, wanted_labels = expected(tree, split)
+        np.testing.assert_array_equal(images.permute(0, 2, 3, 1), wanted)
+        assert labels.tolist() == wanted_labels
+
+
+def test_what_was_odd_is_said(prepared):
+    _, out = prepared
+    assert out.startswith("18 train and 4 test images in 2 classes\n")
+    assert "train: 15 images (1 grey and 1 CMYK ones made RGB), 3 files skipped\n" in out
+    assert "test: 4 images (0 grey and 0 CMYK ones made RGB), 0 files skipped\n" in out
+    for name in BROKEN:
+        assert out.count(f"  skipped train/ant/{name}: ") == 1
+
+
+def test_a_second_time_there_is_nothing_to_do(tree, prepared):
+    target, said = prepared
+    before = contents(target)
+    status, out, _ = run(*PREPARE, tree, target, *SMALL)
+    assert status == 0
+    assert "is finished already" in out
+    assert out.splitlines()[2:] == said.splitlines()[1:]
+    assert contents(target) == before
+
+
+def test_training_takes_the_folder_with_the_settings_that_were_printed(prepared, tmp_path):
+    target, out = prepared
+    settings = shlex.split(out.splitlines()[-1].removeprefix("train with "))
+    assert settings[:2] == ["data.name=packed", f"data.folder={target}"]
+    small = (
+        "name=run",
+        "variant=d2l",
+        "data.size=64",
+        "batch_size=4",
+        "epochs=2",
+        "data.workers=1",
+        "optimizer.learning_rate=0.0001",
+    )
+    status, _, err = run(
+        *ranks(2), "train.py", *settings, *small, f"runs={tmp_path}", WANDB_MODE="disabled"
+    )
+    assert status == 0, err
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["images_seen"] == 30
+
+
+def test_verify_finds_what_was_altered(tree, tmp_path):
+    target = tmp_path / "packed"
+    run(*PREPARE, tree, target, *SMALL)
+    status, out, _ = run(*PREPARE, "--verify", target)
+    assert (status, out) == (0, f"all 9 files of {target} are as they were written\n")
+    with (target / "train-00002.npy").open("r+b") as file:
+        file.seek(1000)
+        byte = file.read(1)
+        file.seek(1000)
+        file.write(bytes([byte[0] ^ 1]))
+    status, out, err = run(*PREPARE, "--verify", target)
+    assert (status, out) == (2, "")
+    assert "1 of the 9 files" in err
+    assert "(train-00002.npy)" in err
+    assert err.count("\n") == 1
+
+
+def has_ended(group):
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def interrupted(tree, target, number, shards):
+    """Start packing, and send a signal when ``shards`` are finished; (status, output, errors)."""
+    process = start(*PREPARE, tree, target, *SLOW)
+    deadline = time.monotonic() + 60
+    while len(list((target / UNFINISHED).glob("train-*.json"))) < shards:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    os.kill(process.pid, number)
+    ended = finish(process, timeout=20)
+    while not has_ended(process.pid):  # its workers too
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return ended
+
+
+def test_killed_twice_and_gone_on_with_the_bytes_are_the_same(slow_tree, undisturbed, tmp_path):
+    target = tmp_path / "packed"
+    for shards in (1, 5):
+        status, _, _ = interrupted(slow_tree, target, signal.SIGKILL, shards)
+        assert status == -signal.SIGKILL
+        assert not (target / "index.json").exists()
+    status, out, err = run(*PREPARE, slow_tree, target, *SLOW)
+    assert (status, err) == (0, "")
+    assert "images that were packed before" in out
+    assert contents(target) == undisturbed
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_soon_without_a_partial_file(slow_tree, tmp_path, number):
+    target = tmp_path / "packed"
+    status, out, err = interrupted(slow_tree, target, number, 2)
+    assert (status, err) == (130, "")
+    assert "the same command goes on" in out
+    assert not list(target.rglob("*.part"))
+    assert (target / UNFINISHED / "plan.json").exists()
+
+
+def test_a_full_disk_is_a_sentence_and_no_loss(tree, tmp_path):
+    target = tmp_path / "packed"
+    settings = (*SMALL, "--shard-images", 8)
+    limited = ["bash", "-c", 'ulimit -f 5 && exec "$@"', "-"]  # a file of at most 5 KiB
+    status, _, err = run(*limited, *PREPARE, tree, target, *settings)
+    assert status == 2
+    assert err.startswith(f"error: cannot write {target}/train-0000")
+    assert "run the same again, which goes on" in err
+    assert err.count("\n") == 1
+    assert not list(target.rglob("*.part"))
+    assert run(*PREPARE, tree, target, *settings)[0] == 0
+    assert contents(target) == contents(pack_tree(tree, tmp_path / "whole", shard_images=8)[0])
+
+
+def test_two_do_not_pack_into_one_folder(slow_tree, undisturbed, tmp_path):
+    target = tmp_path / "packed"
+    first = start(*PREPARE, slow_tree, target, *SLOW)
+    while not (target / UNFINISHED).exists():
+        time.sleep(0.01)
+    os.kill(first.pid, signal.SIGSTOP)
+    status, _, err = run(*PREPARE, slow_tree, target, *SLOW)
+    os.kill(first.pid, signal.SIGCONT)
+    assert status == 2
+    assert "is in use by another run" in err
+    assert finish(first)[0] == 0
+    assert contents(target) == undisturbed
+
+
+def test_a_flat_folder_of_validation_images(tmp_path):
+    tree = make_tree(tmp_path / "tree")
+    lines = ["ImageId,PredictionString"]
+    for number, name in enumerate(("bee", "ant", "bee")):
+        stem = f"ILSVRC2012_val_{number:08d}"
+        save_noise(tree / "val" / f"{stem}.JPEG", number)
+        lines.append(f"{stem},{name} 1 2 3 4")
+    (tmp_path / "labels.csv").write_text("\n".join(lines))
+    target = tmp_path / "packed"
+    status, _, err = run(*PREPARE, tree, target, *SMALL, "--val-labels", tmp_path / "labels.csv")
+    assert status == 0, err
+    test_set = Packed("test", target)
+    assert [test_set.classes[label] for label in test_set.labels] == ["bee", "ant", "bee"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ([], "name SOURCE and TARGET"),
+        (["only"], "name SOURCE and TARGET"),
+        (["source", "target", "--verify", "target"], "name SOURCE and TARGET"),
+        (["source", "--verify", "target"], "--verify takes TARGET alone"),
+        (["/nowhere", "target"], "no folder /nowhere/train"),
+        (["--verify", "/nowhere"], "/nowhere/index.json cannot be read"),
+        (["source", "target", "--size", "0"], "invalid number value: '0'"),
+        (["source", "target", "--shard-images", "99999999"], "invalid number value"),
+        (["source", "target", "--workers", "many"], "invalid number value: 'many'"),
+    ],
+)
+def test_bad_input_is_refused_in_a_sentence(arguments, complaint):
+    status, out, err = run(*PREPARE, *arguments)
+    assert (status, out) == (2, "")
+    assert complaint in err
+    assert err.count("\n") == 1, err
+
+
+def test_a_target_of_another_size_is_refused(tree, prepared):
+    target, _ = prepared
+    status, _, err = run(*PREPARE, tree, target, *SMALL, "--size", 32)
+    assert status == 2
+    assert "was begun with --size 16, and this asks for 32" in err
+    assert read_index(target).plan.size == 16
+
+
+def test_the_help_describes_the_lists_of_classes():
+    status, out, _ = run(*PREPARE, "--help")
+    assert status == 0
+    assert "LOC_val_solution.csv" in out
+    assert max(map(len, out.splitlines())) <= 100
+
+
+def test_the_launcher_starts_it_once():
+    status, out, _ = run(ROOT / "launch.sh", "prepare.py", "a", "b", LAUNCH_DRY_RUN="1")
+    assert status == 0
+    assert out.split()[1:] == ["prepare.py", "a", "b"]
