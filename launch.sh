@@ -25,6 +25,9 @@ script, so paths are relative to that.
                                                    one of them (for Slurm, see README.md)
   ./launch.sh compare.py                           the placements side by side; it starts their
                                                    processes itself
+  ./launch.sh evaluate.py runs/fashion             score what was trained, on every GPU
+  ./launch.sh predict.py a.jpg --weights runs/fashion
+                                                   one process does this, and convert.py
   ./launch.sh test -k launch                       the tests whose names contain "launch"
 
 What is before PROGRAM.py is torchrun's (`.venv/bin/torchrun --help`), what is after is the
@@ -156,8 +159,8 @@ for argument in "${program[@]:1}"; do # help is for one process to give
     case $argument in -h | --help) start $venv/bin/python "${program[@]}" ;; esac
 done
 
-case ${program[0]##*/} in # it starts the processes itself, in one number after the other
-    compare.py) start $venv/bin/python "${program[@]}" ;;
+case ${program[0]##*/} in # one process does it, or starts the others itself
+    compare.py | convert.py | predict.py | prepare.py) start $venv/bin/python "${program[@]}" ;;
 esac
 
 processes= flags=()

@@ -18,7 +18,8 @@ class AlexNet(nn.Module):
     """The eight layers of Krizhevsky et al. 2012, figure 2, for any number of towers.
 
     ``towers`` builds the layers and answers where the towers meet: at conv3, fc6, fc7 and fc8,
-    and nowhere else. Raises InputError when the towers do not divide a layer's width.
+    and nowhere else. Raises InputError when the towers do not divide a layer's width, or are
+    apart in a net that normalises across them.
     """
 
     def __init__(self, variant: Variant, classes: int, channels: int, towers: Towers) -> None:
@@ -26,6 +27,11 @@ class AlexNet(nn.Module):
         for number, width in enumerate(variant.convolutions, start=1):
             towers.check_width(f"conv{number}", width)
         towers.check_width("fc6", variant.hidden)
+        if variant.lrn_spans_towers and len(towers.here) < towers.count:
+            raise InputError(
+                "this net normalises across its towers, which must be in one process for that: "
+                "set placement=local"
+            )
         self.variant, self.towers = variant, towers
         c1, c2, c3, c4, c5 = variant.convolutions
         inputs, hidden = c5 * variant.features**2, variant.hidden
@@ -37,11 +43,10 @@ class AlexNet(nn.Module):
         self.fc6 = towers.linear(inputs, hidden)
         self.fc7 = towers.linear(hidden, hidden)
         self.fc8 = towers.classifier(hidden, classes)
-        self.norm = (
-            LocalResponseNorm(len(towers.here), rectify=True)
-            if variant.local_response_norm
-            else None
-        )
+        self.norm = None
+        if variant.local_response_norm:
+            apart = 1 if variant.lrn_spans_towers else len(towers.here)
+            self.norm = LocalResponseNorm(apart, k=variant.lrn_k, rectify=True)
         before, after6, after7 = variant.dropout
         self.dropout5 = Dropout(before, towers.units(inputs), stream=5)
         self.dropout6 = Dropout(after6, towers.units(hidden), stream=6)
@@ -70,10 +75,12 @@ class AlexNet(nn.Module):
     def rectify_and_pool(self, x: Tensor) -> Tensor:
         """ReLU, normalisation if the net has it, and pooling.
 
-        Without one between them, ReLU and maximum change places: the result is the same, and the
-        ReLU has a quarter of the numbers to go through.
+        Without one between them, ReLU (which ``norm`` begins with) and maximum change places: the
+        result is the same, and the ReLU has a quarter of the numbers to go through.
         """
-        return relu(pool(x)) if self.norm is None else pool(self.norm(x))
+        if self.norm is None:
+            return relu(pool(x))
+        return self.norm(pool(x)) if self.variant.pools_first else pool(self.norm(x))
 
 
 def resize(x: Tensor, side: int) -> Tensor:
