@@ -1,17 +1,8 @@
-"""Nets with few hidden units, which are made, written and read in no time."""
+"""What large files leave is cleared away."""
 
-import dataclasses
 import shutil
 
 import pytest
-
-from model.variants import VARIANTS
-
-
-@pytest.fixture
-def small_nets(monkeypatch):
-    for name, variant in VARIANTS.items():
-        monkeypatch.setitem(VARIANTS, name, dataclasses.replace(variant, hidden=32))
 
 
 @pytest.fixture
