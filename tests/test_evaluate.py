@@ -14,7 +14,7 @@ SETTINGS = (
     *("name=run", "variant=d2l", "data.name=synthetic", "data.size=64", "data.stored_size=72"),
     *("data.resize=72", "data.synthetic_length=52", "data.mean=100.0", "data.deviation=20.0"),
     *("data.test_views=2", "batch_size=8", "max_steps=3", "placement=split"),
-    *("initial_values=xavier", "keep_checkpoints=1", "tracking.mode=disabled"),
+    *("precision=fp32", "initial_values=xavier", "keep_checkpoints=1", "tracking.mode=disabled"),
 )
 SCORES = ("test_loss", "test_top1", "test_top5")
 
@@ -54,18 +54,15 @@ def test_the_scores_are_those_of_training(trained, tmp_path):
     assert "13 images of synthetic, 2 view(s)" in out
 
 
-@pytest.mark.parametrize(
-    ("world", "placement", "mesh"),
-    [(2, "split", "1 replica × 2 towers"), (2, "local", "2 replicas"), (4, "auto", "2 × 2")],
-)
+@pytest.mark.parametrize(("world", "placement"), [(2, "split"), (2, "local"), (4, "auto")])
 def test_every_mesh_gives_the_same_scores(
-    trained, alone, tmp_path, record_property, world, placement, mesh
+    trained, alone, tmp_path, record_property, world, placement
 ):
     settings = ["precision=fp64", f"placement={placement}"]
     out, found = evaluate(world, trained, tmp_path, *settings)
-    errors = [abs(found[key] - alone[key]) / max(alone[key], 1e-12) for key in SCORES]
-    record_property("equality", ("d2l", f"evaluate.py, {mesh}", max(errors)))
-    assert max(errors) <= 1e-12
+    error = max(abs(found[key] - alone[key]) / max(alone[key], 1e-12) for key in SCORES)
+    record_property("largest error", error)
+    assert error <= 1e-12
     assert found["world_size"] == world
     assert out.count("\n") == 1
 
@@ -132,15 +129,15 @@ def test_training_from_a_run_begins_where_it_ended(trained, tmp_path):
     ("arguments", "complaint"),
     [
         (["variant=paper"], "holds a net of the variant d2l, not paper"),
-        (["towers=1", "placement=auto"], "set towers=2"),
+        (["towers=1"], "set towers=2"),
         (["weights=none.pth"], "cannot read none.pth"),
     ],
 )
 def test_training_from_another_net_is_refused_before_a_folder_is_made(
     trained, tmp_path, arguments, complaint
 ):
-    settings = [*SETTINGS, f"weights={trained}", f"runs={tmp_path / 'runs'}", *arguments]
-    status, out, err = run(*ranks(2), "train.py", *settings)
+    settings = [*SETTINGS, "placement=auto", f"weights={trained}", f"runs={tmp_path / 'runs'}"]
+    status, out, err = run(*ranks(0), "train.py", *settings, *arguments)
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert complaint in err
     assert not (tmp_path / "runs").exists()
