@@ -26,6 +26,9 @@ script, so paths are relative to that.
   ./launch.sh compare.py                           the placements side by side; it starts their
                                                    processes itself
   ./launch.sh prepare.py SOURCE TARGET             pack a folder of images for training
+  ./launch.sh evaluate.py runs/fashion             score what was trained, on every GPU
+  ./launch.sh predict.py a.jpg --weights runs/fashion
+                                                   one process does this, and convert.py
   ./launch.sh test -k launch                       the tests whose names contain "launch"
 
 What is before PROGRAM.py is torchrun's (`.venv/bin/torchrun --help`), what is after is the
@@ -157,8 +160,8 @@ for argument in "${program[@]:1}"; do # help is for one process to give
     case $argument in -h | --help) start $venv/bin/python "${program[@]}" ;; esac
 done
 
-case ${program[0]##*/} in # they start the processes that they need
-    compare.py | prepare.py) start $venv/bin/python "${program[@]}" ;;
+case ${program[0]##*/} in # one process does it, or starts the others itself
+    compare.py | convert.py | predict.py | prepare.py) start $venv/bin/python "${program[@]}" ;;
 esac
 
 processes= flags=()

@@ -43,7 +43,8 @@ def main() -> int:
     train_set, test_set = open_sets(config.data, mesh)
     model = build_model(config, mesh, len(train_set.classes), train_set.channels)
     preprocess = make_preprocess(config, train_set.channels)
-    trainer = Trainer(config, mesh, model, preprocess, count_steps(config, len(train_set)))
+    steps = count_steps(config, len(train_set))
+    trainer = Trainer(config, mesh, model, preprocess, steps, train_set.classes)
     folder, checkpoint, totals = open_run(trainer, resume=arguments.resume)
 
     with start_reporter(trainer, folder, totals) as reporter:

@@ -20,6 +20,7 @@ class ImageFolder:
     """RGB images of ``folder``/train/CLASS, or of ``folder``/test/CLASS or ``folder``/val/CLASS.
 
     Each is resized so that its shorter side has ``size`` pixels, and cut to the central square.
+    The classes are those of training, where ``folder`` has images for it.
 
     Raises InputError when a folder is missing, a class has no image, or the test classes are not
     those of training.
@@ -33,7 +34,8 @@ class ImageFolder:
         if folder is None:
             raise InputError("image_folder needs data.folder, the folder with train/ and test/")
         self.height = self.width = size
-        self.classes: Sequence[str] = _classes(_split_folder(folder, "train"))
+        alone = split == "test" and not (folder / "train").exists()
+        self.classes: Sequence[str] = _classes(_split_folder(folder, split if alone else "train"))
         root = _split_folder(folder, split)
         _check_same_classes(root, self.classes)
         self.samples = _samples(root, self.classes)
@@ -54,15 +56,15 @@ class ImageFolder:
         return images, torch.tensor([label for _, label in samples], dtype=torch.int64)
 
 
-def decode(path: str, size: int) -> Tensor:
-    """The image at ``path`` as (3, size, size) uint8: shorter side resized, centre cut out.
+def decode(path: str, size: int, channels: int = 3) -> Tensor:
+    """The image at ``path`` as (channels, size, size) uint8: shorter side resized, centre cut out.
 
-    Raises InputError, whatever the decoder raised.
+    One channel is grey, three are RGB. Raises InputError, whatever the decoder raised.
     """
-    return decode_with_mode(path, size)[0]
+    return decode_with_mode(path, size, channels)[0]
 
 
-def decode_with_mode(path: str, size: int) -> tuple[Tensor, str]:
+def decode_with_mode(path: str, size: int, channels: int = 3) -> tuple[Tensor, str]:
     """What ``decode`` gives, and PIL's name for how the file keeps its colours: RGB, L, CMYK, …
 
     Raises InputError, whatever the decoder raised, which is its ``__cause__``.
@@ -71,8 +73,8 @@ def decode_with_mode(path: str, size: int) -> tuple[Tensor, str]:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as image:
-                mode, rgb = image.mode, image.convert("RGB")
-        square = ImageOps.fit(rgb, (size, size), Image.Resampling.BILINEAR)
+                mode, plain = image.mode, image.convert("L" if channels == 1 else "RGB")
+        square = ImageOps.fit(plain, (size, size), Image.Resampling.BILINEAR)
         return pil_to_tensor(square), mode
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         limit = Image.MAX_IMAGE_PIXELS

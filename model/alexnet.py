@@ -19,7 +19,8 @@ class AlexNet(nn.Module):
     """The eight layers of Krizhevsky et al. 2012, figure 2, for any number of towers.
 
     ``towers`` builds the layers and answers where the towers meet: at conv3, fc6, fc7 and fc8,
-    and nowhere else. Raises InputError when the towers do not divide a layer's width.
+    and nowhere else. Raises InputError when the towers do not divide a layer's width, or are
+    apart in a net that normalises across them.
     """
 
     def __init__(self, variant: Variant, classes: int, channels: int, towers: Towers) -> None:
@@ -27,6 +28,11 @@ class AlexNet(nn.Module):
         for number, width in enumerate(variant.convolutions, start=1):
             towers.check_width(f"conv{number}", width)
         towers.check_width("fc6", variant.hidden)
+        if variant.lrn_spans_towers and len(towers.here) < towers.count:
+            raise InputError(
+                "this net normalises across its towers, which must be in one process for that: "
+                "set placement=local"
+            )
         self.variant, self.towers = variant, towers
         c1, c2, c3, c4, c5 = variant.convolutions
         inputs, hidden = c5 * variant.features**2, variant.hidden
@@ -38,8 +44,14 @@ class AlexNet(nn.Module):
         self.fc6 = towers.linear(inputs, hidden)
         self.fc7 = towers.linear(hidden, hidden)
         self.fc8 = towers.classifier(hidden, classes)
-        norm = LocalResponseNorm(len(towers.here)) if variant.local_response_norm else None
-        self.norm_pool, self.pool = RectifiedPool(norm), RectifiedPool()
+        norm = None
+        if variant.local_response_norm:
+            apart = 1 if variant.lrn_spans_towers else len(towers.here)
+            norm = LocalResponseNorm(apart, k=variant.lrn_k)
+        self.pool = RectifiedPool()
+        self.norm_pool: nn.Module = RectifiedPool(norm)
+        if norm and variant.pools_first:
+            self.norm_pool = nn.Sequential(self.pool, norm)
         before, after6, after7 = variant.dropout
         self.dropout5 = Dropout(before, towers.units(inputs), stream=5)
         self.dropout6 = Dropout(after6, towers.units(hidden), stream=6)

@@ -59,7 +59,8 @@ class _Maps(ctypes.Structure):
 def _has_kernel(x: Tensor) -> bool:
     """Whether the compiled kernels are there and take ``x``."""
     return (
-        x.device.type == "cpu"
+        not torch.compiler.is_exporting()
+        and x.device.type == "cpu"
         and x.dtype in NAMES
         and min(x.shape[-2:]) >= SIDE
         and x.is_contiguous(memory_format=torch.channels_last)

@@ -8,8 +8,10 @@ from typing import Literal
 class Variant:
     """One AlexNet: widths over all towers, and what stands between the layers.
 
-    ``features`` is the side of the map that fc6 reads. ``dropout`` holds the probabilities for
-    the inputs of fc6 and for the outputs of fc6 and of fc7.
+    ``features`` is the side of the map that fc6 reads. ``lrn_k`` is k in section 3.3 of the
+    paper; with ``lrn_spans_towers`` a channel at the border of a tower is normalised with its
+    neighbours in the other; with ``pools_first`` the pooling comes before the normalisation.
+    ``dropout`` holds the probabilities for the inputs of fc6 and for the outputs of fc6 and of fc7.
     """
 
     convolutions: tuple[int, int, int, int, int]
@@ -17,6 +19,9 @@ class Variant:
     features: int = 6
     conv1_padding: int = 2
     local_response_norm: bool = False
+    lrn_k: float = 2.0
+    lrn_spans_towers: bool = False
+    pools_first: bool = False
     dropout: tuple[float, float, float] = (0.0, 0.5, 0.5)
     initial_values: Literal["released", "text", "xavier", "he", "default"] = "default"
     source: str = ""
@@ -46,5 +51,24 @@ VARIANTS = {
         (64, 192, 384, 256, 256),
         dropout=(0.5, 0.5, 0.0),
         source="Krizhevsky 2014, as in torchvision.models.alexnet",
+    ),
+    "caffe": Variant(
+        (96, 256, 384, 384, 256),
+        conv1_padding=0,
+        local_response_norm=True,
+        lrn_k=1.0,
+        lrn_spans_towers=True,
+        initial_values="released",
+        source="Caffe's bvlc_alexnet, on images of 227 px",
+    ),
+    "caffenet": Variant(
+        (96, 256, 384, 384, 256),
+        conv1_padding=0,
+        local_response_norm=True,
+        lrn_k=1.0,
+        lrn_spans_towers=True,
+        pools_first=True,
+        initial_values="released",
+        source="Caffe's bvlc_reference_caffenet, on images of 227 px",
     ),
 }

@@ -1,7 +1,9 @@
-"""Names of the same weights elsewhere."""
+"""A net's weights from tensors of the local form, and their names elsewhere."""
 
+import torch
 from torch import Tensor
 
+from model.alexnet import AlexNet
 from model.errors import InputError
 
 TORCHVISION_LAYERS = {
@@ -35,3 +37,10 @@ def from_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
         }
     except KeyError as missing:
         raise InputError(f"these are not torchvision's alexnet weights: no {missing}") from None
+
+
+@torch.no_grad()
+def fill(model: AlexNet, tensors: dict[str, Tensor]) -> None:
+    """Set the model's parameters, or what it holds of them, from the tensors of the local form."""
+    for name, parameter in model.named_parameters():
+        parameter.copy_(model.towers.shard(name, tensors[name]))

@@ -1,5 +1,6 @@
 """Fixtures shared by all tests."""
 
+import dataclasses
 import os
 
 os.environ.setdefault("WANDB_MODE", "offline")
@@ -7,6 +8,7 @@ os.environ.setdefault("WANDB_MODE", "offline")
 import pytest
 import torch
 
+from model.variants import VARIANTS
 from tests.ranks import RankPool
 
 
@@ -18,6 +20,13 @@ def _few_threads():
 @pytest.fixture(autouse=True)
 def _same_numbers_every_time():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def small_nets(monkeypatch):
+    """Every variant with few hidden units, which is made, written and read in no time."""
+    for name, variant in VARIANTS.items():
+        monkeypatch.setitem(VARIANTS, name, dataclasses.replace(variant, hidden=32))
 
 
 def _pool(world_size: int):

@@ -10,11 +10,13 @@ ALLOWED = {
     "model": set(),
     "data": {"model"},
     "distributed": {"model"},
-    "training": {"model", "data", "distributed"},
+    "weights": {"model"},
+    "training": {"model", "data", "distributed", "weights"},
     "comparison": {"model", "data", "distributed", "training"},
     "preparation": {"model", "data"},
     "benchmarks": {"model", "data", "distributed", "training", "comparison", "preparation"},
 }
+PROGRAMS = {"train", "evaluate", "predict", "convert", "compare", "prepare"}
 SOURCES = [path for package in ALLOWED for path in sorted((ROOT / package).rglob("*.py"))]
 
 
@@ -30,7 +32,7 @@ def _imported(path):
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_run_one_way(path):
     package = path.relative_to(ROOT).parts[0]
-    ours = {*ALLOWED, "train", "compare", "prepare", "tests"} & set(_imported(path))
+    ours = {*ALLOWED, *PROGRAMS, "tests"} & set(_imported(path))
     assert ours <= ALLOWED[package] | {package}
 
 

@@ -53,6 +53,7 @@ def save_checkpoint(folder: Path, trainer: Trainer, totals: Totals) -> Path:
             "trainer": trainer.state(),
             "totals": asdict(totals),
             "config": config.model_dump(mode="json"),
+            "classes": list(trainer.classes),
         }
         with writing(target):
             _write(target, tensors, state)
@@ -125,7 +126,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 def newest_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]]:
     """The newest whole checkpoint and its state; raises InputError if there is none."""
-    damage = [f"there is no checkpoint in {folder} to resume from"]
+    damage = [f"there is no checkpoint in {folder}"]
     for path in reversed(list_checkpoints(folder)):
         try:
             return path, verify_checkpoint(path)
@@ -142,13 +143,23 @@ def verify_checkpoint(path: Path) -> dict[str, Any]:
         for name in _FILES:
             if _sha256(path / name) != manifest[name]:
                 raise InputError(f"the checkpoint {path} is damaged: {name} was altered")
-        return dict(json.loads((path / "state.json").read_text()))
+        state = json.loads((path / "state.json").read_text())
+        return {**state, "config": dict(state["config"])}
     except OSError as error:
         raise InputError(
             f"cannot read the checkpoint {path}: {error.filename}: {error.strerror}"
         ) from None
-    except (KeyError, json.JSONDecodeError):
+    except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError):
         raise InputError(f"the checkpoint {path} is damaged: its manifest is not valid") from None
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The weights in a checkpoint's folder, in the local form.
+
+    Raises InputError when their file is not whole.
+    """
+    with _tensors(path / "model.safetensors") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
 @torch.no_grad()

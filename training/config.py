@@ -100,12 +100,14 @@ class Config(Section):
     """Of the run's folder; where it is taken, -2, -3, … is appended."""
     seed: int = Field(0, ge=0, lt=2**32)
     """Of the weights, the order of the images, augmentation and dropout."""
-    variant: Literal["paper", "half", "d2l", "torchvision"] = "paper"
+    variant: Literal["paper", "half", "d2l", "torchvision", "caffe", "caffenet"] = "paper"
     """The net: a row of model/variants.py."""
     towers: int = Field(2, ge=1)
     """Parallel streams of the net; 1 is the single-stream form."""
     initial_values: Literal["released", "text", "xavier", "he", "default"] | None = None
     """Of the weights, see model/initialization.py; the variant's own, if not given."""
+    weights: Path | None = None
+    """A checkpoint, a run's folder or a file of weights to start from, in place of those."""
     placement: Literal["auto", "local", "split"] = "auto"
     """Towers in one process, or one on each rank; auto splits if the ranks divide into towers."""
     batch_size: int = Field(128, gt=0)

@@ -120,6 +120,26 @@ def writing(path: Path) -> Iterator[None]:
         raise InputError(f"cannot write {path}: {error.strerror or error}") from None
 
 
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path beside ``path``, with its suffix; what is written there takes its place if whole.
+
+    Raises InputError when the disk refuses; then, and after any other failure, nothing changes.
+    """
+    aside = path.with_name(f".{path.stem}.part{path.suffix}")
+    with writing(path):
+        try:
+            yield aside
+            handle = os.open(aside, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+            os.replace(aside, path)
+        finally:
+            aside.unlink(missing_ok=True)
+
+
 def _numbers(runs: Path, name: str) -> list[int]:
     """The numbers of the folders that exist for ``name``, the unnumbered one being the first."""
     pattern = re.compile(re.escape(name) + r"(?:-([2-9]|[1-9]\d+))?")

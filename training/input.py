@@ -6,7 +6,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from data import Split
 from data.datasets import Dataset, open_dataset
+from data.fashion_mnist import FashionMNIST
 from data.loading import Batch, Loader, epoch_order
 from data.preprocess import Preprocess
 from distributed.device import on_device
@@ -38,14 +40,29 @@ def open_sets(data: DataConfig, mesh: Mesh) -> tuple[Dataset, Dataset]:
     """
 
     def sets() -> tuple[Dataset, Dataset]:
-        train, test = (
-            open_dataset(data.name, split, data.folder, data.stored_size, data.synthetic_length)
-            for split in ("train", "test")
-        )
-        return train, test
+        return _open(data, "train"), _open(data, "test")
 
     mesh.from_main(lambda: sets() and None)
     return sets()
+
+
+def open_test_set(data: DataConfig, mesh: Mesh) -> Dataset:
+    """The test set alone, in the same way."""
+
+    def test_set() -> Dataset:
+        return _open(data, "test")
+
+    mesh.from_main(lambda: test_set() and None)
+    return test_set()
+
+
+def _open(data: DataConfig, split: Split) -> Dataset:
+    return open_dataset(data.name, split, data.folder, data.stored_size, data.synthetic_length)
+
+
+def stored_side(data: DataConfig) -> int:
+    """Side of the images before they become the network's input, in pixels."""
+    return FashionMNIST.height if data.name == "fashion_mnist" else data.stored_size
 
 
 def make_preprocess(config: Config, channels: int) -> Preprocess:

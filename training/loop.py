@@ -2,7 +2,7 @@
 
 import math
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
 
 from data.loading import Batch
-from data.preprocess import VIEWS, Preprocess
+from data.preprocess import Preprocess
 from distributed.mesh import Mesh
 from distributed.replicate import replicate
 from distributed.towers import SplitTowers
@@ -22,17 +22,28 @@ from model.initialization import initialize
 from model.keyed_random import image_keys
 from model.towers import LocalTowers
 from model.variants import VARIANTS
+from model.weights import fill
 from training.config import DTYPES, Config
+from training.inference import compute_logits, score
 from training.input import Share
 from training.optimization import Schedule, make_optimizer
 
 
-def build_model(config: Config, mesh: Mesh, classes: int, channels: int) -> AlexNet:
-    """The network placed on the mesh, with its initial values."""
+def build_model(
+    config: Config,
+    mesh: Mesh,
+    classes: int,
+    channels: int,
+    tensors: dict[str, Tensor] | None = None,
+) -> AlexNet:
+    """The network placed on the mesh, with its initial values or ``tensors`` of the local form."""
     split = mesh.plan.placement == "split"
     towers = SplitTowers(mesh.tower_group, mesh.ledger) if split else LocalTowers(config.towers)
     model = AlexNet(VARIANTS[config.variant], classes, channels, towers)
-    initialize(model, config.seed, config.initial_values)
+    if tensors is None:
+        initialize(model, config.seed, config.initial_values)
+    else:
+        fill(model, tensors)
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
     dtype = torch.promote_types(DTYPES[config.precision], torch.float32)
     return model.to(mesh.device, dtype, memory_format=layout)  # type: ignore[call-overload]
@@ -49,9 +60,17 @@ class Trainer:
     """A model on its mesh with its optimiser and schedule; knows how many ``steps`` it has done."""
 
     def __init__(
-        self, config: Config, mesh: Mesh, model: AlexNet, preprocess: Preprocess, total_steps: int
+        self,
+        config: Config,
+        mesh: Mesh,
+        model: AlexNet,
+        preprocess: Preprocess,
+        total_steps: int,
+        classes: Sequence[str] = (),
     ) -> None:
+        """``classes`` are the names that its checkpoints give the outputs."""
         self.config, self.mesh, self.model, self.preprocess = config, mesh, model, preprocess
+        self.classes = classes
         self.steps, self.total_steps = 0, total_steps
         self.epochs_done, self.owes_evaluation = 0.0, False
         if config.compile and why_not_compiled(mesh.device) is None:
@@ -111,7 +130,7 @@ class Trainer:
             keys = image_keys(self.config.seed, epoch, batch.indices)
             inputs = self.preprocess(batch.images, keys)
         with part("forward"):
-            logits = self._logits(self.network, inputs, keys)
+            logits = compute_logits(self.network, inputs, keys, self.config.precision)
             smoothing = self.config.optimizer.label_smoothing
             loss = F.cross_entropy(logits, batch.labels, reduction="sum", label_smoothing=smoothing)
         with part("backward"):
@@ -139,7 +158,6 @@ class Trainer:
                 "use precision fp32"
             )
 
-    @torch.no_grad()
     def evaluate(
         self, batches: Iterable[Batch], stopped: Callable[[], int] = lambda: 0
     ) -> dict[str, float] | None:
@@ -150,35 +168,13 @@ class Trainer:
 
         Raises InputError when the loss is not finite.
         """
-        self.model.eval()
-        totals = torch.zeros(4, dtype=torch.float64, device=self.mesh.device)
-        for images, labels, _ in batches:
-            if stopped():
-                return None
-            predicted = self._predict(images)
-            hits = predicted.topk(min(5, predicted.shape[1])).indices == labels[:, None]
-            loss = F.nll_loss(predicted, labels, reduction="sum")
-            totals += torch.stack([loss, hits[:, 0].sum(), hits.sum(), loss.new_tensor(len(hits))])
-        loss, top1, top5, count = self.mesh.sum_over_replicas(totals).tolist()
-        self.mesh.ledger.take()  # what the meetings cost here is no training step's
-        self._check_finite(loss)
+        metrics = score(self.model, self.preprocess, self.config, self.mesh, batches, stopped)
+        if metrics is None:
+            return None
+        self._check_finite(metrics["test/loss"])
         self.owes_evaluation = False
-        self.schedule.after_evaluation(1 - top1 / count)
-        return {"test/loss": loss / count, "test/top1": top1 / count, "test/top5": top5 / count}
-
-    def _predict(self, images: Tensor) -> Tensor:
-        """Logarithms (B, classes) of the probabilities, averaged over the views of each image."""
-        views = VIEWS[self.config.data.test_views]
-        inputs = (self.preprocess(images, view=view) for view in views)
-        each = [self._logits(self.model, cut, None).log_softmax(1) for cut in inputs]
-        return torch.stack(each).logsumexp(0) - math.log(len(views))
-
-    def _logits(self, network: torch.nn.Module, inputs: Tensor, keys: Tensor | None) -> Tensor:
-        dtype = DTYPES[self.config.precision]
-        mixed = dtype.itemsize < torch.float32.itemsize
-        with torch.autocast(self.mesh.device.type, dtype if mixed else None, enabled=mixed):
-            logits: Tensor = network(inputs, keys)
-            return logits.to(torch.promote_types(dtype, torch.float32))
+        self.schedule.after_evaluation(1 - metrics["test/top1"])
+        return metrics
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps beside the tensors, as plain numbers."""

@@ -1,5 +1,6 @@
 """Reads a run's configuration from YAML and overrides, and explains what is wrong with it."""
 
+import copy
 import difflib
 import typing
 from collections.abc import Iterator
@@ -25,7 +26,24 @@ def load_config(path: Path, overrides: list[str]) -> Config:
 
     Raises InputError that lists every fault with the file, the key and the nearest valid one.
     """
-    values = _read(path)
+    return resolve_config(_read(path), overrides, path)
+
+
+def config_over(
+    settings: dict[str, Any], source: Path, path: Path | None, overrides: list[str]
+) -> Config:
+    """``settings``, which came from ``source``, changed by a YAML file if any, then by overrides.
+
+    Raises InputError as ``load_config`` does.
+    """
+    values = copy.deepcopy(settings)
+    if path is not None:
+        _merge(values, _read(path))
+    return resolve_config(values, overrides, path or source)
+
+
+def resolve_config(values: dict[str, Any], overrides: list[str], path: Path) -> Config:
+    """The configuration of ``values``, which came from ``path``, with overrides."""
     for override in overrides:
         _override(values, override)
     try:
@@ -103,6 +121,14 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise InputError(f"{path} must hold a mapping of keys to values")
     return values
+
+
+def _merge(values: dict[str, Any], changes: dict[str, Any]) -> None:
+    for key, change in changes.items():
+        if isinstance(change, dict) and isinstance(values.get(key), dict):
+            _merge(values[key], change)
+        else:
+            values[key] = change
 
 
 def _override(values: dict[str, Any], override: str) -> None:

@@ -18,6 +18,7 @@ from model.initialization import initialize
 from model.towers import LocalTowers
 from model.variants import VARIANTS
 from training.config import Config
+from training.inference import compute_logits
 from training.input import Share, make_preprocess
 from training.loop import Trainer, build_model
 
@@ -80,7 +81,7 @@ def train(config, world_size, steps=STEPS):
             gradients = _local_form(trainer, {name: p.grad for name, p in parameters.items()})
     with torch.no_grad():
         inputs = trainer.preprocess(_global_batch(0).images)
-        logits = trainer._logits(trainer.model.eval(), inputs, None)
+        logits = compute_logits(trainer.model.eval(), inputs, None, config.precision)
     return {
         "placement": trainer.mesh.plan.placement,
         "losses": torch.tensor(losses, dtype=torch.float64),

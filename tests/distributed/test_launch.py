@@ -152,6 +152,21 @@ def test_launch_sh_tells_its_flags_from_the_programs(arguments, command):
     assert out.split("distributed.launch ")[1].strip() == command
 
 
+@pytest.mark.parametrize("before", [[], ["--nproc", "1"]])
+@pytest.mark.parametrize("program", ["compare.py", "convert.py", "predict.py"])
+def test_launch_sh_starts_one_process_where_one_is_enough(before, program):
+    status, out, err = launch_sh(*before, program, "a.jpg")
+    assert status == 0, err
+    assert out.split() == [".venv/bin/python", program, "a.jpg"]
+
+
+def test_launch_sh_starts_evaluation_on_every_device():
+    _, out, _ = launch_sh("--nproc", "3", "evaluate.py", "runs/x", "data.test_views=10")
+    assert out.split("--nproc-per-node ")[1].split() == [
+        *("3", "evaluate.py", "runs/x", "data.test_views=10"),
+    ]
+
+
 def test_launch_sh_starts_a_process_for_each_visible_gpu(tmp_path):
     smi = tmp_path / "nvidia-smi"
     smi.write_text('#!/bin/sh\nfor i in 0 1 2 3; do echo "GPU $i: made up"; done\n')

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from model.errors import InputError
-from training.folder import MetricsFile, RunFolder, read_metrics
+from training.folder import MetricsFile, RunFolder, read_metrics, replacing
 
 
 @pytest.fixture
@@ -112,3 +112,30 @@ def test_a_folder_belongs_to_one_process_at_a_time(tmp_path):
     folder.claim()
     with pytest.raises(InputError, match="in use by another run"):
         RunFolder.newest(tmp_path, "run").claim()
+
+
+def test_a_file_is_replaced_when_its_successor_is_whole(tmp_path):
+    for content in ("first", "second"):
+        with replacing(tmp_path / "net.npz") as aside:
+            assert aside.suffix == ".npz"
+            aside.write_text(content)
+        assert [path.read_text() for path in tmp_path.iterdir()] == [content]
+
+
+@pytest.mark.parametrize("error", [InputError("no"), OSError(28, "No space left on device")])
+def test_a_failure_leaves_the_file_that_was_there(tmp_path, error):
+    (tmp_path / "net.npz").write_text("whole")
+
+    def fail(aside):
+        aside.write_text("ha")
+        raise error
+
+    with pytest.raises(InputError), replacing(tmp_path / "net.npz") as aside:
+        fail(aside)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["whole"]
+
+
+def test_a_folder_that_is_missing_is_named(tmp_path):
+    path = tmp_path / "no" / "net.npz"
+    with pytest.raises(InputError, match=f"cannot write {path}"), replacing(path) as aside:
+        aside.write_text("x")

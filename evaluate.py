@@ -1,0 +1,114 @@
+"""Score trained weights on the test images of a data set.
+
+  python evaluate.py runs/fashion                              on the data it was trained on
+  ./launch.sh evaluate.py runs/fashion data.test_views=10      on every GPU, or two CPU processes
+  python evaluate.py alexnet.pth data.folder=imagenet batch_size=64
+  torchrun --nproc_per_node=2 evaluate.py SOURCE --config my.yaml --json scores.json
+
+SOURCE is a checkpoint, a run's folder, or a .safetensors, .pth, .caffemodel or .npz. Its settings
+hold where a configuration or key.sub=value says nothing else. The towers are split over the ranks,
+or each rank has a share of the images, as in training; the scores are the same.
+"""
+
+import argparse
+import json
+import logging
+import math
+from pathlib import Path
+
+from data.datasets import Dataset
+from distributed.mesh import Mesh, launched_world, plan_mesh
+from model.errors import InputError
+from training.config import Config
+from training.folder import replacing
+from training.inference import score
+from training.input import make_preprocess, open_test_set, test_batches
+from training.loop import build_model
+from training.program import ArgumentParser, run_program
+from training.source import check_data, read_source
+from weights.net import Weights
+
+log = logging.getLogger(__name__)
+
+
+def main() -> int:
+    """Score the weights; returns the exit status."""
+    arguments = parse_arguments()
+    source = read_source(arguments.source)
+    config = source.config(arguments.config, arguments.overrides)
+    weights = source.check_fits(config)
+    mesh = Mesh.start(plan_mesh(launched_world().size, config.towers, config.placement))
+    test_set = open_test_set(config.data, mesh)
+    check_data(weights, len(test_set.classes), test_set.channels, config)
+    warn_of_other_names(weights, test_set)
+
+    model = build_model(config, mesh, weights.classes, weights.channels, weights.tensors)
+    preprocess = make_preprocess(config, weights.channels)
+    batches = test_batches(config, mesh, test_set)
+    scores = score(model, preprocess, config, mesh, batches)
+    assert scores is not None, "nobody stops it"
+    if not math.isfinite(scores["test/loss"]):
+        raise InputError(
+            f"the loss of {weights.source} is {scores['test/loss']}: use precision=fp32, or other "
+            "weights"
+        )
+    tell(scores, arguments, config, mesh, len(test_set))
+    return 0
+
+
+def warn_of_other_names(weights: Weights, test_set: Dataset) -> None:
+    """Say so if the classes have names and these differ: their order may differ too."""
+    if weights.class_names and list(weights.class_names) != list(test_set.classes):
+        log.warning("the classes of the data have other names than those of %s", weights.source)
+
+
+def tell(
+    scores: dict[str, float],
+    arguments: argparse.Namespace,
+    config: Config,
+    mesh: Mesh,
+    images: int,
+) -> None:
+    """Print the scores and, if asked to, write them as JSON, on rank 0."""
+    log.info(
+        "top-1 %.4f  top-5 %.4f  loss %.4f  (%s images of %s, %d view(s), %s, %d process(es), %s)",
+        *(scores["test/top1"], scores["test/top5"], scores["test/loss"], f"{images:,}"),
+        *(config.data.name, config.data.test_views, config.precision),
+        *(mesh.plan.world_size, mesh.plan.placement),
+    )
+    facts = {
+        "source": str(arguments.source),
+        "variant": config.variant,
+        "towers": config.towers,
+        "data": config.data.name,
+        "images": images,
+        "test_views": config.data.test_views,
+        "precision": config.precision,
+        "world_size": mesh.plan.world_size,
+        "placement": mesh.plan.placement,
+        **{key.replace("/", "_"): value for key, value in scores.items()},
+    }
+
+    def write() -> None:
+        with replacing(arguments.json) as aside:
+            aside.write_text(json.dumps(facts, indent=1) + "\n")
+
+    if arguments.json:
+        mesh.from_main(write)
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = ArgumentParser(
+        description=__doc__, epilog="Overrides are train.py's: see python train.py --help."
+    )
+    add = parser.add_argument
+    add("source", type=Path, metavar="SOURCE", help="where the weights are")
+    add("--config", type=Path, metavar="FILE", help="a YAML file of settings")
+    add("--json", type=Path, metavar="FILE", help="write the scores there")
+    add("overrides", nargs="*", metavar="key.sub=value", help="change a setting")
+    return parser.parse_intermixed_args()
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,64 @@
+"""What a trained net says of images: probabilities, and how right they are."""
+
+import math
+from collections.abc import Callable, Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from data.loading import Batch
+from data.preprocess import VIEWS, Preprocess
+from distributed.mesh import Mesh
+from training.config import DTYPES, Config
+
+
+def compute_logits(
+    network: nn.Module, inputs: Tensor, keys: Tensor | None, precision: str
+) -> Tensor:
+    """Logits (B, classes) of normalised images, computed in ``precision``; at least float32."""
+    dtype = DTYPES[precision]
+    mixed = dtype.itemsize < torch.float32.itemsize
+    with torch.autocast(inputs.device.type, dtype if mixed else None, enabled=mixed):
+        logits: Tensor = network(inputs, keys)
+        return logits.to(torch.promote_types(dtype, torch.float32))
+
+
+@torch.no_grad()
+def predict(network: nn.Module, preprocess: Preprocess, config: Config, images: Tensor) -> Tensor:
+    """Logarithms (B, classes) of the probabilities, averaged over the views of each image.
+
+    ``images`` are (B, C, h, w) uint8; the network must be in evaluation mode.
+    """
+    views = VIEWS[config.data.test_views]
+    inputs = (preprocess(images, view=view) for view in views)
+    each = [compute_logits(network, cut, None, config.precision).log_softmax(1) for cut in inputs]
+    return torch.stack(each).logsumexp(0) - math.log(len(views))
+
+
+@torch.no_grad()
+def score(
+    network: nn.Module,
+    preprocess: Preprocess,
+    config: Config,
+    mesh: Mesh,
+    batches: Iterable[Batch],
+    stopped: Callable[[], int] = lambda: 0,
+) -> dict[str, float] | None:
+    """Loss and top-1/top-5 accuracy over every replica's batches, each image counted once.
+
+    All ranks must be given as many batches, which may be empty, and the same answers from
+    ``stopped``; where that is not 0, the scores are None. They are equal on every rank.
+    """
+    network.eval()
+    totals = torch.zeros(4, dtype=torch.float64, device=mesh.device)
+    for images, labels, _ in batches:
+        if stopped():
+            return None
+        predicted = predict(network, preprocess, config, images)
+        hits = predicted.topk(min(5, predicted.shape[1])).indices == labels[:, None]
+        loss = F.nll_loss(predicted, labels, reduction="sum")
+        totals += torch.stack([loss, hits[:, 0].sum(), hits.sum(), loss.new_tensor(len(hits))])
+    loss, top1, top5, count = mesh.sum_over_replicas(totals).tolist()
+    mesh.ledger.take()  # what the meetings cost here is no training step's
+    return {"test/loss": loss / count, "test/top1": top1 / count, "test/top5": top5 / count}

@@ -1,0 +1,103 @@
+"""Weights to start from or to use: a checkpoint, a run's folder or a file, and its settings."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from model.errors import InputError
+from model.variants import VARIANTS
+from training.checkpoint import newest_checkpoint, read_tensors, verify_checkpoint
+from training.config import Config
+from training.folder import RunFolder
+from training.input import stored_side
+from training.settings import config_over
+from weights.files import read_file
+from weights.net import Weights, make_weights
+
+PREPROCESSING = ("size", "resize", "stored_size", "mean", "deviation", "test_views")
+"""The settings of the data section that make an image the net's input."""
+
+
+class Source(NamedTuple):
+    """Weights, and the settings of a configuration that came with them, as plain values."""
+
+    weights: Weights
+    settings: dict[str, Any]
+
+    def check_fits(self, config: Config) -> Weights:
+        """The weights, if ``config`` is of their net; raises InputError if it is of another."""
+        if "variant" not in config.model_fields_set:
+            self.weights.known_variant  # noqa: B018 - raises where nobody said
+        weights = self.weights.of_variant(config.variant)
+        if weights.towers != config.towers:
+            raise InputError(
+                f"{weights.source} holds a net of {weights.towers} tower(s), and towers is "
+                f"{config.towers}: set towers={weights.towers}"
+            )
+        return weights
+
+    def config(self, path: Path | None, overrides: list[str]) -> Config:
+        """These settings, changed by the YAML file at ``path`` if any, then by ``overrides``.
+
+        Raises InputError when they are not valid, are of another net, or when neither the weights
+        nor a file say how an image becomes the net's input.
+        """
+        if self.weights.preprocessing is None and path is None:
+            raise InputError(
+                f"{self.weights.source} does not say how its images are prepared: name a "
+                "configuration whose data section does with --config"
+            )
+        config = config_over(self.settings, self.weights.source, path, overrides)
+        self.check_fits(config)
+        return config
+
+
+def check_data(weights: Weights, classes: int, channels: int, config: Config) -> None:
+    """Raise InputError unless the net is for images of so many ``classes`` and ``channels``."""
+    source, data = weights.source, config.data.name
+    if weights.classes != classes:
+        raise InputError(
+            f"{source} tells {weights.classes} classes apart, and {data} has {classes}: name "
+            "weights or data with as many"
+        )
+    if weights.channels != channels:
+        raise InputError(
+            f"{source} reads images of {weights.channels} channel(s), and those of {data} have "
+            f"{channels}: name weights or data with as many"
+        )
+
+
+def read_source(source: Path) -> Source:
+    """What the user named: a checkpoint, a run's folder (its newest checkpoint), or a file.
+
+    Raises InputError when it is missing, damaged, or not an AlexNet's.
+    """
+    source = source.expanduser()
+    if source.is_dir():
+        return _read_checkpoint(source)
+    weights = read_file(source)
+    data = {"name": "image_folder", **(weights.preprocessing or {})}
+    settings: dict[str, Any] = {"towers": weights.towers, "data": data}
+    if weights.variant is not None:
+        settings.update(variant=weights.variant, placement=_placement(weights.variant))
+    return Source(weights, settings)
+
+
+def _read_checkpoint(source: Path) -> Source:
+    """How a run was placed and compiled is not the business of those who use its weights."""
+    if (source / "manifest.json").exists():
+        path, state = source, verify_checkpoint(source)
+    else:
+        path, state = newest_checkpoint(RunFolder(source).checkpoints)
+    settings = {**state["config"], "placement": "auto", "compile": False, "weights": None}
+    config = config_over(settings, path, None, [])
+    settings["placement"] = _placement(config.variant)
+    preprocessing = config.data.model_dump(mode="json", include=set(PREPROCESSING))
+    preprocessing["stored_size"] = stored_side(config.data)
+    names = state.get("classes") or None
+    weights = make_weights(path, read_tensors(path), config.variant, names, preprocessing)
+    return Source(weights, settings)
+
+
+def _placement(variant: str) -> str:
+    """The one that a net of ``variant`` can have on any number of ranks."""
+    return "local" if VARIANTS[variant].lrn_spans_towers else "auto"

@@ -1,0 +1,163 @@
+"""Caffe's binary files, and the layout of its arrays.
+
+Caffe's layers have our names; its arrays have the shapes of the local form, a grouped layer's
+included, and differ in one thing: conv1 reads the channels in the order BGR.
+"""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.message import DecodeError
+from torch import Tensor
+
+from model.errors import InputError
+from model.variants import VARIANTS
+from weights.net import LAYERS, Weights, make_weights
+from weights.presets import CAFFE_PREPROCESSING, imagenet_classes, rgb_only
+
+VARIANTS_OF_CAFFE = ("caffe", "caffenet")
+
+_Field = descriptor_pb2.FieldDescriptorProto
+_MESSAGES: dict[str, list[tuple[str, int, Any, str]]] = {
+    # Packed numbers are on the wire what bytes are: read so, 61 million need not become objects.
+    "BlobShape": [("dim", 1, _Field.TYPE_INT64, "")],
+    "BlobProto": [
+        *((name, i, _Field.TYPE_INT32, "") for i, name in enumerate("NCHW", start=1)),
+        ("data", 5, _Field.TYPE_BYTES, ""),
+        ("shape", 7, _Field.TYPE_MESSAGE, "BlobShape"),
+        ("double_data", 8, _Field.TYPE_BYTES, ""),
+    ],
+    "V1LayerParameter": [
+        ("name", 4, _Field.TYPE_BYTES, ""),
+        ("blobs", 6, _Field.TYPE_MESSAGE, "BlobProto"),
+    ],
+    "LayerParameter": [
+        ("name", 1, _Field.TYPE_BYTES, ""),
+        ("type", 2, _Field.TYPE_BYTES, ""),
+        ("blobs", 7, _Field.TYPE_MESSAGE, "BlobProto"),
+    ],
+    "NetParameter": [
+        ("name", 1, _Field.TYPE_BYTES, ""),
+        ("layers", 2, _Field.TYPE_MESSAGE, "V1LayerParameter"),
+        ("layer", 100, _Field.TYPE_MESSAGE, "LayerParameter"),
+    ],
+}
+"""Of caffe.proto, the fields that hold weights: name, number, type, and the type of a message."""
+
+_REPEATED = {"dim", "data", "double_data", "blobs", "layers", "layer"}
+
+
+def _net_parameter() -> Any:
+    """The class of the message NetParameter."""
+    file = descriptor_pb2.FileDescriptorProto(name="weights.proto", package="weights")
+    for message, fields in _MESSAGES.items():
+        added = file.message_type.add(name=message)
+        for name, number, kind, of in fields:
+            label = _Field.LABEL_REPEATED if name in _REPEATED else _Field.LABEL_OPTIONAL
+            field = added.field.add(name=name, number=number, type=kind, label=label)
+            if of:
+                field.type_name = f".weights.{of}"
+            if name == "dim":
+                field.options.packed = True
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("weights.NetParameter"))
+
+
+def swap_rgb(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Ours from Caffe's, or the other way round; nets of other than three channels stay."""
+    conv1 = tensors["conv1.weight"]
+    if conv1.ndim != 4 or conv1.shape[1] != 3:
+        return tensors
+    return {**tensors, "conv1.weight": conv1.flip(1)}
+
+
+def read_caffemodel(path: Path) -> Weights:
+    """The weights in a ``.caffemodel``, of Caffe's version 1 or that before.
+
+    Whether normalisation or pooling comes first is told by the order of the file's layers. Raises
+    InputError when the file is not whole or holds another net.
+    """
+    try:
+        net = _net_parameter().FromString(path.read_bytes())
+    except DecodeError:
+        raise InputError(f"{path} is not a whole .caffemodel: fetch it again") from None
+    layers = [*net.layer, *net.layers]
+    order = [_text(layer.name) for layer in layers]
+    blobs = {_text(layer.name): layer.blobs for layer in layers if layer.blobs}
+    tensors = swap_rgb(dict(_read_layers(path, blobs)))
+    pools_first = {"norm1", "pool1"} <= set(order) and order.index("pool1") < order.index("norm1")
+    return make_weights(
+        path,
+        tensors,
+        "caffenet" if pools_first else "caffe",
+        imagenet_classes(tensors),
+        rgb_only(tensors, CAFFE_PREPROCESSING),
+    )
+
+
+def _read_layers(path: Path, blobs: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
+    for layer in LAYERS:
+        if len(blobs.get(layer, ())) != 2:
+            found = ", ".join(sorted(blobs)) or "none"
+            raise InputError(
+                f"{path} holds no AlexNet: it has no weight and bias of a layer {layer} (the "
+                f"layers with weights: {found})"
+            )
+        dims = 4 if layer.startswith("conv") else 2
+        for kind, blob, count in zip(("weight", "bias"), blobs[layer], (dims, 1), strict=True):
+            yield f"{layer}.{kind}", _read_blob(path, f"{layer}.{kind}", blob, count)
+
+
+def _read_blob(path: Path, name: str, blob: Any, dims: int) -> Tensor:
+    """Its numbers; the old form has four dimensions always, of which the first may be 1."""
+    shape = list(blob.shape.dim) or [blob.N, blob.C, blob.H, blob.W]
+    while len(shape) > dims and shape[0] == 1:
+        del shape[0]
+    data, double_data = b"".join(blob.data), b"".join(blob.double_data)
+    raw, dtype = (data, "<f4") if data else (double_data, "<f8")
+    size = np.dtype(dtype).itemsize
+    if min(shape) < 1 or len(raw) != size * int(np.prod(shape, dtype=object)):
+        raise InputError(
+            f"{path} is not a whole .caffemodel: its {name} has the shape {tuple(shape)} and "
+            f"{len(raw) // size} numbers"
+        )
+    return torch.from_numpy(np.frombuffer(raw, dtype).astype(np.float32).reshape(shape))
+
+
+def write_caffemodel(weights: Weights, path: Path) -> None:
+    """Write what Caffe copies by the layers' names into a net of its own.
+
+    Raises InputError for a net that is none of Caffe's.
+    """
+    if weights.known_variant not in VARIANTS_OF_CAFFE:
+        raise InputError(
+            f"a .caffemodel holds nets of the variants {' and '.join(VARIANTS_OF_CAFFE)}, and "
+            f"this is {weights.variant}: write a .safetensors or a .npz"
+        )
+    pools_first = VARIANTS[weights.known_variant].pools_first
+    tensors = swap_rgb(weights.tensors)
+    net = _net_parameter()(name=b"CaffeNet" if pools_first else b"AlexNet")
+    for layer in LAYERS:
+        kind = b"Convolution" if layer.startswith("conv") else b"InnerProduct"
+        added = net.layer.add(name=layer.encode(), type=kind)
+        for tensor in (tensors[f"{layer}.weight"], tensors[f"{layer}.bias"]):
+            blob = added.blobs.add(data=[tensor.contiguous().numpy().astype("<f4").tobytes()])
+            blob.shape.dim.extend(tensor.shape)
+        if layer in ("conv1", "conv2"):
+            _add_between(net, layer[-1], ("pool", "norm") if pools_first else ("norm", "pool"))
+    path.write_bytes(net.SerializeToString())
+
+
+def _add_between(net: Any, number: str, names: Iterable[str]) -> None:
+    types = {"norm": b"LRN", "pool": b"Pooling"}
+    for name in names:
+        net.layer.add(name=f"{name}{number}".encode(), type=types[name])
+
+
+def _text(name: bytes) -> str:
+    return name.decode(errors="replace")

@@ -1,0 +1,80 @@
+"""The net as a graph that runs without this project."""
+
+import importlib.util
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from model.alexnet import AlexNet
+from model.errors import InputError
+from model.variants import VARIANTS
+from weights.metadata import describe
+from weights.net import Weights
+
+ONNX_PACKAGES = ("onnx", "onnxscript")
+
+
+def input_side(weights: Weights) -> int:
+    """Side of the images, in pixels: as it was trained, or what the variant is meant for."""
+    if weights.preprocessing and "size" in weights.preprocessing:
+        return int(weights.preprocessing["size"])
+    return 224 if VARIANTS[weights.known_variant].conv1_padding else 227
+
+
+def write_onnx(weights: Weights, path: Path) -> None:
+    """Write an ONNX graph from normalised ``images`` (batch, C, side, side) to ``logits``.
+
+    The batch may have any size; what is known of the net is the graph's metadata. Raises
+    InputError where the packages that write ONNX are missing.
+    """
+    if missing := [name for name in ONNX_PACKAGES if not importlib.util.find_spec(name)]:
+        raise InputError(
+            f"writing .onnx needs {' and '.join(missing)}: pip install {' '.join(missing)}"
+        )
+    model, example, batch = _to_export(weights)
+    with _quietly():
+        program = torch.onnx.export(
+            model,
+            (example,),
+            dynamo=True,
+            dynamic_shapes=(batch,),
+            input_names=["images"],
+            output_names=["logits"],
+            verbose=False,
+        )
+        assert program is not None
+        program.model.metadata_props.update(describe(weights))
+        program.save(path, external_data=False)
+
+
+def write_exported(weights: Weights, path: Path) -> None:
+    """Write what ``torch.export.load`` reads: the same graph, in PyTorch's form."""
+    model, example, batch = _to_export(weights)
+    with _quietly():
+        program = torch.export.export(model, (example,), dynamic_shapes=(batch,))
+        torch.export.save(program, path, extra_files=describe(weights))
+
+
+def _to_export(weights: Weights) -> tuple[AlexNet, Tensor, dict[int, object]]:
+    """(the net, an input, the input's dimensions that may vary)."""
+    side = input_side(weights)
+    example = torch.zeros(2, weights.channels, side, side)
+    return weights.model().float(), example, {0: torch.export.Dim("batch")}
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """The exporters tell a user of what they cannot change."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
