@@ -95,6 +95,10 @@ def tell(index: PackedIndex, target: Path) -> None:
         "train with data.name=packed data.folder=%s 'data.mean=%s' 'data.deviation=%s'",
         *(target, _short(index.statistics.mean), _short(deviation)),
     )
+    log.info(
+        "and, for section 4.1's changes of colour: data.color_noise=0.1 'data.color_covariance=%s'",
+        f"[{', '.join(_short(row) for row in covariance)}]",
+    )
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -93,7 +93,9 @@ def test_a_second_time_there_is_nothing_to_do(tree, prepared):
 
 def test_training_takes_the_folder_with_the_settings_that_were_printed(prepared, tmp_path):
     target, out = prepared
-    settings = shlex.split(out.splitlines()[-1].removeprefix("train with "))
+    *_, settings, colors = out.splitlines()
+    settings = shlex.split(settings.removeprefix("train with "))
+    settings += shlex.split(colors.partition(": ")[2])
     assert settings[:2] == ["data.name=packed", f"data.folder={target}"]
     small = (
         "name=run",

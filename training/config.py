@@ -39,10 +39,17 @@ class DataConfig(Section):
     """Side to which images are resized before the crop to size; size itself, if not given."""
     mean: float | list[float] = 0.0
     """Subtracted from the pixels (0 to 255); one number, or one for each channel."""
+    mean_image: Path | None = None
+    """A NumPy file (resize, resize, channels) whose centre is subtracted in place of mean."""
     deviation: float | list[float] = 255.0
     """Divides the pixels after that; one number, or one for each channel."""
     mirror: bool = False
     """Flip half of the training images left to right."""
+    color_noise: float = Field(0.0, ge=0)
+    """Change the colours of training images along the principal components of color_covariance,
+    by normal multiples of this part of their deviations (Krizhevsky 2012, section 4.1: 0.1)."""
+    color_covariance: list[list[float]] | None = None
+    """Of the channels of the training pixels, as prepare.py measures it."""
     test_views: Literal[1, 2, 10] = 1
     """Of a test image: its centre; and mirrored; and its corners. Their probabilities are averaged.
     """
@@ -148,6 +155,8 @@ class Config(Section):
             raise ValueError("data.folder must name the folder with train/ and test/")
         if self.data.name == "packed" and self.data.folder is None:
             raise ValueError("data.folder must name the folder that prepare.py made")
+        if self.data.color_noise and self.data.color_covariance is None:
+            raise ValueError("data.color_noise needs data.color_covariance, which prepare.py tells")
         if self.optimizer.nesterov and not self.optimizer.momentum:
             raise ValueError("optimizer.nesterov needs a momentum above 0")
         return self

@@ -1,8 +1,10 @@
 """The images of a run: its data sets, and each replica's share of every batch."""
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,6 +15,7 @@ from data.loading import Batch, Loader, epoch_order
 from data.preprocess import Preprocess
 from distributed.device import on_device
 from distributed.mesh import Mesh
+from model.errors import InputError
 from training.config import DTYPES, Config, DataConfig
 
 
@@ -66,14 +69,57 @@ def stored_side(data: DataConfig) -> int:
 
 
 def make_preprocess(config: Config, channels: int) -> Preprocess:
-    """From uint8 images to the network's input."""
+    """From uint8 images to the network's input.
+
+    Raises InputError when the configuration's numbers, or its mean image, are not for such images.
+    """
     data = config.data
     mean, deviation = (
         value if isinstance(value, list) else [value] * channels
         for value in (data.mean, data.deviation)
     )
-    dtype = DTYPES[config.precision]
-    return Preprocess(data.size, data.resize or data.size, mean, deviation, data.mirror, dtype)
+    resize = data.resize or data.size
+    return Preprocess(
+        *(data.size, resize, mean, deviation, data.mirror, DTYPES[config.precision]),
+        mean_image=_mean_image(data.mean_image, (resize, resize, channels)),
+        colors=_color_changes(data, channels) if data.color_noise else None,
+    )
+
+
+def _mean_image(path: Path | None, shape: tuple[int, int, int]) -> Tensor | None:
+    """The mean image in a file, float32."""
+    if path is None:
+        return None
+    try:
+        image = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(
+            f"data.mean_image: {path} cannot be read as a NumPy array ({error}): name the "
+            "mean-image.npy of a folder that prepare.py made"
+        ) from None
+    if image.shape != shape:
+        raise InputError(
+            f"data.mean_image: {path} has shape {image.shape}, and the images {shape}: set "
+            "data.resize to the side of the mean image"
+        )
+    return torch.from_numpy(image.astype(np.float32))
+
+
+def _color_changes(data: DataConfig, channels: int) -> Tensor:
+    """Principal components of the pixels' colours, each as long as a training image's usual change.
+
+    (C, C), a component a row. The text of section 4.1 multiplies by eigenvalues, which depend on
+    the unit of the pixels; the authors' later code (cuda-convnet2) by their roots, as here.
+    """
+    covariance = torch.tensor(data.color_covariance, dtype=torch.float64)
+    fits = covariance.shape == (channels, channels) and torch.equal(covariance, covariance.T)
+    if not fits or torch.linalg.eigvalsh(covariance)[0] < 0:
+        raise InputError(
+            f"data.color_covariance is not the covariance of {channels} channels: copy what "
+            "prepare.py tells"
+        )
+    variances, components = torch.linalg.eigh(covariance)
+    return data.color_noise * (components * variances.sqrt()).T
 
 
 def count_steps(config: Config, images: int) -> int:

@@ -13,7 +13,7 @@ from training.settings import config_over
 from weights.files import read_file
 from weights.net import Weights, make_weights
 
-PREPROCESSING = ("size", "resize", "stored_size", "mean", "deviation", "test_views")
+PREPROCESSING = ("size", "resize", "stored_size", "mean", "mean_image", "deviation", "test_views")
 """The settings of the data section that make an image the net's input."""
 
 

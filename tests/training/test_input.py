@@ -2,6 +2,7 @@
 
 from itertools import chain
 
+import numpy as np
 import pytest
 import torch
 
@@ -9,6 +10,7 @@ from data.loading import epoch_order
 from data.synthetic import Synthetic
 from distributed.ledger import Ledger
 from distributed.mesh import Mesh, Plan
+from model.errors import InputError
 from training.config import Config, DataConfig
 from training.input import count_steps, make_preprocess, training_shares
 from training.input import test_batches as batches_for_testing
@@ -162,3 +164,38 @@ def test_mean_and_deviation_are_for_all_channels_or_for_each(mean, deviation, fi
 def test_images_are_resized_to_the_size_itself_if_nothing_else_is_said():
     assert make_preprocess(Config(data=DataConfig(size=64)), 1).resize == 64
     assert make_preprocess(Config(data=DataConfig(size=64, resize=72)), 1).resize == 72
+
+
+def _color_config(**changes):
+    covariance = [[900.0, 500.0, 300.0], [500.0, 800.0, 400.0], [300.0, 400.0, 700.0]]
+    settings = {"size": 64, "color_noise": 0.1, "color_covariance": covariance, **changes}
+    return Config(data=DataConfig(**settings))
+
+
+def test_colours_change_as_the_covariance_has_them():
+    colors = make_preprocess(_color_config(deviation=[1.0, 2.0, 4.0]), 3).colors
+    assert colors is not None
+    deviations = torch.tensor([1.0, 2.0, 4.0])
+    expected = 0.01 * torch.tensor(_color_config().data.color_covariance)
+    torch.testing.assert_close(colors.T @ colors * deviations.outer(deviations), expected)
+
+
+@pytest.mark.parametrize(
+    "covariance", [[[1.0]], [[1.0, 2.0], [2.0, 1.0]], [[1.0, 0, 0], [0.5, 1, 0], [0, 0, 1]]]
+)
+def test_what_is_no_covariance_of_the_channels_is_refused(covariance):
+    with pytest.raises(InputError, match=r"color_covariance is not the covariance of 3 channels"):
+        make_preprocess(_color_config(color_covariance=covariance), 3)
+
+
+def test_the_mean_image_is_read_and_checked(tmp_path):
+    path = tmp_path / "mean-image.npy"
+    config = Config(data=DataConfig(size=64, resize=72, mean_image=path, deviation=1.0))
+    with pytest.raises(InputError, match=r"mean-image.npy cannot be read as a NumPy array"):
+        make_preprocess(config, 1)
+    np.save(path, np.full((64, 64, 1), 7, np.float32))
+    with pytest.raises(InputError, match=r"has shape \(64, 64, 1\), and the images \(72, 72, 1\)"):
+        make_preprocess(config, 1)
+    np.save(path, np.full((72, 72, 1), 7, np.float32))
+    images = torch.full((2, 1, 72, 72), 10, dtype=torch.uint8)
+    assert (make_preprocess(config, 1)(images) == 3).all()
