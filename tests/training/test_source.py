@@ -94,6 +94,7 @@ def test_a_checkpoint_says_how_its_images_are_prepared(run):
         "size": 64,
         "resize": 72,
         "mean": 73.0,
+        "mean_image": None,
         "deviation": 255.0,
         "test_views": 2,
         "stored_size": 28,
