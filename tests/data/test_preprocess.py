@@ -129,10 +129,10 @@ def test_what_the_kernel_does_is_what_is_done_without_one_and_on_a_gpu(
     means, deviations = [10.0, 20.0, 30.0][:channels], [2.0, 3.0, 4.0][:channels]
     more = {}
     if extras:
-        more["mean_image"] = 255 * torch.rand(12, 12, channels)
+        more["mean_image"] = 255 * torch.rand(60, 60, channels)
         more["colors"] = 50 * torch.randn(channels, channels)
-    transform = Preprocess(8, 12, means, deviations, mirror=True, dtype=dtype, **more)
-    images = random_images(40, channels, 12)
+    transform = Preprocess(50, 60, means, deviations, mirror=True, dtype=dtype, **more)
+    images = random_images(40, channels, 60)
     places = transform._windows(images, keys), transform._color_changes(images, keys)
     expected = transform._gather(images, *places)
     assert expected.dtype == dtype
