@@ -83,7 +83,12 @@ def compare_speeds(arguments: argparse.Namespace) -> int:
             batch,
             measurements,
             net=Net(
-                config.variant, placement.towers, images.channels, data.size, len(images.classes)
+                config.variant,
+                placement.towers,
+                images.channels,
+                data.size,
+                len(images.classes),
+                config.net.changes,
             ),
             config=config,
             peak_gflops=peak,

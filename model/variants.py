@@ -3,13 +3,18 @@
 from dataclasses import dataclass
 from typing import Literal
 
+Activation = Literal["relu", "tanh", "sigmoid"]
+Meeting = Literal["conv3", "fc6", "fc7"]
+
 
 @dataclass(frozen=True)
 class Variant:
     """One AlexNet: widths over all towers, and what stands between the layers.
 
     ``features`` is the side of the map that fc6 reads. ``dropout`` holds the probabilities for
-    the inputs of fc6 and for the outputs of fc6 and of fc7.
+    the inputs of fc6 and for the outputs of fc6 and of fc7. ``pool`` is the side of the pooling
+    windows, 2 pixels apart. ``meet`` names the layers that read every tower; any other reads its
+    own, and the towers' logits are added up all the same.
     """
 
     convolutions: tuple[int, int, int, int, int]
@@ -17,6 +22,9 @@ class Variant:
     features: int = 6
     conv1_padding: int = 2
     local_response_norm: bool = False
+    activation: Activation = "relu"
+    pool: Literal[2, 3] = 3
+    meet: tuple[Meeting, ...] = ("conv3", "fc6", "fc7")
     dropout: tuple[float, float, float] = (0.0, 0.5, 0.5)
     initial_values: Literal["released", "text", "xavier", "he", "default"] = "default"
     source: str = ""

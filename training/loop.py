@@ -21,7 +21,6 @@ from model.errors import InputError
 from model.initialization import initialize
 from model.keyed_random import image_keys
 from model.towers import LocalTowers
-from model.variants import VARIANTS
 from training.config import DTYPES, Config
 from training.input import Share
 from training.optimization import Schedule, make_optimizer
@@ -31,7 +30,7 @@ def build_model(config: Config, mesh: Mesh, classes: int, channels: int) -> Alex
     """The network placed on the mesh, with its initial values."""
     split = mesh.plan.placement == "split"
     towers = SplitTowers(mesh.tower_group, mesh.ledger) if split else LocalTowers(config.towers)
-    model = AlexNet(VARIANTS[config.variant], classes, channels, towers)
+    model = AlexNet(config.form, classes, channels, towers)
     initialize(model, config.seed, config.initial_values)
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
     dtype = torch.promote_types(DTYPES[config.precision], torch.float32)

@@ -159,9 +159,11 @@ def start_reporter(trainer: Trainer, folder: RunFolder, totals: Totals) -> Repor
 def opening_words(facts: dict[str, Any], trainer: Trainer) -> str:
     """What is about to be trained, and where."""
     config, device = trainer.config, trainer.mesh.device
+    given = config.net.changes.items()
+    changes = "".join(f", net.{key}={json.dumps(value)}" for key, value in given)
     threads = f", threads per process: {torch.get_num_threads()}" if device.type == "cpu" else ""
     lines = [
-        f"{config.variant}, {config.towers} tower(s), {facts['placement']}: "
+        f"{config.variant}{changes}, {config.towers} tower(s), {facts['placement']}: "
         f"{facts['parameters']:,} parameters, {facts['parameters_per_rank']:,} on this rank",
         trainer.mesh.plan.picture(),
         f"{config.data.name} at {config.data.size} px, global batch {config.batch_size}, "
