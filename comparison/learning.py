@@ -7,30 +7,21 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-from tabulate import tabulate
-
 from comparison.measure import TrainingError, steady_speed, train
 from comparison.session import check_plan
 from model.errors import InputError
 from training.config import Config
 from training.folder import RunFolder, read_metrics, writing
-from training.plots import COLORS
 
 log = logging.getLogger(__name__)
 
 EVALUATIONS = 8
 TRIAL_STEPS, TRIAL_WARMUP = 12, 4
-
-FORMS = {
-    "two towers": ["variant=paper", "towers=2"],
-    "single stream": ["variant=paper", "towers=1"],
-    "half the kernels": ["variant=half", "towers=1"],
-}
-"""Section 3.2 of the paper: the net, its dense form, and the control with half of conv1-conv4."""
+POINTS = 60
 
 
 def compare_learning(
+    forms: dict[str, list[str]],
     config: Config,
     source: Path,
     overrides: list[str],
@@ -40,20 +31,20 @@ def compare_learning(
     images: int,
     minutes: float | None,
 ) -> list[dict[str, Any]]:
-    """Train each of ``FORMS`` on the same number of ``images`` or, if given, for ``minutes``.
+    """Train each of ``forms`` on the same number of ``images`` or, if given, for ``minutes``.
 
     ``overrides`` are those that made ``config`` from the file ``source``. The outcomes are written
     to ``folder/learning.json`` as they come, and those that it holds are not made again. Raises
     InputError when those are of other settings, and when a training fails.
     """
-    plan = {"config": config.model_dump(mode="json"), "images": images, "minutes": minutes}
-    check_plan(folder, plan)
+    budget = {"images": images, "minutes": minutes}
+    check_plan(folder, {"config": config.model_dump(mode="json"), "forms": forms, **budget})
     path = folder / "learning.json"
     outcomes: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
-    for number, (form, own_settings) in enumerate(FORMS.items(), start=1):
+    for number, (form, own_settings) in enumerate(forms.items(), start=1):
         if any(outcome["form"] == form for outcome in outcomes):
             continue
-        log.info("[%d/%d] %s", number, len(FORMS), form)
+        log.info("[%d/%d] %s", number, len(forms), form)
         own = [*overrides, *own_settings, "keep_checkpoints=0"]
         try:
             outcome = _learn(source, processes, own, config.batch_size, images, minutes)
@@ -84,55 +75,40 @@ def _learn(
         return _outcome(train(source, processes, [*settings, *budget], "run", runs))
 
 
-def as_text(outcomes: list[dict[str, Any]], style: str = "simple") -> str:
-    """The outcomes as a table; ``style`` is one of tabulate's."""
-    rows = [
-        {
-            "net": outcome["form"],
-            "M parameters": f"{outcome['parameters'] / 1e6:.1f}",
-            "images": f"{outcome['images']:,}",
-            "seconds": f"{outcome['seconds']:.0f}",
-            "images/s": f"{outcome['images'] / outcome['seconds']:.0f}",
-            "test accuracy": f"{outcome['test_top1']:.4f}",
-        }
-        for outcome in outcomes
-    ]
-    return tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True)
-
-
-def draw_learning(outcomes: list[dict[str, Any]], path: Path, title: str) -> None:
-    """Draw accuracy against images and against time."""
-    figure = Figure(figsize=(10, 4.5), layout="constrained")
-    figure.suptitle(title, fontsize="medium")
-    panels = figure.subplots(1, 2, sharey=True)
-    for axes, key in zip(panels, ("images", "seconds"), strict=True):
-        for outcome, color in zip(outcomes, COLORS, strict=False):
-            points = [point[key] for point in outcome["curve"]]
-            accuracy = [point["test_top1"] for point in outcome["curve"]]
-            axes.plot(points, accuracy, "o-", color=color, label=outcome["form"], markersize=4)
-        axes.set(xlabel=f"{key} of training", xlim=(0, None))
-        axes.grid(alpha=0.3)
-    panels[0].set(ylabel="test accuracy, top 1")
-    panels[0].legend(loc="lower right")
-    with writing(path):
-        figure.savefig(path, dpi=100)
-
-
 def _outcome(run: RunFolder) -> dict[str, Any]:
-    """The end of a training, and ``curve``: its state at each evaluation."""
+    """The end of a training; ``curve`` and ``training`` are its way there.
+
+    ``curve`` has its state at each evaluation, ``training`` the mean training error of each of
+    about ``POINTS`` runs of steps.
+    """
     lines = read_metrics(run.metrics)
     steps = [line for line in lines if "train/loss" in line]
     images = list(accumulate(line["train/images"] for line in steps))
     spent = (line["train/images"] / line["train/images_per_second"] for line in steps)
     seconds = list(accumulate(spent))
+
+    def place(step: int) -> dict[str, Any]:
+        epoch = steps[step - 1]["epoch"]
+        return {"images": images[step - 1], "seconds": seconds[step - 1], "epoch": epoch}
+
     curve = [
-        {
-            "images": images[line["step"] - 1],
-            "seconds": seconds[line["step"] - 1],
-            "test_top1": line["test/top1"],
-        }
+        {**place(line["step"]), "test_top1": line["test/top1"]}
         for line in lines
         if "test/top1" in line
     ]
+    each = max(1, round(len(steps) / POINTS))
+    parts = [steps[first : first + each] for first in range(0, len(steps), each)]
+    training = [{**place(part[-1]["step"]), "train_error": _error(part)} for part in parts]
     summary = json.loads(run.summary.read_text())
-    return {**curve[-1], "parameters": summary["parameters"], "curve": curve}
+    return {
+        **curve[-1],
+        "parameters": summary["parameters"],
+        "curve": curve,
+        "training": training,
+    }
+
+
+def _error(steps: list[dict[str, Any]]) -> float:
+    """The share of the images in ``steps`` that were classified wrongly as they were learnt."""
+    right = sum(step["train/top1"] * step["train/images"] for step in steps)
+    return float(1 - right / sum(step["train/images"] for step in steps))
