@@ -32,8 +32,8 @@ class Section(BaseModel):
 class DataConfig(Section):
     """Which images, and how they become the network's input."""
 
-    name: Literal["fashion_mnist", "image_folder", "synthetic"] = "fashion_mnist"
-    """Fashion-MNIST, folders named after their classes, or made-up images."""
+    name: Literal["fashion_mnist", "image_folder", "synthetic", "textures"] = "fashion_mnist"
+    """Fashion-MNIST, folders named after their classes, or made-up images: patterns, textures."""
     folder: Path | None = None
     """Where the files lie; Fashion-MNIST is looked for, then downloaded, without it."""
     size: int = Field(224, ge=SMALLEST_SIDE)
