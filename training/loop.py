@@ -179,6 +179,11 @@ class Trainer:
             logits: Tensor = network(inputs, keys)
             return logits.to(torch.promote_types(dtype, torch.float32))
 
+    def conv1(self) -> Tensor:
+        """The first layer's kernels (K, C, 11, 11) of all towers; every rank must call it."""
+        weight = self.model.conv1.weight.detach()
+        return self.model.towers.unshard("conv1.weight", weight).cpu()
+
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps beside the tensors, as plain numbers."""
         return {

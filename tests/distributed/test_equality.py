@@ -181,11 +181,9 @@ def _initial_weights(config):
     "net",
     [
         {"meet": []},
-        {"meet": ["conv3"]},
         {"meet": ["fc6"]},
         {"meet": ["fc7"], "activation": "tanh", "pool": 2},
-        {"meet": ["conv3", "fc7"], "activation": "sigmoid", "local_response_norm": False},
-        {"dropout": [0.2, 0.0, 0.0]},
+        {"meet": ["conv3"], "activation": "sigmoid", "local_response_norm": False},
     ],
     ids=str,
 )
