@@ -124,6 +124,7 @@ def compare_what_is_learnt(arguments: argparse.Namespace) -> int:
         folder,
         images=arguments.images,
         minutes=arguments.minutes,
+        evaluations=arguments.evaluations,
     )
     words = in_words(describe_machine())
     title = f"{config.data.name} at {config.data.size} px on {words}"
@@ -160,6 +161,13 @@ def parse_arguments() -> argparse.Namespace:
     add("--resume", action="store_true", help="go on with the newest comparison")
     add("--train", action="store_true", help="compare what is learnt, not speed")
     add("--forms", choices=FORMS, default="towers", help="of the net, for --train")
+    add(
+        "--evaluations",
+        type=number,
+        default=8,
+        metavar="N",
+        help="in each of --train's trainings, default: %(default)s",
+    )
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument(
         "--images", type=number, default=60000, metavar="N", help="--train's budget"

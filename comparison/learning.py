@@ -5,7 +5,7 @@ import logging
 import tempfile
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from comparison.measure import TrainingError, steady_speed, train
 from comparison.session import check_plan
@@ -15,9 +15,16 @@ from training.folder import RunFolder, read_metrics, writing
 
 log = logging.getLogger(__name__)
 
-EVALUATIONS = 8
 TRIAL_STEPS, TRIAL_WARMUP = 12, 4
 POINTS = 60
+
+
+class _Budget(NamedTuple):
+    """How much is trained, as images or as time, and how often evaluated."""
+
+    images: int
+    minutes: float | None
+    evaluations: int
 
 
 def compare_learning(
@@ -30,15 +37,18 @@ def compare_learning(
     *,
     images: int,
     minutes: float | None,
+    evaluations: int,
 ) -> list[dict[str, Any]]:
     """Train each of ``forms`` on the same number of ``images`` or, if given, for ``minutes``.
 
+    Each is evaluated ``evaluations`` times on its way, and at the end of each epoch too.
     ``overrides`` are those that made ``config`` from the file ``source``. The outcomes are written
     to ``folder/learning.json`` as they come, and those that it holds are not made again. Raises
     InputError when those are of other settings, and when a training fails.
     """
-    budget = {"images": images, "minutes": minutes}
-    check_plan(folder, {"config": config.model_dump(mode="json"), "forms": forms, **budget})
+    budget = _Budget(images, minutes, evaluations)
+    plan = {"config": config.model_dump(mode="json"), "forms": forms, **budget._asdict()}
+    check_plan(folder, plan)
     path = folder / "learning.json"
     outcomes: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
     for number, (form, own_settings) in enumerate(forms.items(), start=1):
@@ -47,7 +57,7 @@ def compare_learning(
         log.info("[%d/%d] %s", number, len(forms), form)
         own = [*overrides, *own_settings, "keep_checkpoints=0"]
         try:
-            outcome = _learn(source, processes, own, config.batch_size, images, minutes)
+            outcome = _learn(source, processes, own, config.batch_size, budget)
         except TrainingError as failure:
             raise InputError(f"{form}: {failure}") from None
         outcomes.append({"form": form, **outcome})
@@ -61,18 +71,17 @@ def _learn(
     processes: int,
     settings: list[str],
     batch_size: int,
-    images: int,
-    minutes: float | None,
+    budget: _Budget,
 ) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="compare-") as name:
-        runs, steps = Path(name), max(1, images // batch_size)
-        if minutes is not None:
+        runs, steps = Path(name), max(1, budget.images // batch_size)
+        if budget.minutes is not None:
             trial = train(source, processes, [*settings, f"max_steps={TRIAL_STEPS}"], "trial", runs)
             speed = steady_speed(trial, TRIAL_WARMUP)["images_per_second"]
-            steps = max(1, round(minutes * 60 * speed / batch_size))
-        budget = [f"max_steps={steps}", "epochs=100000"]
-        budget.append(f"evaluate_every={max(1, steps // EVALUATIONS)}")
-        return _outcome(train(source, processes, [*settings, *budget], "run", runs))
+            steps = max(1, round(budget.minutes * 60 * speed / batch_size))
+        length = [f"max_steps={steps}", "epochs=100000"]
+        length.append(f"evaluate_every={max(1, steps // budget.evaluations)}")
+        return _outcome(train(source, processes, [*settings, *length], "run", runs))
 
 
 def _outcome(run: RunFolder) -> dict[str, Any]:

@@ -202,23 +202,18 @@ def closing_words(summary: dict[str, Any], folder: RunFolder, tracked: str) -> s
         "memory": f"{summary['peak_memory_bytes'] / 2**30:.2f} GiB at most on a rank",
         "checkpoint": summary["checkpoint"],
         "curves": str(folder.curves),
-        "kernels": f"{_kinds(summary)}{folder.kernels}",
+        "kernels": str(folder.kernels),
         "W&B": tracked,
     }
     if "test_top1" in summary:
         accuracy = f"{summary['test_top1']:.4f} (top-5 {summary['test_top5']:.4f})"
         lines = {"test accuracy": accuracy, **lines}
+    if "kernels_colour_0" in summary:
+        lines["colour/grey"] = ", ".join(
+            f"tower {tower}: {summary[f'kernels_colour_{tower}']}"
+            f"/{summary[f'kernels_grey_{tower}']} kernels"
+            for tower in range(summary["towers"])
+        )
     if summary["steps"] < summary["total_steps"]:
         lines["unfinished"] = f"continue with name={folder.path.name} --resume"
     return "\n".join(f"{name:<15}{text}" for name, text in lines.items())
-
-
-def _kinds(summary: dict[str, Any]) -> str:
-    """How many of each tower's kernels are of which kind, where that was counted."""
-    towers = range(summary["towers"] if "kernels_colour_0" in summary else 0)
-    counts = (
-        f"{summary[f'kernels_colour_{tower}']} colour and {summary[f'kernels_grey_{tower}']} grey "
-        f"in tower {tower}, "
-        for tower in towers
-    )
-    return "".join(counts)

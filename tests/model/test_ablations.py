@@ -1,5 +1,6 @@
 """Each of the paper's ablations changes what it says, and nothing else."""
 
+import typing
 from dataclasses import replace
 
 import pytest
@@ -7,13 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from model.activation import ACTIVATIONS
 from model.alexnet import AlexNet
 from model.grouped import GroupedLinear
 from model.initialization import initialize
 from model.normalization import LocalResponseNorm
 from model.pooling import ActivatedPool
 from model.towers import LocalTowers
-from model.variants import VARIANTS
+from model.variants import VARIANTS, Activation
 
 CONV3, FC6, FC7 = 3 * 3 * 256 * 384, 9216 * 4096, 4096 * 4096
 WHOLE = 60_965_224
@@ -97,6 +99,10 @@ def test_towers_that_never_meet_know_nothing_of_each_other(meet, reached):
     model(torch.randn(2, 1, 64, 64)).square().sum().backward()
     halves = model.conv2.weight.grad.chunk(2)
     assert [bool(half.any()) for half in halves] == [True, reached == 2]
+
+
+def test_every_activation_that_can_be_named_is_in_the_table():
+    assert typing.get_args(Activation) == tuple(ACTIVATIONS)
 
 
 def test_a_grouped_linear_layer_is_a_block_diagonal_one():
