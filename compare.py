@@ -8,6 +8,7 @@ by the launcher. Figures are medians with their range; speedups are ratios withi
   python compare.py --placements split,ddp --batches 32,128,512 --rounds 5
   python compare.py --resume                         go on after an interruption
   python compare.py --train --images 120000          what each form of the net learns, instead
+  python compare.py --train --forms activations      ReLU against tanh, figure 1 of the paper
 
   single      the dense single-stream net, in one process
   local       all towers in one process
@@ -27,8 +28,10 @@ from types import FrameType
 
 import torch
 
+from comparison.forms import FORMS
 from comparison.formulas import Net
-from comparison.learning import as_text, compare_learning, draw_learning
+from comparison.learning import compare_learning
+from comparison.learning_report import as_text, draw_errors, draw_learning
 from comparison.machine import describe_machine, in_words, measure_peak
 from comparison.placements import chosen
 from comparison.report import track_learning, track_results, write_results
@@ -83,7 +86,12 @@ def compare_speeds(arguments: argparse.Namespace) -> int:
             batch,
             measurements,
             net=Net(
-                config.variant, placement.towers, images.channels, data.size, len(images.classes)
+                config.variant,
+                placement.towers,
+                images.channels,
+                data.size,
+                len(images.classes),
+                config.net.changes,
             ),
             config=config,
             peak_gflops=peak,
@@ -108,6 +116,7 @@ def compare_what_is_learnt(arguments: argparse.Namespace) -> int:
     config = load_config(source, arguments.overrides)
     folder = open_folder(config.runs, f"learn-{config.name}", resume=arguments.resume)
     outcomes = compare_learning(
+        FORMS[arguments.forms],
         config,
         source,
         arguments.overrides,
@@ -115,9 +124,12 @@ def compare_what_is_learnt(arguments: argparse.Namespace) -> int:
         folder,
         images=arguments.images,
         minutes=arguments.minutes,
+        evaluations=arguments.evaluations,
     )
     words = in_words(describe_machine())
-    draw_learning(outcomes, folder / "learning.png", f"{config.data.name} on {words}")
+    title = f"{config.data.name} at {config.data.size} px on {words}"
+    draw_learning(outcomes, folder / "learning.png", title)
+    draw_errors(outcomes, folder / "error.png", title)
     with writing(folder / "learning.md"):
         (folder / "learning.md").write_text(f"{words}\n\n{as_text(outcomes, 'github')}\n")
     place = track_learning(folder, config.tracking, outcomes)
@@ -148,6 +160,14 @@ def parse_arguments() -> argparse.Namespace:
     add("--json", type=Path, metavar="FILE", help="copy results.json there")
     add("--resume", action="store_true", help="go on with the newest comparison")
     add("--train", action="store_true", help="compare what is learnt, not speed")
+    add("--forms", choices=FORMS, default="towers", help="of the net, for --train")
+    add(
+        "--evaluations",
+        type=number,
+        default=8,
+        metavar="N",
+        help="in each of --train's trainings, default: %(default)s",
+    )
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument(
         "--images", type=number, default=60000, metavar="N", help="--train's budget"

@@ -63,7 +63,8 @@ def main() -> int:
                     checkpoint = save_checkpoint(folder.checkpoints, trainer, reporter.totals)
             if stopped_by:
                 break
-        reporter.finish(trainer.steps, checkpoint, mesh.largest(peak_memory(mesh.device)))
+        peak = mesh.largest(peak_memory(mesh.device))
+        reporter.finish(trainer.steps, checkpoint, peak, trainer.conv1())
     return 128 + stopped_by if stopped_by else 0
 
 

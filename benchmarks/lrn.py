@@ -15,7 +15,7 @@ from benchmarks.contest import Contestant, Row, contest, parser, report
 from distributed.device import keep_freed_memory
 from model import normalization
 from model.normalization import LocalResponseNorm
-from model.pooling import RectifiedPool
+from model.pooling import ActivatedPool
 
 BATCH = 64
 MAPS = {"after conv1": (96, 55), "after conv2": (256, 27)}
@@ -52,7 +52,7 @@ def make_pooled(form: str, place: str, dtype: str) -> Callable[[], None]:
     forms = {
         "nn": nn.Sequential(nn.ReLU(), nn.LocalResponseNorm(5, alpha=1e-4, k=2.0), pool),
         "in turn": nn.Sequential(nn.ReLU(), LocalResponseNorm(towers=2), pool),
-        "one pass": RectifiedPool(LocalResponseNorm(towers=2)),
+        "one pass": ActivatedPool(LocalResponseNorm(towers=2)),
     }
     (x,) = _maps(form, MAPS[place], DTYPES[dtype], torch.channels_last, count=1)
     grad = torch.randn_like(pool(x))

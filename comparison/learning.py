@@ -5,32 +5,30 @@ import logging
 import tempfile
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
-
-from matplotlib.figure import Figure
-from tabulate import tabulate
+from typing import Any, NamedTuple
 
 from comparison.measure import TrainingError, steady_speed, train
 from comparison.session import check_plan
 from model.errors import InputError
 from training.config import Config
 from training.folder import RunFolder, read_metrics, writing
-from training.plots import COLORS
 
 log = logging.getLogger(__name__)
 
-EVALUATIONS = 8
 TRIAL_STEPS, TRIAL_WARMUP = 12, 4
+POINTS = 60
 
-FORMS = {
-    "two towers": ["variant=paper", "towers=2"],
-    "single stream": ["variant=paper", "towers=1"],
-    "half the kernels": ["variant=half", "towers=1"],
-}
-"""Section 3.2 of the paper: the net, its dense form, and the control with half of conv1-conv4."""
+
+class _Budget(NamedTuple):
+    """How much is trained, as images or as time, and how often evaluated."""
+
+    images: int
+    minutes: float | None
+    evaluations: int
 
 
 def compare_learning(
+    forms: dict[str, list[str]],
     config: Config,
     source: Path,
     overrides: list[str],
@@ -39,24 +37,27 @@ def compare_learning(
     *,
     images: int,
     minutes: float | None,
+    evaluations: int,
 ) -> list[dict[str, Any]]:
-    """Train each of ``FORMS`` on the same number of ``images`` or, if given, for ``minutes``.
+    """Train each of ``forms`` on the same number of ``images`` or, if given, for ``minutes``.
 
+    Each is evaluated ``evaluations`` times on its way, and at the end of each epoch too.
     ``overrides`` are those that made ``config`` from the file ``source``. The outcomes are written
     to ``folder/learning.json`` as they come, and those that it holds are not made again. Raises
     InputError when those are of other settings, and when a training fails.
     """
-    plan = {"config": config.model_dump(mode="json"), "images": images, "minutes": minutes}
+    budget = _Budget(images, minutes, evaluations)
+    plan = {"config": config.model_dump(mode="json"), "forms": forms, **budget._asdict()}
     check_plan(folder, plan)
     path = folder / "learning.json"
     outcomes: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
-    for number, (form, own_settings) in enumerate(FORMS.items(), start=1):
+    for number, (form, own_settings) in enumerate(forms.items(), start=1):
         if any(outcome["form"] == form for outcome in outcomes):
             continue
-        log.info("[%d/%d] %s", number, len(FORMS), form)
+        log.info("[%d/%d] %s", number, len(forms), form)
         own = [*overrides, *own_settings, "keep_checkpoints=0"]
         try:
-            outcome = _learn(source, processes, own, config.batch_size, images, minutes)
+            outcome = _learn(source, processes, own, config.batch_size, budget)
         except TrainingError as failure:
             raise InputError(f"{form}: {failure}") from None
         outcomes.append({"form": form, **outcome})
@@ -70,69 +71,53 @@ def _learn(
     processes: int,
     settings: list[str],
     batch_size: int,
-    images: int,
-    minutes: float | None,
+    budget: _Budget,
 ) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="compare-") as name:
-        runs, steps = Path(name), max(1, images // batch_size)
-        if minutes is not None:
+        runs, steps = Path(name), max(1, budget.images // batch_size)
+        if budget.minutes is not None:
             trial = train(source, processes, [*settings, f"max_steps={TRIAL_STEPS}"], "trial", runs)
             speed = steady_speed(trial, TRIAL_WARMUP)["images_per_second"]
-            steps = max(1, round(minutes * 60 * speed / batch_size))
-        budget = [f"max_steps={steps}", "epochs=100000"]
-        budget.append(f"evaluate_every={max(1, steps // EVALUATIONS)}")
-        return _outcome(train(source, processes, [*settings, *budget], "run", runs))
-
-
-def as_text(outcomes: list[dict[str, Any]], style: str = "simple") -> str:
-    """The outcomes as a table; ``style`` is one of tabulate's."""
-    rows = [
-        {
-            "net": outcome["form"],
-            "M parameters": f"{outcome['parameters'] / 1e6:.1f}",
-            "images": f"{outcome['images']:,}",
-            "seconds": f"{outcome['seconds']:.0f}",
-            "images/s": f"{outcome['images'] / outcome['seconds']:.0f}",
-            "test accuracy": f"{outcome['test_top1']:.4f}",
-        }
-        for outcome in outcomes
-    ]
-    return tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True)
-
-
-def draw_learning(outcomes: list[dict[str, Any]], path: Path, title: str) -> None:
-    """Draw accuracy against images and against time."""
-    figure = Figure(figsize=(10, 4.5), layout="constrained")
-    figure.suptitle(title, fontsize="medium")
-    panels = figure.subplots(1, 2, sharey=True)
-    for axes, key in zip(panels, ("images", "seconds"), strict=True):
-        for outcome, color in zip(outcomes, COLORS, strict=False):
-            points = [point[key] for point in outcome["curve"]]
-            accuracy = [point["test_top1"] for point in outcome["curve"]]
-            axes.plot(points, accuracy, "o-", color=color, label=outcome["form"], markersize=4)
-        axes.set(xlabel=f"{key} of training", xlim=(0, None))
-        axes.grid(alpha=0.3)
-    panels[0].set(ylabel="test accuracy, top 1")
-    panels[0].legend(loc="lower right")
-    with writing(path):
-        figure.savefig(path, dpi=100)
+            steps = max(1, round(budget.minutes * 60 * speed / batch_size))
+        length = [f"max_steps={steps}", "epochs=100000"]
+        length.append(f"evaluate_every={max(1, steps // budget.evaluations)}")
+        return _outcome(train(source, processes, [*settings, *length], "run", runs))
 
 
 def _outcome(run: RunFolder) -> dict[str, Any]:
-    """The end of a training, and ``curve``: its state at each evaluation."""
+    """The end of a training; ``curve`` and ``training`` are its way there.
+
+    ``curve`` has its state at each evaluation, ``training`` the mean training error of each of
+    about ``POINTS`` runs of steps.
+    """
     lines = read_metrics(run.metrics)
     steps = [line for line in lines if "train/loss" in line]
     images = list(accumulate(line["train/images"] for line in steps))
     spent = (line["train/images"] / line["train/images_per_second"] for line in steps)
     seconds = list(accumulate(spent))
+
+    def place(step: int) -> dict[str, Any]:
+        epoch = steps[step - 1]["epoch"]
+        return {"images": images[step - 1], "seconds": seconds[step - 1], "epoch": epoch}
+
     curve = [
-        {
-            "images": images[line["step"] - 1],
-            "seconds": seconds[line["step"] - 1],
-            "test_top1": line["test/top1"],
-        }
+        {**place(line["step"]), "test_top1": line["test/top1"]}
         for line in lines
         if "test/top1" in line
     ]
+    each = max(1, round(len(steps) / POINTS))
+    parts = [steps[first : first + each] for first in range(0, len(steps), each)]
+    training = [{**place(part[-1]["step"]), "train_error": _error(part)} for part in parts]
     summary = json.loads(run.summary.read_text())
-    return {**curve[-1], "parameters": summary["parameters"], "curve": curve}
+    return {
+        **curve[-1],
+        "parameters": summary["parameters"],
+        "curve": curve,
+        "training": training,
+    }
+
+
+def _error(steps: list[dict[str, Any]]) -> float:
+    """The share of the images in ``steps`` that were classified wrongly as they were learnt."""
+    right = sum(step["train/top1"] * step["train/images"] for step in steps)
+    return float(1 - right / sum(step["train/images"] for step in steps))

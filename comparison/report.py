@@ -68,15 +68,19 @@ def track_learning(folder: Path, tracking: TrackingConfig, outcomes: Rows) -> st
         tracker = _start(folder, tracking, outcome["form"].replace(" ", "-"), {})
         for point in outcome["curve"]:
             tracker.log(point["images"], {f"learning/{key}": point[key] for key in point})
-        tracker.summarize({key: value for key, value in outcome.items() if key != "curve"})
+        tracker.summarize(_flat(outcome))
         tracker.finish(exit_code=0)
     tracker = _start(folder, tracking, "learning", {})
-    flat = [{key: value for key, value in row.items() if key != "curve"} for row in outcomes]
-    tracker.log_table("learning", flat)
-    tracker.log_image("learning", folder / "learning.png")
+    tracker.log_table("learning", [_flat(outcome) for outcome in outcomes])
+    for picture in ("learning", "error"):
+        tracker.log_image(picture, folder / f"{picture}.png")
     place = tracker.location
     tracker.finish(exit_code=0)
     return place
+
+
+def _flat(outcome: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in outcome.items() if not isinstance(value, list)}
 
 
 def _start(folder: Path, tracking: TrackingConfig, name: str, machine: dict[str, Any]) -> Tracker:

@@ -11,6 +11,7 @@ from data.fashion_mnist import FashionMNIST
 from data.image_folder import ImageFolder
 from data.packed import Packed
 from data.synthetic import Synthetic
+from data.textures import Textures
 from model.errors import InputError
 
 
@@ -42,8 +43,12 @@ class Dataset(Protocol):
 
 
 def _synthetic(split: Split, stored_size: int, length: int) -> Synthetic:
-    length = length if split == "train" else max(1, length // 4)
+    length = _test_length(split, length)
     return Synthetic(split, length, classes=10, channels=3, height=stored_size, width=stored_size)
+
+
+def _test_length(split: Split, length: int) -> int:
+    return length if split == "train" else max(1, length // 4)
 
 
 DATASETS: dict[str, Callable[[Split, Path | None, int, int], Dataset]] = {
@@ -51,6 +56,9 @@ DATASETS: dict[str, Callable[[Split, Path | None, int, int], Dataset]] = {
     "image_folder": lambda split, folder, size, length: ImageFolder(split, folder, size),
     "packed": lambda split, folder, size, length: Packed(split, folder),
     "synthetic": lambda split, folder, size, length: _synthetic(split, size, length),
+    "textures": lambda split, folder, size, length: Textures(
+        split, _test_length(split, length), size
+    ),
 }
 
 
@@ -64,9 +72,9 @@ def open_dataset(
     """Open one split of the data set called ``name`` in ``DATASETS``.
 
     ``folder`` holds the files of fashion_mnist (without it they are looked for, then downloaded)
-    and of image_folder and packed (which need it). Images of image_folder and synthetic are squares
-    of ``stored_size`` pixels, those of packed as they were prepared. ``synthetic_length`` is the
-    number of synthetic training images; there are a quarter as many for testing.
+    and of image_folder and packed (which need it). Images of packed are as they were prepared,
+    those of the other sets squares of ``stored_size`` pixels. ``synthetic_length`` is the number of
+    made-up training images; there are a quarter as many for testing.
 
     Raises InputError for an unknown name, and when the files are missing or not as expected.
     """

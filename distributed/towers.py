@@ -28,8 +28,8 @@ class SplitTowers(Towers):
         return shape.layer(inputs if meets else inputs // self.count, outputs // self.count)
 
     @override
-    def linear(self, inputs: int, outputs: int) -> nn.Linear:
-        return nn.Linear(inputs, outputs // self.count)
+    def linear(self, inputs: int, outputs: int, *, meets: bool = False) -> nn.Linear:
+        return nn.Linear(inputs if meets else inputs // self.count, outputs // self.count)
 
     @override
     def classifier(self, inputs: int, classes: int) -> nn.Linear:

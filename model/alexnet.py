@@ -3,14 +3,14 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.functional import relu
 
+from model.activation import ACTIVATIONS
 from model.dropout import Dropout
 from model.errors import InputError
 from model.normalization import LocalResponseNorm
-from model.pooling import RectifiedPool
+from model.pooling import ActivatedPool
 from model.towers import ConvShape, Towers
-from model.variants import Variant
+from model.variants import Meeting, Variant
 
 SMALLEST_SIDE = 64
 
@@ -18,9 +18,9 @@ SMALLEST_SIDE = 64
 class AlexNet(nn.Module):
     """The eight layers of Krizhevsky et al. 2012, figure 2, for any number of towers.
 
-    ``towers`` builds the layers and answers where the towers meet: at conv3, fc6, fc7 and fc8,
-    and nowhere else. Raises InputError when the towers do not divide a layer's width, or are
-    apart in a net that normalises across them.
+    ``towers`` builds the layers and answers what it takes to meet: at conv3, fc6 and fc7, where
+    the variant says so, at fc8, and nowhere else. Raises InputError when the towers do not divide
+    a layer's width, or are apart in a net that normalises across them.
     """
 
     def __init__(self, variant: Variant, classes: int, channels: int, towers: Towers) -> None:
@@ -38,18 +38,18 @@ class AlexNet(nn.Module):
         inputs, hidden = c5 * variant.features**2, variant.hidden
         self.conv1 = towers.conv(channels, c1, ConvShape(11, 4, variant.conv1_padding), meets=True)
         self.conv2 = towers.conv(c1, c2, ConvShape(5, 1, 2))
-        self.conv3 = towers.conv(c2, c3, ConvShape(3, 1, 1), meets=True)
+        self.conv3 = towers.conv(c2, c3, ConvShape(3, 1, 1), meets="conv3" in variant.meet)
         self.conv4 = towers.conv(c3, c4, ConvShape(3, 1, 1))
         self.conv5 = towers.conv(c4, c5, ConvShape(3, 1, 1))
-        self.fc6 = towers.linear(inputs, hidden)
-        self.fc7 = towers.linear(hidden, hidden)
+        self.fc6 = towers.linear(inputs, hidden, meets="fc6" in variant.meet)
+        self.fc7 = towers.linear(hidden, hidden, meets="fc7" in variant.meet)
         self.fc8 = towers.classifier(hidden, classes)
         norm = None
         if variant.local_response_norm:
             apart = 1 if variant.lrn_spans_towers else len(towers.here)
             norm = LocalResponseNorm(apart, k=variant.lrn_k)
-        self.pool = RectifiedPool()
-        self.norm_pool: nn.Module = RectifiedPool(norm)
+        self.pool = ActivatedPool(None, variant.activation, variant.pool)
+        self.norm_pool: nn.Module = ActivatedPool(norm, variant.activation, variant.pool)
         if norm and variant.pools_first:
             self.norm_pool = nn.Sequential(self.pool, norm)
         before, after6, after7 = variant.dropout
@@ -67,15 +67,24 @@ class AlexNet(nn.Module):
                 f"images of {images.shape[-2]}×{images.shape[-1]} px are too small for AlexNet: "
                 f"the smallest side is {SMALLEST_SIDE} px"
             )
-        x = self.norm_pool(self.conv1(images))  # each pool begins with a ReLU
+        f = ACTIVATIONS[self.variant.activation]
+        x = self.norm_pool(self.conv1(images))  # each pool begins with f
         x = self.norm_pool(self.conv2(x))
-        x = relu(self.towers.meet(self.conv3, x))
-        x = relu(self.conv4(x))
+        x = f(self.meet("conv3", x))
+        x = f(self.conv4(x))
         x = self.pool(self.conv5(x))
         x = self.dropout5(resize(x, self.variant.features).flatten(1), keys)
-        x = self.dropout6(relu(self.towers.meet(self.fc6, x)), keys)
-        x = self.dropout7(relu(self.towers.meet(self.fc7, x)), keys)
+        x = self.dropout6(f(self.meet("fc6", x)), keys)
+        x = self.dropout7(f(self.meet("fc7", x)), keys)
         return self.towers.sum(self.fc8(x))
+
+    def meet(self, name: Meeting, x: Tensor) -> Tensor:
+        """What a layer makes of every tower's channels or, apart, of its own tower's."""
+        layer = getattr(self, name)
+        if name in self.variant.meet:
+            return self.towers.meet(layer, x)
+        out: Tensor = layer(x)
+        return out
 
 
 def resize(x: Tensor, side: int) -> Tensor:

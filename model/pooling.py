@@ -1,4 +1,4 @@
-"""Overlapping max pooling, Krizhevsky et al. 2012, section 3.4, with what stands before it."""
+"""Max pooling, Krizhevsky et al. 2012, section 3.4, with what stands before it."""
 
 import ctypes
 from pathlib import Path
@@ -8,39 +8,50 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import relu
 from typing_extensions import override
 
+from model.activation import ACTIVATIONS
 from model.native import NAMES, load_kernels, run_kernel
 from model.normalization import WINDOW, LocalResponseNorm
+from model.variants import Activation
 
 KERNELS = Path(__file__).with_suffix(".cpp")
 SIDE, STRIDE = 3, 2
 
 
-class RectifiedPool(nn.Module):
-    """ReLU, local response normalisation if there is a ``norm``, and max pooling.
+class ActivatedPool(nn.Module):
+    """Activation, local response normalisation if there is a ``norm``, and max pooling.
 
-    On the CPU all of it is one pass over memory. (B, C, H, W) to (B, C, (H - 1) // 2,
-    (W - 1) // 2), of the same layout; a map smaller than the window is pooled whole.
+    Windows of ``side`` pixels, 2 apart: of 3 they overlap. With these and ReLU, all of it is one
+    pass over memory on the CPU. (B, C, H, W) to (B, C, (H - side) // 2 + 1, (W - side) // 2 + 1),
+    of the same layout; a map smaller than the window is pooled whole.
     """
 
-    def __init__(self, norm: LocalResponseNorm | None = None) -> None:
+    def __init__(
+        self,
+        norm: LocalResponseNorm | None = None,
+        activation: Activation = "relu",
+        side: int = SIDE,
+    ) -> None:
         super().__init__()
-        self.norm = norm
+        self.norm, self.activation, self.side = norm, activation, side
 
     @override
     def forward(self, x: Tensor) -> Tensor:
-        if _has_kernel(x):
+        if self.activation == "relu" and self.side == SIDE and _has_kernel(x):
             return _fused(x, self.norm)
+        activate = ACTIVATIONS[self.activation]
         if self.norm is None:
-            return relu(pool(x))  # ReLU and maximum change places: a quarter of the numbers
-        return pool(self.norm(relu(x)))
+            return activate(self.pool(x))  # they change places: a quarter of the numbers
+        return self.pool(self.norm(activate(x)))
 
+    def pool(self, x: Tensor) -> Tensor:
+        """The maxima alone."""
+        return F.max_pool2d(x, kernel_size=min(self.side, *x.shape[-2:]), stride=STRIDE)
 
-def pool(x: Tensor) -> Tensor:
-    """3×3 with stride 2."""
-    return F.max_pool2d(x, kernel_size=min(SIDE, *x.shape[-2:]), stride=STRIDE)
+    @override
+    def extra_repr(self) -> str:
+        return f"activation={self.activation}, side={self.side}"
 
 
 class _Maps(ctypes.Structure):

@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from model.errors import InputError
 from model.folding import FoldedConv2d
+from model.grouped import GroupedLinear
 
 
 class ConvShape(NamedTuple):
@@ -59,8 +60,8 @@ class Towers(ABC):
         """A convolution of the full widths; with ``meets`` every tower reads all ``inputs``."""
 
     @abstractmethod
-    def linear(self, inputs: int, outputs: int) -> nn.Linear:
-        """A fully connected layer that reads all towers."""
+    def linear(self, inputs: int, outputs: int, *, meets: bool = False) -> nn.Linear:
+        """A fully connected layer of the full widths; ``meets`` as for a convolution."""
 
     @abstractmethod
     def classifier(self, inputs: int, classes: int) -> nn.Linear:
@@ -107,8 +108,10 @@ class LocalTowers(Towers):
         return shape.layer(inputs, outputs, groups=1 if meets else self.count)
 
     @override
-    def linear(self, inputs: int, outputs: int) -> nn.Linear:
-        return nn.Linear(inputs, outputs)
+    def linear(self, inputs: int, outputs: int, *, meets: bool = False) -> nn.Linear:
+        if meets or self.count == 1:
+            return nn.Linear(inputs, outputs)
+        return GroupedLinear(inputs, outputs, self.count)
 
     @override
     def classifier(self, inputs: int, classes: int) -> nn.Linear:

@@ -1,7 +1,11 @@
 """The table of nets. Adding a net is adding a row."""
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+Activation = Literal["relu", "tanh", "sigmoid"]
+Meeting = Literal["conv3", "fc6", "fc7"]
 
 
 @dataclass(frozen=True)
@@ -11,6 +15,8 @@ class Variant:
     ``features`` is the side of the map that fc6 reads. ``lrn_k`` is k in section 3.3 of the
     paper; with ``lrn_spans_towers`` a channel at the border of a tower is normalised with its
     neighbours in the other; with ``pools_first`` the pooling comes before the normalisation.
+    ``pool`` is the side of the pooling windows, 2 pixels apart. ``meet`` names the layers that
+    read every tower; any other reads its own, and the towers' logits are added up all the same.
     ``dropout`` holds the probabilities for the inputs of fc6 and for the outputs of fc6 and of fc7.
     """
 
@@ -22,6 +28,9 @@ class Variant:
     lrn_k: float = 2.0
     lrn_spans_towers: bool = False
     pools_first: bool = False
+    activation: Activation = "relu"
+    pool: Literal[2, 3] = 3
+    meet: tuple[Meeting, ...] = ("conv3", "fc6", "fc7")
     dropout: tuple[float, float, float] = (0.0, 0.5, 0.5)
     initial_values: Literal["released", "text", "xavier", "he", "default"] = "default"
     source: str = ""
@@ -72,3 +81,8 @@ VARIANTS = {
         source="Caffe's bvlc_reference_caffenet, on images of 227 px",
     ),
 }
+
+
+def net_form(variant: str, changes: Mapping[str, Any]) -> Variant:
+    """The row of a variant, with changes to its fields."""
+    return replace(VARIANTS[variant], **changes)

@@ -16,7 +16,7 @@ ALLOWED = {
     "preparation": {"model", "data"},
     "benchmarks": {"model", "data", "distributed", "training", "comparison", "preparation"},
 }
-PROGRAMS = {"train", "evaluate", "predict", "convert", "compare", "prepare"}
+PROGRAMS = {"train", "evaluate", "predict", "convert", "compare", "prepare", "kernels"}
 SOURCES = [path for package in ALLOWED for path in sorted((ROOT / package).rglob("*.py"))]
 
 

@@ -133,8 +133,13 @@ def test_what_is_learnt_is_compared_on_one_budget(tmp_path):
     for outcome in outcomes:
         assert outcome["images"] == 64
         assert [point["images"] for point in outcome["curve"]] == list(range(8, 65, 8))
+        assert [point["images"] for point in outcome["training"]] == list(range(8, 65, 8))
+        assert all(0 <= point["train_error"] <= 1 for point in outcome["training"])
     assert Image.open(folder / "learning.png").size == (1000, 450)
+    assert Image.open(folder / "error.png").size == (800, 500)
     assert "half the kernels" in out
-    status, _, err = run(*COMPARE, *arguments, "--resume", "seed=1")
-    assert status == 2
-    assert "other settings" in err
+    assert "To a training error of 20%" in out
+    for other in (["seed=1"], ["--forms", "meetings"]):
+        status, _, err = run(*COMPARE, *arguments, "--resume", *other)
+        assert status == 2
+        assert "other settings" in err

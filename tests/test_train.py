@@ -47,8 +47,8 @@ def test_a_run_leaves_everything_in_its_folder(split_run):
     folder, out = split_run
     left = {path.name for path in folder.iterdir()}
     assert left == {
-        *("config.yaml", "log.txt", "metrics.jsonl", "curves.png", "summary.json"),
-        *("checkpoints", "wandb"),
+        *("config.yaml", "log.txt", "metrics.jsonl", "curves.png", "kernels.png"),
+        *("summary.json", "checkpoints", "wandb"),
     }
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["placement"] == "split"

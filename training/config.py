@@ -1,13 +1,13 @@
 """The schema of a run's configuration: every setting, its type, its default and its help."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from model.alexnet import SMALLEST_SIDE
-from model.variants import VARIANTS
+from model.variants import VARIANTS, Activation, Meeting, Variant, net_form
 
 DTYPES = {
     "fp64": torch.float64,
@@ -15,6 +15,9 @@ DTYPES = {
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
 }
+
+
+Probability = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Section(BaseModel):
@@ -28,9 +31,11 @@ class Section(BaseModel):
 class DataConfig(Section):
     """Which images, and how they become the network's input."""
 
-    name: Literal["fashion_mnist", "image_folder", "packed", "synthetic"] = "fashion_mnist"
-    """Fashion-MNIST, folders named after their classes, what prepare.py made of those, or made up.
-    """
+    name: Literal["fashion_mnist", "image_folder", "packed", "synthetic", "textures"] = (
+        "fashion_mnist"
+    )
+    """Fashion-MNIST, folders named after their classes, what prepare.py made of those, or made-up
+    images: patterns, textures."""
     folder: Path | None = None
     """Where the files lie; Fashion-MNIST is looked for, then downloaded, without it."""
     size: int = Field(224, ge=SMALLEST_SIDE)
@@ -59,6 +64,26 @@ class DataConfig(Section):
     """Side at which decoded or made-up images are kept, in pixels."""
     synthetic_length: int = Field(2048, gt=0)
     """Training images in the made-up set."""
+
+
+class NetConfig(Section):
+    """What of the variant is changed; what is not given stays as its row has it."""
+
+    local_response_norm: bool | None = None
+    """Normalise after conv1 and conv2 (Krizhevsky 2012, section 3.3)."""
+    activation: Activation | None = None
+    """What follows conv1 to fc7 (section 3.1)."""
+    pool: Literal[2, 3] | None = None
+    """Side of the pooling windows, 2 pixels apart: of 2 they do not overlap (section 3.4)."""
+    dropout: tuple[Probability, Probability, Probability] | None = None
+    """Of the inputs of fc6, and of the outputs of fc6 and of fc7 (section 4.2)."""
+    meet: tuple[Meeting, ...] | None = None
+    """Layers that read every tower, any of three; with [] the towers meet in their logits alone."""
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """What is given, by the name of the variant's field."""
+        return self.model_dump(exclude_none=True)
 
 
 class OptimizerConfig(Section):
@@ -139,10 +164,16 @@ class Config(Section):
     """Steps between evaluations, beside those at the end of each epoch and of the run."""
     runs: Path = Path("runs")
     """Where the runs' folders are made."""
+    net: NetConfig = NetConfig()
     data: DataConfig = DataConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     tracking: TrackingConfig = TrackingConfig()
+
+    @property
+    def form(self) -> Variant:
+        """The net: the variant's row, with what ``net`` changes."""
+        return net_form(self.variant, self.net.changes)
 
     @model_validator(mode="after")
     def _possible(self) -> "Config":

@@ -77,6 +77,11 @@ class RunFolder:
         return self.path / "curves.png"
 
     @property
+    def kernels(self) -> Path:
+        """The first layer's kernels as a picture."""
+        return self.path / "kernels.png"
+
+    @property
     def summary(self) -> Path:
         """The outcome, as flat JSON."""
         return self.path / "summary.json"

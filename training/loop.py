@@ -21,7 +21,6 @@ from model.errors import InputError
 from model.initialization import initialize
 from model.keyed_random import image_keys
 from model.towers import LocalTowers
-from model.variants import VARIANTS
 from model.weights import fill
 from training.config import DTYPES, Config
 from training.inference import compute_logits, score
@@ -39,7 +38,7 @@ def build_model(
     """The network placed on the mesh, with its initial values or ``tensors`` of the local form."""
     split = mesh.plan.placement == "split"
     towers = SplitTowers(mesh.tower_group, mesh.ledger) if split else LocalTowers(config.towers)
-    model = AlexNet(VARIANTS[config.variant], classes, channels, towers)
+    model = AlexNet(config.form, classes, channels, towers)
     if tensors is None:
         initialize(model, config.seed, config.initial_values)
     else:
@@ -175,6 +174,11 @@ class Trainer:
         self.owes_evaluation = False
         self.schedule.after_evaluation(1 - metrics["test/top1"])
         return metrics
+
+    def conv1(self) -> Tensor:
+        """The first layer's kernels (K, C, 11, 11) of all towers; every rank must call it."""
+        weight = self.model.conv1.weight.detach()
+        return self.model.towers.unshard("conv1.weight", weight).cpu()
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps beside the tensors, as plain numbers."""

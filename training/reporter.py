@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 from typing_extensions import Self, override
 
 from distributed.ledger import PARTS
@@ -63,8 +64,13 @@ class Reporter:
     def tell(self, step: int, metrics: dict[str, float]) -> None:
         """Say the metrics of a step."""
 
-    def finish(self, steps: int, checkpoint: Path | None, peak_memory: float) -> None:
-        """Say how the run ended: after ``steps``, with its last checkpoint and most bytes held."""
+    def finish(
+        self, steps: int, checkpoint: Path | None, peak_memory: float, conv1: Tensor
+    ) -> None:
+        """Say how the run ended: after ``steps``, with its last checkpoint and most bytes held.
+
+        ``conv1`` (K, C, H, W) are the first layer's kernels, of all towers.
+        """
 
     def __enter__(self) -> Self:
         return self
@@ -111,16 +117,24 @@ class MainReporter(Reporter):
             listener.log(step, metrics)
 
     @override
-    def finish(self, steps: int, checkpoint: Path | None, peak_memory: float) -> None:
+    def finish(
+        self, steps: int, checkpoint: Path | None, peak_memory: float, conv1: Tensor
+    ) -> None:
         self.progress.close()
         last = {"peak_memory_bytes": int(peak_memory), "checkpoint": str(checkpoint or "none")}
-        summary = {**self.facts, "steps": steps, **self.totals.summary(), **last}
+        # matplotlib is not worth waiting for at the start
+        from training.kernels import draw_kernels, kinds_of_towers, summary_of
+        from training.plots import draw_curves
+
+        towers, name = self.facts["towers"], self.folder.path.name
+        kinds = summary_of(kinds_of_towers(conv1, towers))
+        summary = {**self.facts, "steps": steps, **self.totals.summary(), **kinds, **last}
         with writing(self.folder.summary):
             self.folder.summary.write_text(json.dumps(summary, indent=1) + "\n")
-        from training.plots import draw_curves  # matplotlib is not worth waiting for at the start
-
-        draw_curves(self.folder.metrics, self.folder.curves, self.folder.path.name)
+        draw_curves(self.folder.metrics, self.folder.curves, name)
+        draw_kernels(conv1, towers, self.folder.kernels, name)
         self.tracker.log_image("curves", self.folder.curves)
+        self.tracker.log_image("kernels", self.folder.kernels)
         self.tracker.summarize(summary)
         log.info("\n%s", closing_words(summary, self.folder, self.tracker.location))
 
@@ -159,9 +173,11 @@ def start_reporter(trainer: Trainer, folder: RunFolder, totals: Totals) -> Repor
 def opening_words(facts: dict[str, Any], trainer: Trainer) -> str:
     """What is about to be trained, and where."""
     config, device = trainer.config, trainer.mesh.device
+    given = config.net.changes.items()
+    changes = "".join(f", net.{key}={json.dumps(value)}" for key, value in given)
     threads = f", threads per process: {torch.get_num_threads()}" if device.type == "cpu" else ""
     lines = [
-        f"{config.variant}, {config.towers} tower(s), {facts['placement']}: "
+        f"{config.variant}{changes}, {config.towers} tower(s), {facts['placement']}: "
         f"{facts['parameters']:,} parameters, {facts['parameters_per_rank']:,} on this rank",
         trainer.mesh.plan.picture(),
         f"{config.data.name} at {config.data.size} px, global batch {config.batch_size}, "
@@ -186,11 +202,18 @@ def closing_words(summary: dict[str, Any], folder: RunFolder, tracked: str) -> s
         "memory": f"{summary['peak_memory_bytes'] / 2**30:.2f} GiB at most on a rank",
         "checkpoint": summary["checkpoint"],
         "curves": str(folder.curves),
+        "kernels": str(folder.kernels),
         "W&B": tracked,
     }
     if "test_top1" in summary:
         accuracy = f"{summary['test_top1']:.4f} (top-5 {summary['test_top5']:.4f})"
         lines = {"test accuracy": accuracy, **lines}
+    if "kernels_colour_0" in summary:
+        lines["colour/grey"] = ", ".join(
+            f"tower {tower}: {summary[f'kernels_colour_{tower}']}"
+            f"/{summary[f'kernels_grey_{tower}']} kernels"
+            for tower in range(summary["towers"])
+        )
     if summary["steps"] < summary["total_steps"]:
         lines["unfinished"] = f"continue with name={folder.path.name} --resume"
     return "\n".join(f"{name:<15}{text}" for name, text in lines.items())

@@ -27,7 +27,7 @@ class Source(NamedTuple):
         """The weights, if ``config`` is of their net; raises InputError if it is of another."""
         if "variant" not in config.model_fields_set:
             self.weights.known_variant  # noqa: B018 - raises where nobody said
-        weights = self.weights.of_variant(config.variant)
+        weights = self.weights.of_variant(config.variant, config.net.changes)
         if weights.towers != config.towers:
             raise InputError(
                 f"{weights.source} holds a net of {weights.towers} tower(s), and towers is "
@@ -76,7 +76,7 @@ def read_source(source: Path) -> Source:
         return _read_checkpoint(source)
     weights = read_file(source)
     data = {"name": "image_folder", **(weights.preprocessing or {})}
-    settings: dict[str, Any] = {"towers": weights.towers, "data": data}
+    settings: dict[str, Any] = {"towers": weights.towers, "net": weights.changes, "data": data}
     if weights.variant is not None:
         settings.update(variant=weights.variant, placement=_placement(weights.variant))
     return Source(weights, settings)
@@ -94,7 +94,9 @@ def _read_checkpoint(source: Path) -> Source:
     preprocessing = config.data.model_dump(mode="json", include=set(PREPROCESSING))
     preprocessing["stored_size"] = stored_side(config.data)
     names = state.get("classes") or None
-    weights = make_weights(path, read_tensors(path), config.variant, names, preprocessing)
+    weights = make_weights(
+        *(path, read_tensors(path), config.variant, names, preprocessing), config.net.changes
+    )
     return Source(weights, settings)
 
 

@@ -88,6 +88,8 @@ WRITERS: dict[str, Callable[[Weights, Path], None]] = {
     ".onnx": write_onnx,
     ".pt2": write_exported,
 }
+FOREIGN = (".pth", ".caffemodel", ".npz")
+"""Formats of others, which hold tensors alone."""
 
 
 def read_file(path: Path) -> Weights:
@@ -112,6 +114,11 @@ def check_target(path: Path) -> None:
 def write_file(weights: Weights, path: Path) -> None:
     """Write a file as its suffix says; raises InputError when it cannot hold this net."""
     check_target(path)
+    if weights.changes and path.suffix in FOREIGN:
+        raise InputError(
+            f"a {path.suffix} cannot say what was changed of the net ({', '.join(weights.changes)})"
+            ": write a .safetensors, .onnx or .pt2"
+        )
     WRITERS[path.suffix](weights, path)
 
 

@@ -11,7 +11,11 @@ from weights.net import Weights
 
 def describe(weights: Weights) -> dict[str, str]:
     """``variant``, ``towers``, ``classes`` and ``channels``, and what else is known as JSON."""
-    known = {"class_names": weights.class_names, "preprocessing": weights.preprocessing}
+    known = {
+        "class_names": weights.class_names,
+        "preprocessing": weights.preprocessing,
+        "changes": dict(weights.changes) or None,
+    }
     return {
         "variant": weights.known_variant,
         "towers": str(weights.towers),
@@ -22,21 +26,23 @@ def describe(weights: Weights) -> dict[str, str]:
 
 
 def understand(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
-    """The arguments ``variant``, ``class_names`` and ``preprocessing`` of ``make_weights``.
+    """The arguments ``variant``, ``class_names``, ``preprocessing`` and ``changes`` of
+    ``make_weights``.
 
     The numbers follow from the tensors. Raises InputError when the text was not ours.
     """
     try:
         known = {
             key: json.loads(metadata[key])
-            for key in ("class_names", "preprocessing")
+            for key in ("class_names", "preprocessing", "changes")
             if key in metadata
         }
         names = known.get("class_names", [])
         if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
             raise ValueError("class_names is no list of names")
-        if not isinstance(known.get("preprocessing", {}), dict):
-            raise ValueError("preprocessing is no mapping")
+        for key in ("preprocessing", "changes"):
+            if not isinstance(known.get(key, {}), dict):
+                raise ValueError(f"{key} is no mapping")
     except (ValueError, RecursionError) as error:
         raise InputError(
             f"the description in {path} is not valid ({error}): write the file with convert.py"

@@ -1,8 +1,9 @@
 """A net's weights in the local layout, and what is known of the net they make."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from model.alexnet import AlexNet
 from model.errors import InputError
 from model.towers import LocalTowers
-from model.variants import VARIANTS
+from model.variants import VARIANTS, net_form
 from model.weights import fill
 
 LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
@@ -22,7 +23,8 @@ NAMES = tuple(f"{layer}.{kind}" for layer in LAYERS for kind in ("weight", "bias
 class Weights:
     """What ``source`` holds; ``tensors`` are those of the local form, whatever file they are from.
 
-    ``variant`` is None where the file does not say and several have these shapes. ``class_names``
+    ``variant`` is None where the file does not say and several have these shapes; ``changes`` are
+    those of its row's fields. ``class_names``
     has one for each class, and ``preprocessing`` the settings of a configuration's data section
     that make an image the net's input; they are None where nobody knows.
     """
@@ -32,6 +34,7 @@ class Weights:
     variant: str | None
     class_names: Sequence[str] | None = None
     preprocessing: dict[str, Any] | None = None
+    changes: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def towers(self) -> int:
@@ -54,26 +57,30 @@ class Weights:
         if self.variant is None:
             raise InputError(
                 f"{self.source} does not say which net it holds: name its variant, one of "
-                f"{', '.join(_fitting(self.tensors))}"
+                f"{', '.join(_fitting(self.tensors, self.changes))}"
             )
         return self.variant
 
-    def of_variant(self, variant: str) -> "Weights":
-        """The same as a net of ``variant``; raises InputError when it is another's."""
+    def of_variant(self, variant: str, changes: Mapping[str, Any] | None = None) -> "Weights":
+        """The same as a net of ``variant``, with these changes or its own.
+
+        Raises InputError when it is another net.
+        """
+        changes = self.changes if changes is None else changes
         if self.variant not in (variant, None):
             raise InputError(
                 f"{self.source} holds a net of the variant {self.variant}, not {variant}: "
                 f"name {self.variant}"
             )
-        _, words = _difference(self.tensors, variant)
+        _, words = _difference(self.tensors, variant, changes)
         if words:
             raise InputError(f"{self.source} holds no net of the variant {variant}: {words}")
-        return replace(self, variant=variant)
+        return replace(self, variant=variant, changes=changes)
 
     def model(self) -> AlexNet:
         """The net, all towers in this process; raises InputError without a variant."""
         with torch.device("meta"):
-            model = _empty_model(self.tensors, self.known_variant)
+            model = _empty_model(self.tensors, self.known_variant, self.changes)
         model = model.to_empty(device="cpu")
         fill(model, self.tensors)
         return model.eval()
@@ -85,6 +92,7 @@ def make_weights(
     variant: str | None = None,
     class_names: Sequence[str] | None = None,
     preprocessing: dict[str, Any] | None = None,
+    changes: Mapping[str, Any] = MappingProxyType({}),
 ) -> Weights:
     """What ``source`` holds, checked: raises InputError unless the tensors are an AlexNet's.
 
@@ -98,16 +106,16 @@ def make_weights(
         plain = tensor.layout is torch.strided and tensor.device.type == "cpu"
         if not (tensor.is_floating_point() and plain):
             raise InputError(f"{source} holds no weights: its {name} is not of plain numbers")
-    fitting = _fitting(tensors)
+    fitting = _fitting(tensors, changes)
     if not fitting:
         known = [variant] if variant in VARIANTS else VARIANTS
-        _, words = max(_difference(tensors, each) for each in known)
+        _, words = max(_difference(tensors, each, changes) for each in known)
         raise InputError(f"{source} holds no AlexNet that model/variants.py lists: {words}")
     wide = {name: tensors[name].to(_at_least_float32(tensors[name])) for name in NAMES}
     weights = Weights(source, wide, fitting[0] if len(fitting) == 1 else None)
     if variant is not None:
         _check_known(source, variant)
-        weights = weights.of_variant(variant)
+        weights = weights.of_variant(variant, changes)
     if class_names is not None and len(class_names) != weights.classes:
         raise InputError(
             f"{source} names {len(class_names)} classes, and its net has {weights.classes}: "
@@ -126,17 +134,19 @@ def _at_least_float32(tensor: Tensor) -> torch.dtype:
     return torch.promote_types(tensor.dtype, torch.float32)
 
 
-def _fitting(tensors: dict[str, Tensor]) -> list[str]:
+def _fitting(tensors: dict[str, Tensor], changes: Mapping[str, Any]) -> list[str]:
     """The variants that have these shapes, with some number of towers, classes and channels."""
-    return [variant for variant in VARIANTS if not _difference(tensors, variant)[1]]
+    return [variant for variant in VARIANTS if not _difference(tensors, variant, changes)[1]]
 
 
-def _difference(tensors: dict[str, Tensor], variant: str) -> tuple[int, str]:
+def _difference(
+    tensors: dict[str, Tensor], variant: str, changes: Mapping[str, Any]
+) -> tuple[int, str]:
     """(how many shapes agree with those of ``variant``, how the next differs: empty if none)."""
     try:
         with torch.device("meta"):
-            expected = _empty_model(tensors, variant).state_dict()
-    except (IndexError, ZeroDivisionError, ValueError, RuntimeError):
+            expected = _empty_model(tensors, variant, changes).state_dict()
+    except (LookupError, ZeroDivisionError, TypeError, ValueError, RuntimeError):
         return 0, "the shapes of its tensors make no net"
     for position, name in enumerate(NAMES):
         found, right = tuple(tensors[name].shape), tuple(expected[name].shape)
@@ -145,9 +155,9 @@ def _difference(tensors: dict[str, Tensor], variant: str) -> tuple[int, str]:
     return len(NAMES), ""
 
 
-def _empty_model(tensors: dict[str, Tensor], variant: str) -> AlexNet:
+def _empty_model(tensors: dict[str, Tensor], variant: str, changes: Mapping[str, Any]) -> AlexNet:
     weights = Weights(Path(), tensors, variant)
     if not (weights.towers and weights.classes and weights.channels):
         raise ValueError("there is nothing to compute")
     towers = LocalTowers(weights.towers)
-    return AlexNet(VARIANTS[variant], weights.classes, weights.channels, towers)
+    return AlexNet(net_form(variant, changes), weights.classes, weights.channels, towers)

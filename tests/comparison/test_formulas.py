@@ -34,12 +34,37 @@ def test_multiply_adds_are_those_that_torch_counts(variant, towers, size, monkey
     assert 2 * sum(Net(variant, towers, 1, size, 10).macs().values()) == counter.get_total_flops()
 
 
+@pytest.mark.parametrize("size", [64, 112, 224])
+@pytest.mark.parametrize("changes", [{"meet": ()}, {"meet": ("fc7",)}, {"pool": 2}], ids=str)
+def test_multiply_adds_of_an_ablation_are_those_that_torch_counts(changes, size, monkeypatch):
+    monkeypatch.setattr(FoldedConv2d, "forward", nn.Conv2d.forward)
+    monkeypatch.setattr(alexnet, "resize", F.adaptive_avg_pool2d)
+    net = Net("d2l", 2, 1, size, 10, changes)
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        AlexNet(net.variant, 10, 1, LocalTowers(2))(torch.empty(1, 1, size, size))
+    assert 2 * sum(net.macs().values()) == counter.get_total_flops()
+
+
 def test_training_takes_three_passes_but_no_gradient_of_the_images():
     assert Net("paper", 2, 3, 224, 1000).flops() / 1e9 == pytest.approx(4.136, abs=1e-3)
 
 
 def test_two_towers_send_57576_elements_for_an_image():
     assert Net("paper", 2, 3, 224, 1000).exchanged_bytes(images=1, element_size=1) == 57_576
+
+
+@pytest.mark.parametrize(
+    ("meet", "elements"),
+    [
+        ((), 1000),
+        (("conv3",), 2 * 21_632 + 1000),
+        (("fc6",), 2 * 4_608 + 1000),
+        (("fc7",), 2 * 2_048 + 1000),
+    ],
+)
+def test_a_layer_that_does_not_meet_sends_nothing(meet, elements):
+    net = Net("paper", 2, 3, 224, 1000, {"meet": meet})
+    assert net.exchanged_bytes(images=1, element_size=1) == elements
 
 
 def test_two_replicas_send_their_gradients_once():

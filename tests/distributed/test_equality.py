@@ -11,13 +11,14 @@ for that, so fp32, whose kernels are others, is compared over these.
 import pytest
 import torch
 
+from comparison.formulas import Net
 from data.loading import Batch
 from distributed.mesh import Mesh, plan_mesh
 from model.alexnet import AlexNet
 from model.initialization import initialize
 from model.towers import LocalTowers
 from model.variants import VARIANTS
-from training.config import Config
+from training.config import Config, NetConfig
 from training.inference import compute_logits
 from training.input import Share, make_preprocess
 from training.loop import Trainer, build_model
@@ -76,13 +77,15 @@ def train(config, world_size, steps=STEPS):
     parameters = dict(trainer.model.named_parameters())
     losses, gradients = [], {}
     for step in range(steps):
-        losses.append(trainer.train_step(_share(trainer.mesh, step))["train/loss"])
+        metrics = trainer.train_step(_share(trainer.mesh, step))
+        losses.append(metrics["train/loss"])
         if step == 0:
             gradients = _local_form(trainer, {name: p.grad for name, p in parameters.items()})
     with torch.no_grad():
         inputs = trainer.preprocess(_global_batch(0).images)
         logits = compute_logits(trainer.model.eval(), inputs, None, config.precision)
     return {
+        "sent": metrics["train/bytes_sent"],
         "placement": trainer.mesh.plan.placement,
         "losses": torch.tensor(losses, dtype=torch.float64),
         "logits": logits,
@@ -173,6 +176,38 @@ def _initial_weights(config):
     model = AlexNet(VARIANTS[config.variant], CLASSES, 1, LocalTowers(config.towers))
     initialize(model, config.seed)
     return {name: parameter.detach() for name, parameter in model.named_parameters()}
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        {"meet": []},
+        {"meet": ["fc6"]},
+        {"meet": ["fc7"], "activation": "tanh", "pool": 2},
+        {"meet": ["conv3"], "activation": "sigmoid", "local_response_norm": False},
+    ],
+    ids=str,
+)
+def test_an_ablation_trains_alike_in_every_placement_and_sends_what_the_formula_says(
+    record_property, one_rank, two_ranks, net
+):
+    configs = [
+        _config("paper", 2, placement).model_copy(update={"net": NetConfig.model_validate(net)})
+        for placement in ("local", "split")
+    ]
+    [expected] = one_rank.run(train, configs[0], 1, 3)
+    found, _ = two_ranks.run(train, configs[1], 2, 3)
+    error = largest_error(found, expected)
+    record_property("equality", ("paper", str(net), error))
+    assert error <= 1e-10
+    shapes = Net("paper", 2, 1, 64, CLASSES, configs[1].net.changes)
+    assert found["sent"] == shapes.exchanged_bytes(BATCH, element_size=8)
+
+
+def test_never_meeting_towers_train_alike_in_replicas(one_rank, four_ranks):
+    config = _config("d2l", 2, "split").model_copy(update={"net": NetConfig(meet=())})
+    [expected] = one_rank.run(train, config.model_copy(update={"placement": "local"}), 1, 3)
+    assert largest_error(four_ranks.run(train, config, 4, 3)[0], expected) <= 1e-10
 
 
 def test_accumulated_gradients_equal_the_whole_batch(two_ranks, local_form):

@@ -8,7 +8,7 @@ from torch import nn
 from model import pooling
 from model.native import load_kernels
 from model.normalization import LocalResponseNorm
-from model.pooling import RectifiedPool
+from model.pooling import ActivatedPool
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 SHAPES = [(2, 96, 13, 13), (3, 8, 55, 26), (1, 260, 3, 4), (2, 4, 17, 40), (1, 4, 2, 9)]
@@ -33,7 +33,7 @@ def reference(x, *, towers):
 
 
 def ours(x, *, towers):
-    return RectifiedPool(LocalResponseNorm(towers) if towers else None)(x)
+    return ActivatedPool(LocalResponseNorm(towers) if towers else None)(x)
 
 
 def outputs(function, x, grad, towers):

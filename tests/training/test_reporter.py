@@ -102,7 +102,10 @@ def test_a_step_is_told_with_its_place_and_its_speed(clock):
     ]
 
 
-def _report(folder, mode="disabled", fails=False):
+GREY_NET = torch.ones(96, 1, 11, 11)
+
+
+def _report(folder, mode="disabled", fails=False, conv1=GREY_NET):
     """Two of four steps and an evaluation; the reporter."""
     config = Config.model_validate({"name": "fashion", "seed": 7, "tracking": {"mode": mode}})
     totals = Totals()
@@ -112,7 +115,7 @@ def _report(folder, mode="disabled", fails=False):
         reporter.tested(2, 1.0, evaluation_metrics())
         if fails:
             raise RuntimeError("something else")
-        reporter.finish(2, folder.checkpoints / "step-00000002", 2**30)
+        reporter.finish(2, folder.checkpoints / "step-00000002", 2**30, conv1)
     return reporter
 
 
@@ -127,6 +130,7 @@ def test_a_run_leaves_its_files(folder):
         "config.yaml",
         "metrics.jsonl",
         "curves.png",
+        "kernels.png",
         "summary.json",
     }
     assert load_config(folder.config, []).seed == 7
@@ -146,10 +150,22 @@ def test_the_summary_is_flat_and_says_what_was_run_and_what_came_of_it(folder):
         "peak_memory_bytes": 2**30,
         "checkpoint": str(folder.checkpoints / "step-00000002"),
     }
+    assert "kernels_colour_0" not in summary
     for key in ("test_top1", "test_top5", "images_per_second", "train_seconds", "images_seen"):
         assert summary[key] > 0
     assert summary["bytes_exchanged_per_step"] == 1000
     assert not any(isinstance(value, dict | list) for value in summary.values())
+
+
+def test_kernels_that_read_colour_are_counted_tower_by_tower(folder, caplog):
+    caplog.set_level(logging.INFO, "training.reporter")
+    conv1 = torch.ones(96, 3, 11, 11)
+    conv1[90:, 0] = -2
+    _report(folder, conv1=conv1)
+    summary = json.loads(folder.summary.read_text())
+    counts = [summary[f"kernels_{kind}_1"] for kind in ("colour", "grey", "noise")]
+    assert counts == [6, 42, 0]
+    assert "colour/grey    tower 0: 0/48 kernels, tower 1: 6/42 kernels" in caplog.text
 
 
 def test_a_resumed_run_goes_on_in_the_files_it_had(folder):
@@ -178,8 +194,8 @@ def test_wandb_is_told_the_configuration_the_steps_and_the_summary(folder):
     assert list(run.record.tags) == ["paper", "split"]
     assert (run.config["seed"], run.config["world_size"]) == (7, 4)
     assert run.config["optimizer"]["learning_rate"] == 0.01
-    assert [line.get("train/loss") for line in run.history] == [1.0, 0.5, None, None]
-    assert run.history[3]["curves.format"] == "png"
+    assert [line.get("train/loss") for line in run.history] == [1.0, 0.5, None, None, None]
+    assert run.history[3]["curves.format"] == run.history[4]["kernels.format"] == "png"
     assert run.summary["checkpoint"].endswith("step-00000002")
     assert run.exit_codes == [0]
 
@@ -221,6 +237,7 @@ def test_the_closing_words_say_what_came_of_the_run(words, tmp_path):
         "memory": "1.00 GiB at most on a rank",
         "checkpoint": "runs/fashion/checkpoints/a",
         "curves": str(tmp_path / "fashion-2" / "curves.png"),
+        "kernels": str(tmp_path / "fashion-2" / "kernels.png"),
         "W&B": "none",
         "unfinished": "continue with name=fashion-2 --resume",
     }

@@ -2,6 +2,7 @@
 
 import json
 import typing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,11 @@ def test_an_unknown_key_is_named_with_its_file_and_the_nearest_valid_one(fault, 
         ("data: {size: 96, resize: 64}", ["data.resize", "data.size"]),
         ("data: {name: image_folder}", ["data.folder", "train/ and test/"]),
         ("data: {name: packed}", ["data.folder", "prepare.py"]),
+        ("net: {meet: [conv4]}", ["net.meet.0", "'conv3', 'fc6' or 'fc7'", "'conv4'"]),
+        ("net: {activation: gelu}", ["net.activation", "'relu', 'tanh' or 'sigmoid'", "'gelu'"]),
+        ("net: {pool: 4}", ["net.pool", "2 or 3", "got 4"]),
+        ("net: {dropout: [0, 1, 0]}", ["net.dropout.1", "less than 1"]),
+        ("net: {lrn: false}", ["net.lrn: unknown key", "local_response_norm"]),
         ("- name", ["must hold a mapping"]),
         ("name: [", ["not valid YAML", "line 1"]),
         ("name: 2026-99-99", ["not valid YAML", "month"]),
@@ -132,6 +138,14 @@ def test_overrides_win_over_the_file_and_the_last_one_over_all(load):
     assert (config.data.size, config.epochs) == (128, 4)
 
 
+def test_what_net_changes_is_all_that_differs_from_the_variant(load):
+    paper = VARIANTS["paper"]
+    assert load("").form == paper
+    assert load("", "net.meet=[]", "net.pool=2").form == replace(paper, meet=(), pool=2)
+    off = load("variant: half", "net.local_response_norm=false", "net.dropout=[0, 0, 0]").form
+    assert off == replace(VARIANTS["half"], local_response_norm=False, dropout=(0, 0, 0))
+
+
 def test_an_override_is_checked_like_the_file(fault):
     assert "optimizer.momentun: unknown key, did you mean 'momentum'" in fault(
         "name: a", "optimizer.momentun=0"
@@ -167,6 +181,7 @@ def test_a_resumed_run_may_change_what_is_not_computed_with(load, override):
         ("batch_size=64", "128"),
         ("optimizer.learning_rate=0.5", "0.01"),
         ("max_steps=9", "None"),
+        ("net.pool=2", "None"),
     ],
 )
 def test_a_resumed_run_may_not_change_what_is_computed(load, override, before):

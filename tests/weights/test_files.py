@@ -14,7 +14,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torchvision.models import alexnet as torchvision_alexnet
 
+from model.alexnet import AlexNet
 from model.errors import InputError
+from model.towers import LocalTowers
+from model.variants import net_form
 from tests.weights.nets import some_weights
 from weights.files import READERS, WRITERS, check_target, read_file, write_file
 from weights.net import NAMES, make_weights
@@ -258,3 +261,22 @@ def test_names_that_say_nothing_are_refused_with_those_that_do(tmp_path):
 @pytest.mark.parametrize("suffix", READERS)
 def test_a_missing_file_is_named(tmp_path, suffix):
     assert "No such file" in refused(tmp_path / f"net{suffix}")
+
+
+@small
+def test_a_changed_net_is_kept_with_its_changes_or_refused(tmp_path):
+    changes = {"meet": ["fc6"], "activation": "tanh"}
+    model = AlexNet(net_form("paper", changes), 10, 3, LocalTowers(2))
+    tensors = {name: tensor.detach() for name, tensor in model.named_parameters()}
+    weights = make_weights(Path("changed"), tensors, "paper", changes=changes)
+    write_file(weights, tmp_path / "net.safetensors")
+    back = read_file(tmp_path / "net.safetensors")
+    assert (back.variant, back.changes) == ("paper", changes)
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(back.model()(images), model.eval()(images))
+    for suffix in (".pth", ".npz", ".caffemodel"):
+        with pytest.raises(InputError, match=r"cannot say what was changed of the net \(meet, act"):
+            write_file(weights, tmp_path / f"net{suffix}")
+    with pytest.raises(InputError, match="holds no AlexNet"):
+        make_weights(Path("changed"), tensors, "paper")
