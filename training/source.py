@@ -76,7 +76,11 @@ def read_source(source: Path) -> Source:
         return _read_checkpoint(source)
     weights = read_file(source)
     data = {"name": "image_folder", **(weights.preprocessing or {})}
-    settings: dict[str, Any] = {"towers": weights.towers, "net": dict(weights.changes), "data": data}
+    settings: dict[str, Any] = {
+        "towers": weights.towers,
+        "net": dict(weights.changes),
+        "data": data,
+    }
     if weights.variant is not None:
         settings.update(variant=weights.variant, placement=_placement(weights.variant))
     return Source(weights, settings)
