@@ -45,12 +45,20 @@ four_ranks = _pool(4)
 
 
 def pytest_terminal_summary(terminalreporter):
-    """Print the table of errors that tests recorded under "equality"."""
+    """Print the tables of what tests recorded: errors under "equality", outcomes under "fault"."""
     stats = terminalreporter.stats
     reports = [*stats.get("passed", []), *stats.get("failed", [])]
-    rows = [row for report in reports for key, row in report.user_properties if key == "equality"]
-    if rows:
+    recorded = [entry for report in reports for entry in report.user_properties]
+    errors = [row for key, row in recorded if key == "equality"]
+    faults = [row for key, row in recorded if key == "fault"]
+    write = terminalreporter.write_line
+    if errors:
         terminalreporter.section("equality with the local form in one process")
-        terminalreporter.write_line(f"{'variant':<14}{'mesh':<28}largest relative error")
-        for variant, mesh, error in rows:
-            terminalreporter.write_line(f"{variant:<14}{mesh:<28}{error:.1e}")
+        write(f"{'variant':<14}{'mesh':<28}largest relative error")
+        for variant, mesh, error in errors:
+            write(f"{variant:<14}{mesh:<28}{error:.1e}")
+    if faults:
+        terminalreporter.section("faults tried, and what happened")
+        width = max(len(fault) for fault, _ in faults) + 2
+        for fault, outcome in faults:
+            write(f"{fault:<{width}}{outcome}")
