@@ -1,4 +1,4 @@
-"""train.py with a fault in it: ``FAULT=KIND:RANK:STEP`` strikes once, in the launch's first attempt.
+"""train.py with a fault in it, ``FAULT=KIND:RANK:STEP``, which strikes in the first attempt only.
 
 Run in place of train.py, with the same arguments.
 """
@@ -58,7 +58,7 @@ FIRST_ATTEMPT = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
 train_step = Trainer.train_step
 
 
-def struck(trainer, share):
+def strike_and_train(trainer, share):
     """The training step, which is the one after ``trainer.steps``."""
     if HERE and FIRST_ATTEMPT and trainer.steps + 1 == int(STEP):
         FAULTS[KIND](trainer)
@@ -66,5 +66,5 @@ def struck(trainer, share):
 
 
 if __name__ == "__main__":
-    Trainer.train_step = struck
+    Trainer.train_step = strike_and_train  # type: ignore[method-assign]
     run_program(train.main)
