@@ -18,7 +18,7 @@ signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the run can end well, Ctrl
 from data.datasets import Dataset
 from distributed.device import peak_memory
 from distributed.mesh import Mesh, launched_world, plan_mesh
-from training.checkpoint import save_checkpoint
+from training.checkpoint import CheckpointWriter
 from training.input import count_steps, make_preprocess, open_sets, test_batches, training_shares
 from training.loop import Trainer, build_model
 from training.program import ArgumentParser, StopRequest, run_program
@@ -47,24 +47,28 @@ def main() -> int:
     trainer = Trainer(config, mesh, model, preprocess, steps, train_set.classes)
     folder, checkpoint, totals = open_run(trainer, resume=arguments.resume)
 
-    with start_reporter(trainer, folder, totals) as reporter:
+    with (
+        start_reporter(trainer, folder, totals) as reporter,
+        CheckpointWriter(folder.checkpoints, trainer, checkpoint) as writer,
+    ):
         if trainer.owes_evaluation:
             evaluate(trainer, test_set, stop, reporter)
         stopped_by = 0
         for share in training_shares(config, mesh, train_set, trainer.steps, trainer.total_steps):
             metrics = trainer.train_step(share)
+            if trainer.is_due(config.compare_ranks_every):
+                metrics.update(trainer.compare_ranks())
             reporter.trained(trainer.steps, share, metrics)
             with reporter.clock_stopped():
                 if trainer.owes_evaluation:
                     evaluate(trainer, test_set, stop, reporter)
                 stopped_by = stop.agreed(mesh)
-                save = stopped_by or trainer.is_due(config.checkpoint_every)
-                if save and config.keep_checkpoints:
-                    checkpoint = save_checkpoint(folder.checkpoints, trainer, reporter.totals)
+                if stopped_by or writer.is_due(reporter.totals):
+                    writer.save(reporter.totals)
             if stopped_by:
                 break
         peak = mesh.largest(peak_memory(mesh.device))
-        reporter.finish(trainer.steps, checkpoint, peak, trainer.conv1())
+        reporter.finish(trainer.steps, writer.finish(), peak, trainer.conv1())
     return 128 + stopped_by if stopped_by else 0
 
 

@@ -5,10 +5,6 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import (
-    allreduce_hook,
-    bf16_compress_hook,
-)
 from torch.nn.parallel import DistributedDataParallel
 
 from distributed.ledger import Ledger
@@ -48,12 +44,21 @@ class _Averaging:
 
 
 def _booked_average(state: _Averaging, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
-    """Average one bucket; once the last is handed over, nothing is left to hide the rest behind."""
+    """Average one bucket; once the last is handed over, nothing is left to hide the rest behind.
+
+    Its gradients travel one by one: DDP makes other buckets after the first step than in it, and
+    in which order the ranks' numbers are added depends on where they lie in what is sent. A run
+    that is resumed, whose first step is another, would come to other digits.
+    """
     n, gradients = state.group.size(), bucket.buffer()
-    average, size = allreduce_hook, gradients.itemsize
-    if state.compress:
-        average, size = bf16_compress_hook, torch.bfloat16.itemsize
-    state.ledger.bytes_sent += 2 * (n - 1) / n * gradients.numel() * size
+    sent = gradients.to(torch.bfloat16) if state.compress else gradients
+    state.ledger.bytes_sent += 2 * (n - 1) / n * sent.nbytes
     if bucket.is_last():
         state.ledger.switch("averaging")
-    return average(state.group, bucket)
+    sizes = [gradient.numel() for gradient in bucket.gradients()]
+    sums = [
+        dist.all_reduce(part, group=state.group, async_op=True).get_future()
+        for part in sent.div_(n).split(sizes)
+    ]
+    whole = torch.futures.collect_all(sums)
+    return whole.then(lambda _: gradients.copy_(sent))

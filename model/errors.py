@@ -1,4 +1,4 @@
-"""The one exception that a program reports without a traceback."""
+"""The exceptions that a program reports without a traceback."""
 
 
 class InputError(ValueError):
@@ -9,3 +9,12 @@ class InputError(ValueError):
     """
 
     status = 2
+
+
+class RunError(RuntimeError):
+    """Something broke a run that was rightly asked for; begun again, it may well go on.
+
+    Programs print the message alone and exit with ``status``.
+    """
+
+    status = 1

@@ -10,7 +10,8 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +21,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from typing_extensions import Self
 
 from model.alexnet import AlexNet
 from model.errors import InputError
@@ -32,43 +34,94 @@ log = logging.getLogger(__name__)
 _FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
 
 
-def save_checkpoint(folder: Path, trainer: Trainer, totals: Totals) -> Path:
-    """Write ``folder/step-N`` after N steps, then prune all but the newest ones.
+class CheckpointWriter:
+    """Saves checkpoints while training goes on, which waits only for a copy in memory.
 
-    Every rank must call it; the towers of the first replica hand their slices to rank 0, which
-    alone touches the disk. Returns the checkpoint's folder, which exists then. Raises InputError
-    on every rank when the disk refuses.
+    Every rank must have one and make the same calls: the towers of the first replica hand their
+    slices to rank 0, which alone touches the disk. As a context manager it lets what is being
+    written be finished.
     """
-    mesh, model, config = trainer.mesh, trainer.model, trainer.config
-    tensors: list[dict[str, Tensor]] = []
-    if mesh.replica == 0:
-        tensors = [
-            _local_form(model, dict(model.named_parameters())),
-            _local_form(model, _momentum(model, trainer.optimizer)),
-        ]
 
-    def write() -> Path:
-        target = folder / f"step-{trainer.steps:08d}"
+    def __init__(self, folder: Path, trainer: Trainer, newest: Path | None) -> None:
+        """``newest`` is the checkpoint that the trainer was loaded from, if any."""
+        self.folder, self.trainer, self.newest = folder, trainer, newest
+        self.thread = ThreadPoolExecutor(1)
+        self.writing: Future[Path] | None = None
+
+    def is_due(self, totals: Totals) -> bool:
+        """Whether the step just taken ends in a checkpoint."""
+        config, trainer = self.trainer.config, self.trainer
+        is_best = config.keep_best and totals.best_step == trainer.steps
+        return is_best or trainer.is_due(config.checkpoint_every)
+
+    def save(self, totals: Totals) -> None:
+        """Begin to write ``folder/step-N`` after N steps, then prune, once the last is written.
+
+        Raises InputError on every rank when the disk refused the last one, unless the
+        configuration says to go on.
+        """
+        if not self.trainer.config.keep_checkpoints:
+            return
+        self.trainer.mesh.from_main(self._end_writing_or_warn)
+        state, tensors = self._snapshot(totals)
+        if self.trainer.mesh.is_main:
+            target = self.folder / _name(self.trainer.steps)
+            kept = {_name(totals.best_step)} if self.trainer.config.keep_best else set()
+            number = self.trainer.config.keep_checkpoints
+            self.writing = self.thread.submit(_write, target, tensors, state, number, kept)
+
+    def finish(self) -> Path | None:
+        """The newest checkpoint, once it is written; raises InputError when the disk refused it."""
+        self.newest = self.trainer.mesh.from_main(self._end_writing)
+        return self.newest
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.thread.shutdown()
+
+    def _snapshot(self, totals: Totals) -> tuple[dict[str, Any], list[dict[str, Tensor]]]:
+        trainer = self.trainer
         state = {
             "trainer": trainer.state(),
             "totals": asdict(totals),
-            "config": config.model_dump(mode="json"),
+            "config": trainer.config.model_dump(mode="json"),
             "classes": list(trainer.classes),
         }
-        with writing(target):
-            _write(target, tensors, state)
-            for old in list_checkpoints(folder)[: -config.keep_checkpoints]:
-                shutil.rmtree(old)
-        return target
+        if trainer.mesh.replica:
+            return state, []
+        model = trainer.model
+        weights, momentum = dict(model.named_parameters()), _momentum(model, trainer.optimizer)
+        return state, [_local_form(model, weights), _local_form(model, momentum)]
 
-    return mesh.from_main(write)
+    def _end_writing(self) -> Path | None:
+        if self.writing is not None:
+            writing, self.writing = self.writing, None
+            self.newest = writing.result()
+        return self.newest
+
+    def _end_writing_or_warn(self) -> None:
+        try:
+            self._end_writing()
+        except InputError as error:
+            if self.trainer.config.write_errors == "stop":
+                raise
+            log.warning("%s; training goes on without that checkpoint", error)
 
 
-def _local_form(model: AlexNet, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {
-        name: model.towers.unshard(name, tensor.detach()).cpu().contiguous()
-        for name, tensor in tensors.items()
-    }
+def _name(step: int) -> str:
+    return f"step-{step:08d}"
+
+
+def _local_form(model: AlexNet, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies of the tensors in memory, in the local form."""
+
+    def copy(name: str, tensor: Tensor) -> Tensor:
+        whole = model.towers.unshard(name, tensor.detach())
+        return torch.empty(whole.shape, dtype=whole.dtype).copy_(whole)
+
+    return {name: copy(name, tensor) for name, tensor in tensors.items()}
 
 
 def _momentum(model: AlexNet, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -79,11 +132,37 @@ def _momentum(model: AlexNet, optimizer: torch.optim.Optimizer) -> dict[str, Ten
     return {name: buffer for name, buffer in buffers.items() if buffer is not None}
 
 
-def _write(target: Path, tensors: list[dict[str, Tensor]], state: dict[str, Any]) -> None:
+def _write(
+    target: Path,
+    tensors: list[dict[str, Tensor]],
+    state: dict[str, Any],
+    number: int,
+    kept: set[str],
+) -> Path:
+    """Write a checkpoint, then remove all but the ``kept`` and the ``number`` newest up to it."""
+    for name, tensor in tensors[0].items():
+        if not tensor.sum().isfinite():
+            raise InputError(
+                f"{name} is no longer finite, so {target} was not written: start from the last "
+                "checkpoint (weights=…) with a lower optimizer.learning_rate"
+            )
+    with writing(target):
+        _write_aside(target, tensors, state)
+        all_of_them = list_checkpoints(target.parent)
+        newest = [path for path in all_of_them if path.name <= target.name][-number:]
+        for path in all_of_them:  # a later one was passed over as damaged
+            if path not in newest and path.name not in kept:
+                shutil.rmtree(path)
+    return target
+
+
+def _write_aside(target: Path, tensors: list[dict[str, Tensor]], state: dict[str, Any]) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for left in target.parent.glob(".step-*.part"):  # by a process that was killed
+        shutil.rmtree(left)
     aside = target.with_name(f".{target.name}.part")
-    shutil.rmtree(aside, ignore_errors=True)
     try:
-        aside.mkdir(parents=True)
+        aside.mkdir()
         try:
             for content, name in zip(tensors, _FILES, strict=False):
                 save_file(content, aside / name)
@@ -94,7 +173,7 @@ def _write(target: Path, tensors: list[dict[str, Tensor]], state: dict[str, Any]
         (aside / "manifest.json").write_text(json.dumps(manifest, indent=1))
         for path in (*aside.iterdir(), aside):
             _sync(path)
-        if target.exists():  # of a later step than the one resumed from, or damaged
+        if target.exists():  # damaged, or the run was resumed from before it
             shutil.rmtree(target)
         os.replace(aside, target)
         _sync(target.parent)

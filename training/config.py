@@ -160,6 +160,12 @@ class Config(Section):
     """Steps between checkpoints; the end of the run has one too."""
     keep_checkpoints: int = Field(2, ge=0)
     """How many of the newest are kept; with 0 none is written."""
+    keep_best: bool = True
+    """Also save when an evaluation is the best so far, and keep that."""
+    write_errors: Literal["stop", "continue"] = "stop"
+    """Whether a run ends when the disk refuses a checkpoint or metrics, or says so and goes on."""
+    compare_ranks_every: int = Field(100, gt=0)
+    """Steps between checks that equal weights are equal on all ranks, and that none is slow."""
     evaluate_every: int | None = Field(None, gt=0)
     """Steps between evaluations, beside those at the end of each epoch and of the run."""
     runs: Path = Path("runs")

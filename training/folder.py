@@ -1,7 +1,9 @@
 """The folder of a run, and what lies in it."""
 
+import errno
 import fcntl
 import json
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -11,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from model.errors import InputError
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -93,21 +97,44 @@ class RunFolder:
 
 
 class MetricsFile:
-    """Appends to ``metrics.jsonl``; steps after ``step``, from before a resume, are dropped."""
+    """Appends to ``metrics.jsonl``; steps after ``step``, from before a resume, are dropped.
 
-    def __init__(self, path: Path, step: int) -> None:
-        self.path = path
+    What the disk refuses is written once it no longer does, if the run may ``go_on`` until then.
+    """
+
+    def __init__(self, path: Path, step: int, *, go_on: bool = False) -> None:
+        self.path, self.go_on = path, go_on
+        self.unwritten: list[str] = []
         kept = [line for line in read_metrics(path) if line["step"] <= step]
         with writing(path):
             aside = path.with_suffix(".part")
             aside.write_text("".join(json.dumps(line) + "\n" for line in kept))
             aside.replace(path)
-            self.file = path.open("a", buffering=1)
+            self.file = path.open("ab", buffering=0)
 
     def log(self, step: int, metrics: dict[str, Any]) -> None:
-        """Write one line; raises InputError when the disk refuses."""
+        """Write one line; raises InputError when the disk refuses and the run may not go on."""
+        was_refused = bool(self.unwritten)
+        self.unwritten.append(json.dumps({"step": step, **metrics}) + "\n")
+        try:
+            self._append("".join(self.unwritten).encode())
+            self.unwritten.clear()
+        except InputError as error:
+            if not self.go_on:
+                raise
+            if not was_refused:
+                log.warning("%s; training goes on, and metrics wait in memory", error)
+
+    def _append(self, text: bytes) -> None:
+        """All of it or nothing."""
         with writing(self.path):
-            self.file.write(json.dumps({"step": step, **metrics}) + "\n")
+            end = os.fstat(self.file.fileno()).st_size
+            try:
+                if self.file.write(text) < len(text):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError:
+                self.file.truncate(end)
+                raise
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

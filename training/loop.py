@@ -13,6 +13,7 @@ from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
 
 from data.loading import Batch
 from data.preprocess import Preprocess
+from distributed.agreement import check_same_weights, slowest_rank
 from distributed.mesh import Mesh
 from distributed.replicate import replicate
 from distributed.towers import SplitTowers
@@ -26,6 +27,9 @@ from training.config import DTYPES, Config
 from training.inference import compute_logits, score
 from training.input import Share
 from training.optimization import Schedule, make_optimizer
+
+OWN_PARTS = ("data", "forward", "backward", "optimizer")
+"""Of a step's time: a rank's own work, beside what it waits for."""
 
 
 def build_model(
@@ -72,6 +76,7 @@ class Trainer:
         self.classes = classes
         self.steps, self.total_steps = 0, total_steps
         self.epochs_done, self.owes_evaluation = 0.0, False
+        self.own_seconds = 0.0
         if config.compile and why_not_compiled(mesh.device) is None:
             model.compile()
         self.network = replicate(
@@ -95,7 +100,7 @@ class Trainer:
         The loss is the mean over the global batch whatever the shares: each replica's sum is
         divided by the global count, times the replicas that DDP's average divides by.
 
-        Raises InputError when the loss is no longer finite.
+        Raises InputError when the loss is no longer finite; the weights are then not touched.
         """
         self.network.train()
         self.optimizer.zero_grad()
@@ -109,6 +114,8 @@ class Trainer:
             waits = batch is not batches[-1] and self.network is not self.model
             with self.network.no_sync() if waits else nullcontext():  # type: ignore[operator]
                 totals += self._accumulate(batch, share.epoch, scale)
+        loss, right, count = self.mesh.sum_over_replicas(totals).tolist()
+        self._check_finite(loss, self.steps + 1)
         with self.mesh.ledger.part("optimizer"):
             self.scaler.unscale_(self.optimizer)
             self.scaler.step(self.optimizer)
@@ -117,7 +124,16 @@ class Trainer:
         self.steps += 1
         self.epochs_done = share.epochs_done
         self.owes_evaluation = share.ends_epoch or self.is_due(self.config.evaluate_every)
-        return {**self._metrics(totals), "train/learning_rate": learning_rate}
+        seconds, sent = self.mesh.ledger.take()
+        self.own_seconds += sum(seconds[part] for part in OWN_PARTS)
+        return {
+            "train/loss": loss / count,
+            "train/top1": right / count,
+            "train/images": int(count),
+            "train/learning_rate": learning_rate,
+            "train/bytes_sent": sent,
+            **{f"time/{part}": value for part, value in seconds.items()},
+        }
 
     def _accumulate(self, batch: Batch, epoch: int, scale: float) -> Tensor:
         """Add the gradients of ``scale`` times the summed loss.
@@ -137,25 +153,24 @@ class Trainer:
         right = (logits.detach().argmax(1) == batch.labels).sum()
         return torch.stack([loss.detach().double(), right, right.new_tensor(len(logits))])
 
-    def _metrics(self, totals: Tensor) -> dict[str, float]:
-        """The global step's, from each replica's totals."""
-        loss, right, count = self.mesh.sum_over_replicas(totals).tolist()
-        self._check_finite(loss)
-        seconds, sent = self.mesh.ledger.take()
-        return {
-            "train/loss": loss / count,
-            "train/top1": right / count,
-            "train/images": int(count),
-            "train/bytes_sent": sent,
-            **{f"time/{part}": value for part, value in seconds.items()},
-        }
-
-    def _check_finite(self, loss: float) -> None:
+    def _check_finite(self, loss: float, step: int) -> None:
         if not math.isfinite(loss):
             raise InputError(
-                f"the loss became {loss} at step {self.steps}: lower optimizer.learning_rate, or "
-                "use precision fp32"
+                f"the loss became {loss} in step {step}, and that step was not taken: start from "
+                "the last checkpoint (weights=…) with a lower optimizer.learning_rate, or use "
+                "precision fp32"
             )
+
+    def compare_ranks(self) -> dict[str, float]:
+        """Check that equal weights are still equal, and say how long the slowest rank works.
+
+        The metrics are of a mean step since the last call. Every rank must call it. Raises
+        RunError when a weight differs between ranks that hold the same.
+        """
+        check_same_weights(self.mesh, self.model)
+        own = self.own_seconds / self.config.compare_ranks_every
+        self.own_seconds = 0.0
+        return slowest_rank(self.mesh, own)
 
     def evaluate(
         self, batches: Iterable[Batch], stopped: Callable[[], int] = lambda: 0
@@ -170,7 +185,7 @@ class Trainer:
         metrics = score(self.model, self.preprocess, self.config, self.mesh, batches, stopped)
         if metrics is None:
             return None
-        self._check_finite(metrics["test/loss"])
+        self._check_finite(metrics["test/loss"], self.steps)
         self.owes_evaluation = False
         self.schedule.after_evaluation(1 - metrics["test/top1"])
         return metrics

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from typing_extensions import override
 
 from distributed.mesh import Mesh, launched_world
-from model.errors import InputError
+from model.errors import InputError, RunError
 from training.folder import writing
 
 log = logging.getLogger(__name__)
@@ -42,10 +42,10 @@ def run_program(main: Callable[[], int]) -> None:
     try:
         status = main()
     except Exception as error:
-        expected = isinstance(error, InputError)
-        status, is_first = _agree_on_failure(InputError.status if expected else 1)
+        told = error if isinstance(error, (InputError, RunError)) else None
+        status, is_first = _agree_on_failure(told.status if told else 1)
         if is_first:  # a rank without a log of its own says it on standard error all the same
-            log.error("error: %s", error if expected else _in_words(error))
+            log.error("error: %s", told or _in_words(error))
         os._exit(status)
     if dist.is_initialized():
         dist.destroy_process_group()

@@ -51,7 +51,7 @@ class Reporter:
 
     def tested(self, step: int, epochs_done: float, metrics: dict[str, float]) -> None:
         """Report one evaluation."""
-        self.totals.test = metrics
+        self.totals.tested(step, metrics)
         self.tell(step, {"epoch": epochs_done, **metrics})
 
     @contextmanager
@@ -104,7 +104,7 @@ class MainReporter(Reporter):
         totals.run_id = self.tracker.run_id
         self.progress = Progress(facts["total_steps"], step)
         self.listeners: list[Listener] = [
-            MetricsFile(folder.metrics, step),
+            MetricsFile(folder.metrics, step, go_on=config.write_errors == "continue"),
             self.progress,
             self.tracker,
             StuckLoss(facts["classes"]),

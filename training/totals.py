@@ -16,6 +16,8 @@ class Totals:
     bytes_sent: int = 0
     parts: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
     test: dict[str, float] = field(default_factory=dict)
+    best_top1: float = -1.0
+    best_step: int = 0
     run_id: str | None = None
 
     def add(self, images: int, seconds: float, metrics: dict[str, float]) -> None:
@@ -27,11 +29,21 @@ class Totals:
         for part in PARTS:
             self.parts[part] += metrics[f"time/{part}"]
 
+    def tested(self, step: int, metrics: dict[str, float]) -> None:
+        """Note the evaluation after ``step``."""
+        self.test = metrics
+        if metrics["test/top1"] > self.best_top1:
+            self.best_top1, self.best_step = metrics["test/top1"], step
+
+    def _best(self) -> dict[str, Any]:
+        return {"best_top1": self.best_top1, "best_step": self.best_step} if self.test else {}
+
     def summary(self) -> dict[str, Any]:
         """The outcome as flat keys; parts (in seconds) and bytes are those of a mean step."""
         steps = max(self.steps, 1)
         return {
             **{key.replace("/", "_"): value for key, value in self.test.items()},
+            **self._best(),
             "images_per_second": self.images / self.seconds if self.seconds else 0.0,
             "train_seconds": self.seconds,
             "images_seen": self.images,

@@ -6,6 +6,7 @@ import os
 import pickle
 import resource
 import shutil
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from safetensors.torch import load_file
 from data.loading import Batch
 from distributed.mesh import Mesh, plan_mesh
 from model.errors import InputError
-from training.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
+from training.checkpoint import CheckpointWriter, load_checkpoint, newest_checkpoint
 from training.config import Config
 from training.input import Share, make_preprocess
 from training.loop import Trainer, build_model
@@ -33,6 +34,12 @@ def make_trainer(mesh, **settings):
     config = Config.model_validate(settings)
     model = build_model(config, mesh, classes=10, channels=1)
     return Trainer(config, mesh, model, make_preprocess(config, 1), total_steps=9)
+
+
+def save_checkpoint(folder, trainer, totals):
+    with CheckpointWriter(folder, trainer, None) as writer:
+        writer.save(totals)
+        return writer.finish()
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +164,7 @@ def test_another_net_s_checkpoint_is_refused_with_a_shape(saved, mesh, settings,
         load_checkpoint(path, state, make_trainer(mesh, **settings))
 
 
-@pytest.fixture
+@contextmanager
 def tiny_files():
     """The disk takes files of 1 MB at most."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -166,10 +173,10 @@ def tiny_files():
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_full_disk_hurts_nothing_that_was_there(checkpoint, trainer, tiny_files):
+def test_a_full_disk_hurts_nothing_that_was_there(checkpoint, trainer):
     folder = checkpoint.parent
     trainer.steps = 2
-    with pytest.raises(InputError, match=r"cannot write .*step-00000002"):
+    with tiny_files(), pytest.raises(InputError, match=r"cannot write .*step-00000002"):
         save_checkpoint(folder, trainer, Totals())
     trainer.steps = 1
     assert [path.name for path in folder.iterdir()] == ["step-00000001"]
@@ -183,6 +190,78 @@ def test_the_oldest_are_pruned(trainer, tmp_path):
     trainer.steps = 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000010", "step-00000011"]
     shutil.rmtree(tmp_path)
+
+
+def test_the_best_is_kept(trainer, tmp_path):
+    totals = Totals()
+    with CheckpointWriter(tmp_path, trainer, None) as writer:
+        for step, top1 in ((1, 0.3), (2, 0.8), (3, 0.5), (4, 0.6), (5, 0.7)):
+            trainer.steps = step
+            totals.tested(step, {"test/top1": top1})
+            assert writer.is_due(totals) == (step <= 2)
+            writer.save(totals)
+        assert writer.finish() == tmp_path / "step-00000005"
+    trainer.steps = 1
+    kept = sorted(path.name for path in tmp_path.iterdir())
+    assert kept == ["step-00000002", "step-00000004", "step-00000005"]
+    shutil.rmtree(tmp_path)
+
+
+def test_a_later_one_that_was_passed_over_does_not_count_as_newest(trainer, tmp_path):
+    (tmp_path / "step-00000007").mkdir()
+    for step in (4, 5, 6):
+        trainer.steps = step
+        save_checkpoint(tmp_path, trainer, Totals())
+    trainer.steps = 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000005", "step-00000006"]
+    shutil.rmtree(tmp_path)
+
+
+def test_what_a_killed_process_left_half_written_goes(trainer, tmp_path):
+    (tmp_path / ".step-00000009.part").mkdir()
+    save_checkpoint(tmp_path, trainer, Totals())
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+    shutil.rmtree(tmp_path)
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(mesh, trainer, tmp_path):
+    expected = [parameter.clone() for parameter in trainer.model.parameters()]
+    with CheckpointWriter(tmp_path, trainer, None) as writer, torch.no_grad():
+        writer.save(Totals())
+        for parameter in trainer.model.parameters():
+            parameter.add_(1)
+        writer.finish()
+        for parameter, before in zip(trainer.model.parameters(), expected, strict=True):
+            parameter.copy_(before)
+    fresh = make_trainer(mesh, seed=1)
+    load_checkpoint(*newest_checkpoint(tmp_path), fresh)
+    assert all(map(torch.equal, fresh.model.parameters(), expected))
+    shutil.rmtree(tmp_path)
+
+
+def test_a_refused_checkpoint_may_be_gone_on_without(mesh, checkpoint, caplog):
+    going_on = make_trainer(mesh, write_errors="continue")
+    with CheckpointWriter(checkpoint.parent, going_on, checkpoint) as writer:
+        with tiny_files():
+            going_on.steps = 2
+            writer.save(Totals())
+            going_on.steps = 3
+            writer.save(Totals())
+            assert caplog.text.count("training goes on") == 1
+            with pytest.raises(InputError, match="step-00000003"):
+                writer.finish()
+        going_on.steps = 4
+        writer.save(Totals())
+        assert writer.finish() == checkpoint.with_name("step-00000004")
+
+
+def test_weights_that_are_not_finite_are_not_saved(mesh, checkpoint):
+    spoilt = make_trainer(mesh)
+    with torch.no_grad():
+        spoilt.model.fc7.weight[3, 3] = float("inf")
+    with pytest.raises(InputError, match=r"fc7\.weight is no longer finite"):
+        save_checkpoint(checkpoint.parent, spoilt, Totals())
+    assert [path.name for path in checkpoint.parent.iterdir()] == ["step-00000001"]
 
 
 def test_a_net_without_momentum_is_saved_and_loaded(mesh, tmp_path):

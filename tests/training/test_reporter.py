@@ -42,8 +42,11 @@ def test_totals_give_the_means_of_steps_and_the_sums_of_images():
     totals = Totals()
     totals.add(128, 2.0, step_metrics(sent=3000, seconds=0.25))
     totals.add(64, 1.0, step_metrics(sent=1000, seconds=0.75))
-    totals.test = evaluation_metrics()
+    totals.tested(1, evaluation_metrics(top1=0.875))
+    totals.tested(2, evaluation_metrics())
     assert totals.summary() == {
+        "best_top1": 0.875,
+        "best_step": 1,
         "test_loss": 0.5,
         "test_top1": 0.75,
         "test_top5": 0.875,

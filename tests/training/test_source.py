@@ -14,7 +14,7 @@ from data.synthetic import Synthetic
 from distributed.mesh import Mesh, plan_mesh
 from model.errors import InputError
 from tests.weights.nets import some_weights
-from training.checkpoint import save_checkpoint
+from training.checkpoint import CheckpointWriter
 from training.config import Config
 from training.input import make_preprocess
 from training.loop import Trainer, build_model
@@ -54,7 +54,8 @@ def run(mesh, small_nets, tmp_path):
         classes=NAMES,
     )
     trainer.config = config
-    save_checkpoint(tmp_path / "run" / "checkpoints", trainer, Totals())
+    with CheckpointWriter(tmp_path / "run" / "checkpoints", trainer, None) as writer:
+        writer.save(Totals())
     yield tmp_path / "run"
     shutil.rmtree(tmp_path)
 

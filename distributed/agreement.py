@@ -1,0 +1,66 @@
+"""Whether ranks still agree: equal weights where they must be equal, and a common pace."""
+
+import logging
+import statistics
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from distributed.mesh import Mesh
+from model.alexnet import AlexNet
+from model.errors import RunError
+
+log = logging.getLogger(__name__)
+
+SLOW = 1.5
+"""Times the others' work that makes a rank worth a warning."""
+
+
+def check_same_weights(mesh: Mesh, model: AlexNet) -> None:
+    """Compare a sum of every weight's bits over the ranks that hold the same weights.
+
+    Every rank must call it, and reads its weights once. Raises RunError on every rank when some
+    differ, as after a bit flip in memory or a gradient that was not averaged.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    sums = torch.stack([_sum_of_bits(parameter) for parameter in model.parameters()])
+    found = _from_every_rank(sums)
+    per_replica = mesh.plan.ranks_per_replica
+    for place, name in enumerate(names):
+        holders = per_replica if model.towers.shard_dim(name) is not None else 1
+        for rank, row in enumerate(found):
+            first = rank % holders
+            if row[place] != found[first, place]:
+                raise RunError(
+                    f"ranks {first} and {rank} should hold the same {name}, and do not: a fault "
+                    "of memory, of a device or of the network; go on with --resume"
+                )
+
+
+def slowest_rank(mesh: Mesh, seconds: float) -> dict[str, float]:
+    """Which rank's own work takes longest, of ``seconds`` a step here; every rank must call it."""
+    own = torch.tensor([seconds], dtype=torch.float64, device=mesh.device)
+    everyone = _from_every_rank(own)[:, 0].tolist()
+    slowest = max(range(len(everyone)), key=everyone.__getitem__)
+    others = everyone[:slowest] + everyone[slowest + 1 :]
+    if others and everyone[slowest] > SLOW * (usual := statistics.median(others)):
+        log.warning(
+            "rank %d is slow: its own work takes %.3f s of a step, and that of others %.3f s",
+            *(slowest, everyone[slowest], usual),
+        )
+    return {"ranks/slowest": slowest, "ranks/slowest_seconds": everyone[slowest]}
+
+
+@torch.no_grad()
+def _sum_of_bits(tensor: Tensor) -> Tensor:
+    """Of the numbers' bits read as integers, (), int64: the same in any order and layout."""
+    integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
+    return tensor.view(integers).sum(dtype=torch.int64)
+
+
+def _from_every_rank(values: Tensor) -> Tensor:
+    """The ``values`` (N,) of each rank, (ranks, N)."""
+    rows = [torch.empty_like(values) for _ in range(dist.get_world_size())]
+    dist.all_gather(rows, values)
+    return torch.stack(rows)

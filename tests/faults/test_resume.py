@@ -1,0 +1,53 @@
+"""A run that was killed goes on as if nothing had been."""
+
+import shutil
+
+import pytest
+
+from tests.faults.runs import STEPS, last_digests, losses, train, train_with
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """Gives the folder of a run to its end on so many ranks."""
+    folders = {}
+
+    def run_on(world, *settings):
+        if world not in folders:
+            runs = tmp_path_factory.mktemp(f"undisturbed-{world}")
+            status, _, err = train(world, runs, *settings)
+            assert status == 0, err
+            folders[world] = runs / "run"
+        return folders[world]
+
+    yield run_on
+    for folder in folders.values():
+        shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize(
+    ("world", "rank", "step", "settings"),
+    [
+        (0, 0, 5, []),
+        (2, 1, 6, []),
+        (2, 0, 8, []),
+        pytest.param(4, 2, 5, [], marks=pytest.mark.slow),
+        pytest.param(3, 1, 7, ["placement=local"], marks=pytest.mark.slow),
+    ],
+)
+def test_killed_and_resumed_it_is_the_same_to_the_bit(
+    undisturbed, tmp_path, happened, world, rank, step, settings
+):
+    expected, folder = undisturbed(world, *settings), tmp_path / "run"
+    status, _, err = train_with(f"kill:{rank}:{step}", world, tmp_path, *settings)
+    assert status in (137, -9), err
+    assert len(losses(folder)) < STEPS
+    status, _, err = train(world, tmp_path, *settings, "--resume")
+    assert status == 0, err
+    assert losses(folder) == losses(expected)
+    assert last_digests(folder) == last_digests(expected)
+    shutil.rmtree(folder)
+    happened(
+        f"SIGKILL of rank {rank} of {max(world, 1)} in step {step}, then --resume",
+        "the same losses and weights, bit for bit",
+    )
