@@ -38,11 +38,14 @@ PARTS = {
 
 def ours(variant: str, towers: int, batch: int) -> Callable[[], dict[str, float]]:
     """The trainer's step on this process's place in the mesh."""
-    trainer, shares = _trainer(variant, towers, batch)
+    trainer, shares = make_trainer(variant, towers, batch)
     return lambda: trainer.train_step(next(shares))
 
 
-def _trainer(variant: str, towers: int, batch: int) -> tuple[Trainer, Iterator[Share]]:
+def make_trainer(
+    variant: str, towers: int, batch: int, size: int = SIZE
+) -> tuple[Trainer, Iterator[Share]]:
+    """A trainer on this process's place in the mesh, and its shares of made-up images."""
     _, channels, classes = NETS[variant]
     config = Config.model_validate(
         {
@@ -51,14 +54,14 @@ def _trainer(variant: str, towers: int, batch: int) -> tuple[Trainer, Iterator[S
             "batch_size": batch,
             "epochs": 10**6,
             "precision": "bf16",
-            "data": {"name": "synthetic", "size": SIZE, "mean": 128.0, "deviation": 1.0},
+            "data": {"name": "synthetic", "size": size, "mean": 128.0, "deviation": 1.0},
             "optimizer": {"learning_rate": 1e-5},
         }
     )
     mesh = Mesh.start(plan_mesh(launched_world().size, towers, "auto"))
     model = build_model(config, mesh, classes, channels)
     images = Synthetic(
-        "train", 8 * batch, classes=classes, channels=channels, height=SIZE, width=SIZE
+        "train", 8 * batch, classes=classes, channels=channels, height=size, width=size
     )
     trainer = Trainer(config, mesh, model, make_preprocess(config, channels), 10**6)
     return trainer, training_shares(config, mesh, images, 0, 10**6)

@@ -63,10 +63,10 @@ class SplitTowers(Towers):
         dim = self.shard_dim(name)
         if dim is None:
             return part
-        part = part.contiguous()
-        parts = [torch.empty_like(part) for _ in range(self.count)]
-        dist.all_gather(parts, part, group=self.group)
-        return torch.cat(parts, dim)
+        rows = part.movedim(dim, 0).contiguous()
+        whole = rows.new_empty(self.count * len(rows), *rows.shape[1:])
+        dist.all_gather(list(whole.chunk(self.count)), rows, group=self.group)
+        return whole.movedim(0, dim)
 
 
 class PartialLinear(nn.Linear):

@@ -115,10 +115,13 @@ def _name(step: int) -> str:
 
 
 def _local_form(model: AlexNet, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies of the tensors in memory, in the local form."""
+    """Copies of the tensors in the computer's memory, in the local form."""
 
     def copy(name: str, tensor: Tensor) -> Tensor:
         whole = model.towers.unshard(name, tensor.detach())
+        is_copy = whole.data_ptr() != tensor.data_ptr() and whole.device.type == "cpu"
+        if is_copy and whole.is_contiguous():
+            return whole
         return torch.empty(whole.shape, dtype=whole.dtype).copy_(whole)
 
     return {name: copy(name, tensor) for name, tensor in tensors.items()}

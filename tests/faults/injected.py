@@ -39,6 +39,16 @@ def _not_a_number(trainer):
     trainer.preprocess = lambda *given, **named: prepare(*given, **named) * float("nan")
 
 
+def _slow(trainer):
+    prepare = trainer.preprocess
+
+    def prepare_late(*given, **named):
+        time.sleep(1)
+        return prepare(*given, **named)
+
+    trainer.preprocess = prepare_late
+
+
 FAULTS = {
     "kill": _signal(signal.SIGKILL),
     "segfault": _signal(signal.SIGSEGV),
@@ -50,6 +60,7 @@ FAULTS = {
     "memory": _raise(torch.OutOfMemoryError("injected: tried to allocate 2.00 GiB")),
     "nan": _not_a_number,
     "drift": _drift,
+    "slow": _slow,
 }
 KIND, RANK, STEP = os.environ["FAULT"].split(":")
 HERE = os.environ.get("RANK", "0") == RANK

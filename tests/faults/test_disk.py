@@ -1,0 +1,48 @@
+"""A disk that is full, and what lies on it afterwards."""
+
+import contextlib
+import os
+import subprocess
+
+import pytest
+
+from tests.faults.runs import STEPS, losses, steps_saved, train
+from training.checkpoint import newest_checkpoint
+
+ROOM = "420m"
+"""For one checkpoint of a small run, and for most of the next."""
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of its own with little room."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={ROOM}", "tmpfs", str(disk)]
+    with contextlib.suppress(FileNotFoundError):
+        done = subprocess.run(mount, capture_output=True, text=True)
+    if not os.path.ismount(disk):
+        pytest.skip(f"cannot mount a small file system here: {done.stderr.strip()}")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_full_disk_ends_a_run_and_hurts_no_checkpoint(small_disk, happened):
+    status, _, err = train(2, small_disk)
+    assert status == 2
+    assert err.count("\n") == 1, err
+    assert "cannot write" in err
+    assert "No space left on device" in err
+    assert steps_saved(small_disk / "run") == [2]
+    assert newest_checkpoint(small_disk / "run" / "checkpoints")[0].name == "step-00000002"
+    happened("a disk that is full at the second checkpoint", "one sentence; the first is whole")
+
+
+def test_a_run_may_go_on_over_a_full_disk(small_disk, happened):
+    status, out, err = train(2, small_disk, "write_errors=continue")
+    assert status == 2
+    assert out.count("training goes on without that checkpoint") == 2
+    assert f"step-{STEPS:08d}" in err
+    assert len(losses(small_disk / "run")) == STEPS
+    assert steps_saved(small_disk / "run") == [2]
+    happened("the same with write_errors=continue", "trained to the end; the first is whole")

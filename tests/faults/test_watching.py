@@ -1,0 +1,36 @@
+"""What a run notices about itself."""
+
+import pytest
+
+from tests.faults.runs import losses, steps_saved, train_with
+
+
+@pytest.mark.parametrize(("world", "rank"), [(0, 0), (2, 1)])
+def test_a_loss_that_is_no_number_is_never_trained_on(tmp_path, happened, world, rank):
+    status, _, err = train_with(f"nan:{rank}:6", world, tmp_path)
+    assert status == 2
+    assert "the loss became nan in step 6, and that step was not taken" in err
+    assert err.count("\n") == 1, err
+    assert len(losses(tmp_path / "run")) == 5
+    assert steps_saved(tmp_path / "run") == [2, 4]
+    happened(
+        f"inputs that are NaN on rank {rank} of {max(world, 1)}",
+        "all ranks stopped before the update; the checkpoint before it is kept",
+    )
+
+
+def test_replicas_that_drift_apart_are_noticed(tmp_path, happened):
+    settings = ["placement=local", "compare_ranks_every=3"]
+    status, _, err = train_with("drift:1:5", 2, tmp_path, *settings)
+    assert status == 1
+    assert "ranks 0 and 1 should hold the same fc6.weight, and do not" in err
+    assert "Traceback" not in err
+    assert steps_saved(tmp_path / "run") == [2, 4]
+    happened("one weight of one replica changed", "noticed at the next check: tensor and ranks")
+
+
+def test_a_slow_rank_is_named(tmp_path, happened):
+    status, out, err = train_with("slow:1:2", 2, tmp_path, "compare_ranks_every=4")
+    assert status == 0, err
+    assert "rank 1 is slow: its own work takes" in out
+    happened("a rank whose data comes late", "named, with its time and the others'")
