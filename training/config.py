@@ -77,6 +77,8 @@ class NetConfig(Section):
     """Side of the pooling windows, 2 pixels apart: of 2 they do not overlap (section 3.4)."""
     dropout: tuple[Probability, Probability, Probability] | None = None
     """Of the inputs of fc6, and of the outputs of fc6 and of fc7 (section 4.2)."""
+    hidden: int | None = Field(None, gt=0)
+    """Units of fc6 and of fc7, which have nine tenths of the weights."""
     meet: tuple[Meeting, ...] | None = None
     """Layers that read every tower, any of three; with [] the towers meet in their logits alone."""
 
@@ -183,7 +185,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _possible(self) -> "Config":
-        for width in VARIANTS[self.variant].convolutions:
+        for width in (*self.form.convolutions, self.form.hidden):
             if width % self.towers:
                 raise ValueError(f"{self.towers} towers do not divide a width of {width}")
         if self.data.resize is not None and self.data.resize < self.data.size:

@@ -9,7 +9,7 @@ import pytest
 from tests.faults.runs import STEPS, losses, steps_saved, train
 from training.checkpoint import newest_checkpoint
 
-ROOM = "420m"
+ROOM = "26m"
 """For one checkpoint of a small run, and for most of the next."""
 
 
