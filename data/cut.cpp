@@ -1,5 +1,5 @@
-// The window of each image, mirrored or not, from uint8 to standardized numbers. Images and output
-// are channels-last.
+// The window of each image, resized or as stored, mirrored or not, from uint8 to standardized
+// numbers. Images and output are channels-last.
 
 #include "arithmetic.h"
 
@@ -10,11 +10,26 @@ namespace {
 
 struct Cut {
     int64_t batch;
-    int height, width, channels, size;
+    int height, width, channels, resize, size;
     int shift_rows; // 1, or one for each row of the cut
     int threads;
 
+    bool resizes() const { return height != resize || width != resize; }
+    int stored_line() const { return width * channels; }
     int line() const { return size * channels; }
+    int longest() const { return resizes() ? std::max(line(), stored_line()) : line(); }
+};
+
+struct Band {
+    int64_t first, end;
+};
+
+// Resizing, in weights of the stored rows, down (resize, height), and of the numbers of a stored
+// line, across (width * channels, resize * channels). Of each row and each number that comes of it,
+// the weights that are not 0 lie in a band.
+struct Interpolation {
+    const float *down, *across;
+    const Band *rows, *columns;
 };
 
 constexpr int SPARE = 16; // bytes after a mirrored line, for what is written past its end
@@ -25,6 +40,10 @@ void mirror(const uint8_t* from, uint8_t* to, int pixels, int channels) {
     constexpr int GROUP = 16, BEFORE = 6; // pixels; so many must lie before a group
     typedef uint8_t Bytes __attribute__((vector_size(64)));
     int left = pixels;
+    if (channels == 1) {
+        std::reverse_copy(from, from + pixels, to);
+        return;
+    }
     if (channels == 3) {
         Bytes places{};
         for (int i = 0; i < 3 * GROUP; i++) places[i] = 64 - 3 - i / 3 * 3 + i % 3;
@@ -40,11 +59,98 @@ void mirror(const uint8_t* from, uint8_t* to, int pixels, int channels) {
 }
 
 template <typename T>
-void standardize(const uint8_t* pixels, const float* factor, const float* shift,
-                 const float* color, T* to, int count) {
+void standardize(const uint8_t* pixels, const float* factor, const float* shift, const float* color,
+                 T* to, int count) {
     for (int i = 0; i < count; i++) {
         const int pixel = pixels[i];
         to[i] = T(pixel * factor[i] + (shift[i] + color[i]));
+    }
+}
+
+// start, and the lines of a band times their weights: their sum, of one number or of sixteen.
+template <typename Numbers, typename T>
+void add(const float* start, const float* lines, int stride, const float* weights, Band band,
+         T* to) {
+    constexpr int COUNT = sizeof(Numbers) / sizeof(float);
+    Numbers sum, line;
+    std::memcpy(&sum, start, sizeof sum);
+    for (int64_t k = band.first; k < band.end; k++) {
+        std::memcpy(&line, lines + k * stride, sizeof line);
+        sum += weights[k] * line;
+    }
+    float sums[COUNT];
+    std::memcpy(sums, &sum, sizeof sum);
+    for (int i = 0; i < COUNT; i++) to[i] = T(sums[i]);
+}
+
+// The same of whole lines. Their numbers have bands of their own (step 1) or share one (step 0).
+template <typename T>
+void add_lines(const float* start, const float* lines, int stride, const float* weights,
+               const Band* bands, int step, T* to, int count) {
+    constexpr int GROUP = 16;
+    typedef float Group __attribute__((vector_size(GROUP * sizeof(float))));
+    int i = 0;
+    for (; i + GROUP <= count; i += GROUP) {
+        const Band band{bands[i * step].first, bands[(i + GROUP - 1) * step].end};
+        add<Group>(start + i, lines + i, stride, weights, band, to + i);
+    }
+    for (; i < count; i++)
+        add<float>(start + i, lines + i, stride, weights, bands[i * step], to + i);
+}
+
+// What a thread works with: the channels' factors and colours along a line, a mirrored line, and of
+// an image that is resized a stored line and the rows that were interpolated across.
+struct Work {
+    std::vector<uint8_t> mirrored;
+    std::vector<float> factors, colors, pixels, rows;
+
+    Work(const Cut& cut)
+        : mirrored(cut.longest() + SPARE), factors(cut.longest()), colors(cut.longest()),
+          pixels(cut.resizes() ? cut.stored_line() : 0),
+          rows(cut.resizes() ? cut.height * cut.line() : 0) {}
+
+    const uint8_t* mirror(const uint8_t* line, int pixels, int channels) {
+        ::mirror(line, mirrored.data(), pixels, channels);
+        return mirrored.data();
+    }
+};
+
+template <typename T>
+void cut_stored(T* out, const uint8_t* image, const int64_t* window, const float* shifts,
+                Work& work, const Cut& cut) {
+    const int line = cut.line();
+    const float *factor = work.factors.data(), *color = work.colors.data();
+    for (int row = 0; row < cut.size; row++) {
+        const int64_t y = window[0] + row;
+        const uint8_t* pixels = image + (y * cut.width + window[1]) * cut.channels;
+        if (window[2]) pixels = work.mirror(pixels, cut.size, cut.channels);
+        const float* shift = shifts + row % cut.shift_rows * line;
+        standardize(pixels, factor, shift, color, out + row * line, line);
+    }
+}
+
+// A stored row is interpolated across once, when the first row that needs it is written.
+template <typename T>
+void cut_resized(T* out, const uint8_t* image, const int64_t* window, const float* shifts,
+                 const Interpolation& by, Work& work, const Cut& cut) {
+    const int line = cut.line(), stored = cut.stored_line();
+    const int left = window[2] ? cut.resize - cut.size - window[1] : window[1];
+    const float* across = by.across + left * cut.channels;
+    const Band* columns = by.columns + left * cut.channels;
+    float *pixels = work.pixels.data(), *rows = work.rows.data();
+    int64_t next = 0;
+    for (int row = 0; row < cut.size; row++) {
+        const int64_t y = window[0] + row;
+        for (next = std::max(next, by.rows[y].first); next < by.rows[y].end; next++) {
+            const uint8_t* from = image + next * stored;
+            if (window[2]) from = work.mirror(from, cut.width, cut.channels);
+            for (int i = 0; i < stored; i++) pixels[i] = from[i] * work.factors[i];
+            add_lines(work.colors.data(), across, cut.resize * cut.channels, pixels, columns, 1,
+                      rows + next * line, line);
+        }
+        const float* shift = shifts + row % cut.shift_rows * line;
+        add_lines(shift, rows, line, by.down + y * cut.height, by.rows + y, 0, out + row * line,
+                  line);
     }
 }
 
@@ -52,28 +158,24 @@ void standardize(const uint8_t* pixels, const float* factor, const float* shift,
 // and colors (batch, channels).
 template <typename T>
 void cut(T* out, const uint8_t* images, const int64_t* windows, const float* factors,
-         const float* shifts, const float* colors, const Cut& cut) {
-    const int line = cut.line(), channels = cut.channels;
+         const float* shifts, const float* colors, const Interpolation& by, const Cut& cut) {
+    const int channels = cut.channels;
 #pragma omp parallel num_threads(cut.threads)
     {
-        std::vector<uint8_t> mirrored(line + SPARE);
-        std::vector<float> factor(line), color(line);
-        for (int i = 0; i < line; i++) factor[i] = factors[i % channels];
+        Work work(cut);
+        const int longest = work.factors.size();
+        for (int i = 0; i < longest; i++) work.factors[i] = factors[i % channels];
 #pragma omp for
-        for (int64_t image = 0; image < cut.batch; image++) {
-            const int64_t* window = windows + 3 * image;
-            for (int i = 0; i < line; i++) color[i] = colors[image * channels + i % channels];
-            for (int row = 0; row < cut.size; row++) {
-                const int64_t y = image * cut.height + window[0] + row;
-                const uint8_t* pixels = images + (y * cut.width + window[1]) * channels;
-                if (window[2]) {
-                    mirror(pixels, mirrored.data(), cut.size, channels);
-                    pixels = mirrored.data();
-                }
-                const float* shift = shifts + row % cut.shift_rows * line;
-                T* target = out + (image * cut.size + row) * line;
-                standardize(pixels, factor.data(), shift, color.data(), target, line);
-            }
+        for (int64_t number = 0; number < cut.batch; number++) {
+            for (int i = 0; i < longest; i++)
+                work.colors[i] = colors[number * channels + i % channels];
+            const uint8_t* image = images + number * cut.height * cut.stored_line();
+            const int64_t* window = windows + 3 * number;
+            T* target = out + number * cut.size * cut.line();
+            if (cut.resizes())
+                cut_resized(target, image, window, shifts, by, work, cut);
+            else
+                cut_stored(target, image, window, shifts, work, cut);
         }
     }
 }
@@ -82,8 +184,10 @@ void cut(T* out, const uint8_t* images, const int64_t* windows, const float* fac
 
 #define EXPORT(T)                                                                                  \
     void cut_##T(T* out, const uint8_t* images, const int64_t* windows, const float* factors,      \
-                 const float* shifts, const float* colors, Cut settings) {                         \
-        cut(out, images, windows, factors, shifts, colors, settings);                              \
+                 const float* shifts, const float* colors, const float* down, const float* across, \
+                 const Band* rows, const Band* columns, Cut settings) {                            \
+        cut(out, images, windows, factors, shifts, colors, {down, across, rows, columns},          \
+            settings);                                                                             \
     }
 
 using float32 = float;

@@ -47,8 +47,8 @@ class Preprocess:
     ``mean`` and ``std`` hold one number per channel, in units of the pixels (0 to 255).
     ``mean_image`` (resize, resize, C), of which the centre is subtracted wherever an image was
     cut, takes the place of ``mean``. ``colors`` (C, C) are changes of colour, of which each
-    training image gets a normally distributed multiple. The output is of ``dtype``; so is what is
-    computed in between where images are resized, else float32.
+    training image gets a normally distributed multiple. The output is of ``dtype``; so is a resized
+    image before it is standardized, where no kernel of cut.cpp is at hand; all else is float32.
 
     Raises InputError when ``resize`` is below ``size``, or ``mean``, ``std`` and the images do
     not fit.
@@ -102,12 +102,12 @@ class Preprocess:
         device = images.device
         self.factors, self.shifts = self.factors.to(device), self.shifts.to(device)
         windows, colors = self._windows(images, keys, view), self._color_changes(images, keys)
-        if images.shape[2:] != (self.resize, self.resize):
+        if device.type == "cpu" and self.dtype in NAMES and load_kernels(KERNELS) is not None:
+            out = self._cut(images, windows, colors)
+        elif images.shape[2:] != (self.resize, self.resize):
             out = self._resample(images, windows, colors)
         elif device.type != "cpu":
             out = self._gather(images, windows, colors)
-        elif self.dtype in NAMES and load_kernels(KERNELS) is not None:
-            out = self._cut(images, windows, colors)
         else:
             out = self._cut_each(images, windows, colors)
         return out.contiguous(memory_format=torch.channels_last)
@@ -130,13 +130,26 @@ class Preprocess:
         self.colors = self.colors.to(images.device)
         return normal(keys, COLOR_STREAM, self.channels) @ self.colors
 
+    def _cut(self, images: Tensor, windows: Tensor, colors: Tensor) -> Tensor:
+        """Resize, cut, mirror, standardize and convert, writing to memory once."""
+        images = images.contiguous(memory_format=torch.channels_last)
+        batch, channels, height, width = images.shape
+        shape = batch, channels, self.size, self.size
+        out = torch.empty(shape, dtype=self.dtype, memory_format=torch.channels_last)
+        rows = 1 if self.mean_image is None else self.size
+        shifts = self.shifts.expand(rows, self.size, channels).contiguous()
+        numbers = height, width, channels, self.resize, self.size, rows, torch.get_num_threads()
+        tensors = [out, images, windows.contiguous(), self.factors, shifts, colors.contiguous()]
+        tables = _tables(height, width, channels, self.resize)
+        run_kernel(KERNELS, "cut", [*tensors, *tables], _Cut(batch, *numbers))
+        return out
+
     def _resample(self, images: Tensor, windows: Tensor, colors: Tensor) -> Tensor:
-        """Standardize as stored, then resize to no more than the window: as matrix products.
+        """The same of images that are resized, no further than the window: as matrix products.
 
         Rows and columns are each interpolated by a matrix, of which a window keeps some rows.
         """
-        x = self._standardized(images.permute(0, 2, 3, 1), colors[:, None, None])
-        x = x.permute(0, 3, 1, 2).to(self.dtype)
+        x = images.to(self.dtype)
         down, across = (
             _interpolation(side, self.resize, device=x.device).to(self.dtype)
             for side in images.shape[2:]
@@ -149,26 +162,12 @@ class Preprocess:
             rows, columns = (start[:, None, None] + steps for start in (top, left))
         else:
             rows = columns = steps
-        return down[rows] @ (x @ across[columns].mT)
-
-    def _cut(self, images: Tensor, windows: Tensor, colors: Tensor) -> Tensor:
-        """Cut, mirror, standardize and convert in one pass over memory."""
-        images = images.contiguous(memory_format=torch.channels_last)
-        batch, channels, height, width = images.shape
-        shape = batch, channels, self.size, self.size
-        out = torch.empty(shape, dtype=self.dtype, memory_format=torch.channels_last)
-        shifts = self.shifts.expand(
-            1 if self.mean_image is None else self.size, self.size, channels
-        )
-        settings = _Cut(
-            *(batch, height, width, channels, self.size, len(shifts), torch.get_num_threads())
-        )
-        tensors = [windows.contiguous(), self.factors, shifts.contiguous(), colors.contiguous()]
-        run_kernel(KERNELS, "cut", [out, images, *tensors], settings)
-        return out
+        x = down[rows] @ (x @ across[columns].mT)
+        x = self._standardized(x.permute(0, 2, 3, 1), colors[:, None, None])
+        return x.to(self.dtype).permute(0, 3, 1, 2)
 
     def _cut_each(self, images: Tensor, windows: Tensor, colors: Tensor) -> Tensor:
-        """The same image by image, for what the processor's cache holds is fast."""
+        """The same of images as stored, one by one: what the processor's cache holds is fast."""
         out = images.new_empty(len(images), self.size, self.size, self.channels, dtype=self.dtype)
         pixels = images.permute(0, 2, 3, 1)
         parts = zip(pixels, out, windows.tolist(), colors, strict=True)
@@ -187,11 +186,11 @@ class Preprocess:
         return self._standardized(cut, colors[:, None, None]).to(self.dtype).permute(0, 3, 1, 2)
 
     def _standardized(self, pixels: Tensor, colors: Tensor) -> Tensor:
-        """(…, C) uint8 to float32; ``colors`` (…, C) are added."""
+        """(…, C) to float32; ``colors`` (…, C) are added."""
         return torch.addcmul(self.shifts + colors, pixels.float(), self.factors)
 
 
-_CUT_NUMBERS = ("height", "width", "channels", "size", "shift_rows", "threads")
+_CUT_NUMBERS = ("height", "width", "channels", "resize", "size", "shift_rows", "threads")
 
 
 class _Cut(ctypes.Structure):
@@ -212,3 +211,21 @@ def _interpolation(stored: int, resize: int, device: torch.device) -> Tensor:
     each = torch.eye(stored, device=device)[None, None]
     shrinks = stored > resize
     return F.interpolate(each, (resize, stored), mode="bilinear", antialias=shrinks)[0, 0]
+
+
+@functools.cache
+def _tables(height: int, width: int, channels: int, resize: int) -> list[Tensor]:
+    """What cut.cpp interpolates with, empty where it need not."""
+    if height == width == resize:
+        return [torch.empty(0)] * 4
+    cpu = torch.device("cpu")
+    down, across = (_interpolation(side, resize, device=cpu) for side in (height, width))
+    rows, columns = _bands(down), channels * _bands(across).repeat_interleave(channels, 0)
+    return [down, torch.kron(across.T.contiguous(), torch.eye(channels)), rows, columns]
+
+
+def _bands(matrix: Tensor) -> Tensor:
+    """Where the numbers other than 0 begin and end in each row of ``matrix``, as (rows, 2)."""
+    present = (matrix != 0).int()
+    ends = matrix.shape[1] - present.flip(1).argmax(1)
+    return torch.stack([present.argmax(1), ends], 1)

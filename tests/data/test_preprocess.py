@@ -141,6 +141,30 @@ def test_what_the_kernel_does_is_what_is_done_without_one_and_on_a_gpu(
     torch.testing.assert_close(transform(images, keys), expected, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("height", "width"), [(28, 28), (60, 28), (90, 131)])
+@pytest.mark.parametrize(("size", "resize"), [(60, 60), (50, 60), (5, 6)])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("extras", [False, True], ids=["plain", "mean image and colours"])
+def test_what_the_kernel_resizes_is_what_matrix_products_do(
+    extras, channels, size, resize, height, width, dtype
+):
+    means, deviations = [10.0, 20.0, 30.0][:channels], [2.0, 3.0, 4.0][:channels]
+    more = {}
+    if extras:
+        more["mean_image"] = 255 * torch.rand(resize, resize, channels)
+        more["colors"] = 50 * torch.randn(channels, channels)
+    exact, ours = (
+        Preprocess(size, resize, means, deviations, mirror=True, dtype=each, **more)
+        for each in (torch.float32, dtype)
+    )
+    images, keys = random_images(40, channels, 131)[:, :, :height, :width], torch.arange(40)
+    places = exact._windows(images, keys), exact._color_changes(images, keys)
+    expected = exact._resample(images, *places)
+    rounding = max(1e-5, torch.finfo(dtype).eps)
+    torch.testing.assert_close(ours(images, keys).float(), expected, rtol=rounding, atol=1e-4)
+
+
 def test_an_image_in_contiguous_memory_is_cut_alike():
     images, keys = random_images(10, 3, 12), torch.arange(10)
     last = images.contiguous(memory_format=torch.channels_last)
@@ -158,16 +182,16 @@ def test_resizing_in_bf16_is_exact_to_its_rounding(resize, stored):
     assert (exact - rounded).abs().max() < 4 * torch.finfo(torch.bfloat16).eps
 
 
+@pytest.mark.parametrize("form", ["_cut", "_resample"])
 @pytest.mark.parametrize("resize", [12, 16], ids=["whole", "cropped"])
-def test_a_mirrored_image_is_resized_and_cut_as_the_image_is(resize):
+def test_a_mirrored_image_is_resized_and_cut_as_the_image_is(resize, form):
     images = random_images(2, 3, 7)
-    transform = preprocess(12, resize, channels=3)
+    resized = getattr(preprocess(12, resize, channels=3), form)
     straight = torch.tensor([[1, 3, 0]] * 2) * (resize > 12)
     mirrored = straight + torch.tensor([0, 0, 1])
     colors = torch.randn(2, 3)
-    expected = transform._resample(images, straight, colors).flip(3)
-    out = transform._resample(images, mirrored, colors)
-    torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-4)
+    expected = resized(images, straight, colors).flip(3)
+    torch.testing.assert_close(resized(images, mirrored, colors), expected, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("keys", [None, torch.arange(0)], ids=["evaluation", "training"])
@@ -194,13 +218,14 @@ def test_oblong_images_become_squares(height, width):
     torch.testing.assert_close(preprocess(12)(images), expected)
 
 
-def test_the_centre_of_the_mean_image_is_subtracted_wherever_an_image_was_cut():
-    images, mean = random_images(20, 3, 12), 255 * torch.rand(12, 12, 3)
+@pytest.mark.parametrize("stored", [12, 28], ids=["as stored", "resized"])
+def test_the_centre_of_the_mean_image_is_subtracted_wherever_an_image_was_cut(stored):
+    images, mean = random_images(20, 3, stored), 255 * torch.rand(12, 12, 3)
     plain = preprocess(8, 12, mirror=True, channels=3)
     ours = Preprocess(8, 12, [0.0] * 3, [2.0] * 3, mirror=True, mean_image=mean)
     for keys in (None, torch.arange(20)):
         expected = (plain(images, keys) - mean[2:10, 2:10].permute(2, 0, 1)) / 2
-        torch.testing.assert_close(ours(images, keys), expected)
+        torch.testing.assert_close(ours(images, keys), expected, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("stored", [12, 28], ids=["as stored", "resized"])
