@@ -17,7 +17,8 @@ import math
 from pathlib import Path
 
 from data.datasets import Dataset
-from distributed.mesh import Mesh, launched_world, plan_mesh
+from distributed.mesh import Mesh, plan_mesh
+from distributed.world import launched_world
 from model.errors import InputError
 from training.config import Config
 from training.folder import replacing

@@ -17,7 +17,8 @@ signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the run can end well, Ctrl
 
 from data.datasets import Dataset
 from distributed.device import peak_memory
-from distributed.mesh import Mesh, launched_world, plan_mesh
+from distributed.mesh import Mesh, plan_mesh
+from distributed.world import launched_world
 from training.checkpoint import save_checkpoint
 from training.input import count_steps, make_preprocess, open_sets, test_batches, training_shares
 from training.loop import Trainer, build_model
