@@ -40,7 +40,7 @@ def main() -> int:
         return 0
 
     stop = StopRequest()
-    mesh = Mesh.start(plan)
+    mesh = Mesh.start(plan, config.timeout)
     train_set, test_set = open_sets(config.data, mesh)
     model = build_model(config, mesh, len(train_set.classes), train_set.channels)
     preprocess = make_preprocess(config, train_set.channels)

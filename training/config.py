@@ -162,6 +162,8 @@ class Config(Section):
     """How many of the newest are kept; with 0 none is written."""
     evaluate_every: int | None = Field(None, gt=0)
     """Steps between evaluations, beside those at the end of each epoch and of the run."""
+    timeout: float = Field(100.0, gt=0)
+    """Seconds that a rank waits for the others; what rank 0 does for all may take longer."""
     runs: Path = Path("runs")
     """Where the runs' folders are made."""
     net: NetConfig = NetConfig()

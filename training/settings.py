@@ -16,7 +16,7 @@ from training.config import Config, Section
 # Settings that a resumed run may change: they do not touch what is computed.
 CHANGEABLE = {
     *("name", "runs", "placement", "compile", "channels_last", "checkpoint_every"),
-    *("keep_checkpoints", "data.folder", "data.workers", "optimizer.accumulation"),
+    *("keep_checkpoints", "data.folder", "data.workers", "optimizer.accumulation", "timeout"),
     *("tracking.mode", "tracking.project", "tracking.group"),
 }
 
