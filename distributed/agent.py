@@ -30,9 +30,9 @@ ASKED_TO_STOP = {128 + signal.SIGTERM, 128 + signal.SIGINT, -signal.SIGTERM, -si
 class RankFailedError(Exception):
     """A rank failed and the launch is over; a negative ``code`` is the number of a signal."""
 
-    def __init__(self, rank: int, code: int) -> None:
-        super().__init__(how_it_ended(rank, code))
-        self.rank, self.code = rank, code
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class Agent(LocalElasticAgent):
@@ -46,60 +46,64 @@ class Agent(LocalElasticAgent):
         codes = self._end_all_after_a_failure(worker_group)
         result: RunResult = super()._monitor_workers(worker_group)
         if result.is_failed():
-            self._judge(codes or {r: f.exitcode for r, f in result.failures.items()}, worker_group)
+            codes = codes or {rank: each.exitcode for rank, each in result.failures.items()}
+            self._judge(codes, worker_group)
         return result
 
     def _end_all_after_a_failure(self, worker_group: WorkerGroup) -> dict[int, int]:
-        """Exit codes by rank of what has failed, if anything has; then no rank runs any more."""
+        """Exit codes by rank of what has ended, if one has failed; then no rank runs any more."""
         if not isinstance(self._pcontext, SubprocessContext):
             return {}
         handlers = self._pcontext.subprocess_handlers
         codes = {
             worker_group.workers[local].global_rank: code
             for local, handler in handlers.items()
-            if (code := handler.proc.poll())
+            if (code := handler.proc.poll()) is not None
         }
-        if codes:
-            deadline = time.monotonic() + GRACE
-            for number in (signal.SIGTERM, signal.SIGKILL):
-                for handler in handlers.values():
-                    if handler.proc.poll() is None:
-                        handler.close(number)
-                while time.monotonic() < deadline and any(
-                    handler.proc.poll() is None for handler in handlers.values()
-                ):
-                    time.sleep(0.05)
+        if not any(codes.values()):
+            return {}
+        deadline = time.monotonic() + GRACE
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            for handler in handlers.values():
+                if handler.proc.poll() is None:
+                    handler.close(number)
+            while time.monotonic() < deadline and any(
+                handler.proc.poll() is None for handler in handlers.values()
+            ):
+                time.sleep(0.05)
         return codes
 
     def _judge(self, codes: dict[int, int], worker_group: WorkerGroup) -> None:
         """Say that a new attempt follows, or raise."""
-        rank, code = likely_cause(codes)
+        _, code = likely_cause(codes)
         # Of several machines, one may have been asked to leave the others alone.
         stopped = code in ASKED_TO_STOP and worker_group.group_world_size == 1
         if stopped or code == InputError.status or not self._remaining_restarts:
-            raise RankFailedError(rank, code)
+            raise RankFailedError(how_it_ended(codes), code)
         left = self._remaining_restarts - 1
-        print(
-            f"{how_it_ended(rank, code)}; starting again (restarts left: {left})", file=sys.stderr
-        )
+        print(f"{how_it_ended(codes)}; starting again (restarts left: {left})", file=sys.stderr)
 
 
 def likely_cause(codes: dict[int, int]) -> tuple[int, int]:
-    """Of the ranks found dead at a time, the one that began it, and its exit code.
+    """Of the ranks found dead at a time, the one that failed first, and its exit code.
 
     A rank that a signal ended is the likely cause and the others' broken connections its effect,
     except SIGTERM, which is how a launcher ends the rest.
     """
-    rank = min(codes, key=lambda rank: 2 if codes[rank] == -signal.SIGTERM else codes[rank] > 0)
+    failed = [rank for rank, code in codes.items() if code]
+    rank = min(failed, key=lambda rank: 2 if codes[rank] == -signal.SIGTERM else codes[rank] > 0)
     return rank, codes[rank]
 
 
-def how_it_ended(rank: int, code: int) -> str:
-    """A line on how a rank ended."""
-    if code >= 0:
-        return f"rank {rank} exited with status {code}"
+def how_it_ended(codes: dict[int, int]) -> str:
+    """A line on the likely cause, and on who had left before, which may be the true one."""
+    rank, code = likely_cause(codes)
+    left = ", ".join(str(rank) for rank, code in codes.items() if code == 0)
+    before = f" (before that, rank {left} had left with status 0)" if left else ""
+    if code > 0:
+        return f"rank {rank} exited with status {code}{before}"
     names = {s.value: s.name for s in signal.Signals}
-    return f"rank {rank} was ended by {names.get(-code, f'signal {-code}')}"
+    return f"rank {rank} was ended by {names.get(-code, f'signal {-code}')}{before}"
 
 
 class LoopbackRendezvous(RendezvousHandler):
