@@ -58,6 +58,8 @@ def main(argv: list[str] | None = None) -> int:
     # Until there are workers to look after, Ctrl-C simply ends us. Hence the late imports: torch's
     # take seconds, in which it would print a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # Of a connection that ends, torch's C++ would print a page; what it means is said in a line.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from torch.distributed import run as torchrun
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.rendezvous import RendezvousError

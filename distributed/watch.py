@@ -69,10 +69,10 @@ def _told(word: bytes) -> str:
     if not word:
         return "never heard of"
     said, place, seconds = json.loads(word)
-    place, silent = place or "between two steps", time.time() - said
+    where, silent = f"in {place}" if place else "between two steps", time.time() - said
     if silent > SILENT_AFTER:
-        return f"silent for {silent:.0f} s, last seen in {place}"
-    return f"in {place}, for {seconds + silent:.0f} s"
+        return f"silent for {silent:.0f} s, last seen {where}"
+    return f"{where}, for {seconds + silent:.0f} s"
 
 
 def _key(rank: int) -> str:

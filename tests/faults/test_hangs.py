@@ -33,7 +33,12 @@ def train(runs, fault, *arguments, count=2):
     ("fault", "count", "waits", "hangs"),
     [
         ("stop:1:2", 2, r"rank 0 +in step 2, forward, exchange, for \d+ s", r"rank 1 +silent for"),
-        ("hang:0:2", 2, r"rank 1 +in step 2, forward, exchange, for", r"rank 0 +in .*, for \d+ s"),
+        (
+            "hang:0:2",
+            2,
+            r"rank 1 +in step 2, forward, exchange, for",
+            r"rank 0 +between two steps, for \d+ s",
+        ),
         ("stop:3:2", 4, r"rank 2 +in step 2, forward, exchange, for", r"rank 3 +silent for"),
     ],
     ids=["stopped", "asleep", "stopped beside a replica"],
