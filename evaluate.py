@@ -17,7 +17,8 @@ import math
 from pathlib import Path
 
 from data.datasets import Dataset
-from distributed.mesh import Mesh, launched_world, plan_mesh
+from distributed.mesh import Mesh, plan_mesh
+from distributed.world import launched_world
 from model.errors import InputError
 from training.config import Config
 from training.folder import replacing
@@ -37,7 +38,8 @@ def main() -> int:
     source = read_source(arguments.source)
     config = source.config(arguments.config, arguments.overrides)
     weights = source.check_fits(config)
-    mesh = Mesh.start(plan_mesh(launched_world().size, config.towers, config.placement))
+    plan = plan_mesh(launched_world().size, config.towers, config.placement)
+    mesh = Mesh.start(plan, config.timeout)
     test_set = open_test_set(config.data, mesh)
     check_data(weights, len(test_set.classes), test_set.channels, config)
     warn_of_other_names(weights, test_set)

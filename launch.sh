@@ -20,6 +20,8 @@ script, so paths are relative to that.
   ./launch.sh --config configs/ci.yaml             train; all of this is train.py's
   ./launch.sh train.py --help                      what train.py takes
   ./launch.sh --nproc 4 train.py --config …        on four processes
+  ./launch.sh --nproc 2 --max-restarts 3 train.py …
+                                                   start again, and continue, if a process dies
   ./launch.sh --nnodes 2 --rdzv-endpoint HOST:29500 train.py …
                                                    on two nodes: run the same on both, HOST being
                                                    one of them (for Slurm, see README.md)

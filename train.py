@@ -17,7 +17,8 @@ signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the run can end well, Ctrl
 
 from data.datasets import Dataset
 from distributed.device import peak_memory
-from distributed.mesh import Mesh, launched_world, plan_mesh
+from distributed.mesh import Mesh, plan_mesh
+from distributed.world import launched_world
 from training.checkpoint import CheckpointWriter
 from training.input import count_steps, make_preprocess, open_sets, test_batches, training_shares
 from training.loop import Trainer, build_model
@@ -39,7 +40,7 @@ def main() -> int:
         return 0
 
     stop = StopRequest()
-    mesh = Mesh.start(plan)
+    mesh = Mesh.start(plan, config.timeout)
     train_set, test_set = open_sets(config.data, mesh)
     model = build_model(config, mesh, len(train_set.classes), train_set.channels)
     preprocess = make_preprocess(config, train_set.channels)

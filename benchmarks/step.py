@@ -17,7 +17,8 @@ from benchmarks.contest import Contestant, Row, contest, parser, report
 from comparison.formulas import Net
 from comparison.machine import measure_peak
 from data.synthetic import Synthetic
-from distributed.mesh import Mesh, launched_world, plan_mesh
+from distributed.mesh import Mesh, plan_mesh
+from distributed.world import launched_world
 from training.config import Config
 from training.input import Share, make_preprocess, training_shares
 from training.loop import Trainer, build_model

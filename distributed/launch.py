@@ -1,7 +1,8 @@
 """torchrun with plain endings: one line for a failed rank, and that rank's own exit status.
 
 Run as ``python -m distributed.launch [torchrun flags] PROGRAM [arguments]``. torchrun itself buries
-the failing rank's message under its own tracebacks, and answers every failure with status 1.
+the failing rank's message under its own tracebacks, answers every failure with status 1, and
+listens to every network (see ``distributed.agent``).
 """
 
 from __future__ import annotations
@@ -18,19 +19,22 @@ from model.errors import InputError
 if TYPE_CHECKING:
     from types import FrameType
 
-    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
-
 SHUTDOWN_SECONDS = "60"  # from a forwarded signal to SIGKILL: time to write a checkpoint
 
 
 def choose_rendezvous(args: argparse.Namespace) -> None:
     """Default to what the flags given can only mean."""
+    from distributed.agent import LOOPBACK
+
     if args.rdzv_endpoint:
         # An endpoint alone means c10d; static rendezvous is spelled --master-addr, --node-rank.
         args.rdzv_backend = "c10d" if args.rdzv_backend == "static" else args.rdzv_backend
-    elif args.rdzv_backend == "static" and args.master_port is None:
-        # A free port, so that two runs on one machine never meet.
-        args.standalone = args.standalone or args.nnodes in ("1", "1:1")
+        # Otherwise gloo would find the addresses of an attempt's ranks in the next one's store.
+        os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
+    elif args.standalone or (
+        args.rdzv_backend == "static" and args.master_port is None and args.nnodes in ("1", "1:1")
+    ):
+        args.standalone, args.rdzv_backend = False, LOOPBACK
 
 
 def end_at_once_when_asked_twice() -> None:
@@ -49,42 +53,18 @@ def end_at_once_when_asked_twice() -> None:
     api._terminate_process_handler = handle
 
 
-def first_failure(failures: dict[int, ProcessFailure]) -> tuple[int, int]:
-    """Return the rank that failed first, and its exit code (negative: the signal's number).
-
-    The times are whole seconds. Within one, a rank that a signal ended is the likely cause and
-    the others' broken connections its effect, except SIGTERM, which is how the launcher ends the
-    rest. Otherwise the order in which the failures were noticed decides.
-    """
-
-    def blame(rank: int) -> tuple[int, int]:
-        code = failures[rank].exitcode
-        return failures[rank].timestamp, 2 if code == -signal.SIGTERM else int(code > 0)
-
-    rank = min(failures, key=blame)
-    return rank, failures[rank].exitcode
-
-
-def report(rank: int, code: int) -> int:
-    """Say in a line how the rank ended, and return the status a shell would give it."""
-    if code < 0:
-        names = {s.value: s.name for s in signal.Signals}
-        print(f"rank {rank} was ended by {names.get(-code, f'signal {-code}')}", file=sys.stderr)
-        return 128 - code
-    if code != InputError.status:  # there the program has said it all
-        print(f"rank {rank} exited with status {code}", file=sys.stderr)
-    return code
-
-
 def main(argv: list[str] | None = None) -> int:
     """Launch the workers, wait for them, and return the exit status."""
     # Until there are workers to look after, Ctrl-C simply ends us. Hence the late imports: torch's
     # take seconds, in which it would print a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # Of a connection that ends, torch's C++ would print a page; what it means is said in a line.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from torch.distributed import run as torchrun
     from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.elastic.rendezvous import RendezvousError
+
+    from distributed import agent
 
     if "LOGLEVEL" not in os.environ:  # torchrun's own switch: whoever sets it wants to read on
         for name in ("torch.distributed.elastic", "torch.distributed.run"):
@@ -93,6 +73,7 @@ def main(argv: list[str] | None = None) -> int:
             logger.propagate = False
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", SHUTDOWN_SECONDS)
     end_at_once_when_asked_twice()
+    agent.install()
 
     args = torchrun.get_args_parser().parse_args(argv)
     choose_rendezvous(args)
@@ -102,8 +83,10 @@ def main(argv: list[str] | None = None) -> int:
         args.signals_to_handle = ",".join(kept)
     try:
         torchrun.run(args)
-    except ChildFailedError as error:
-        return report(*first_failure(error.failures))
+    except agent.RankFailedError as error:
+        if error.code != InputError.status:  # there the program has said it all
+            print(error, file=sys.stderr)
+        return error.code if error.code > 0 else 128 - error.code
     except SignalException as error:
         return 128 + error.sigval
     except (RendezvousError, ValueError) as error:

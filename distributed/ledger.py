@@ -1,5 +1,6 @@
 """What a training step costs this rank: seconds by part, and bytes sent."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,26 +13,50 @@ PARTS = ("data", "forward", "exchange", "backward", "averaging", "optimizer")
 
 
 class Ledger:
-    """Books every moment to one of ``PARTS``; a part inside another interrupts it."""
+    """Books every moment to one of ``PARTS``; a part inside another interrupts it.
+
+    ``place`` says, from the outermost to the innermost, what this rank is at, since ``since``
+    (``time.monotonic``). Another thread may read it.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.bytes_sent = 0.0
+        self.place: tuple[str, ...] = ()
+        self.since = time.monotonic()
         self._current: str | None = None
         self._entries: list[tuple[str | None, Mark]] = []
+
+    @contextmanager
+    def inside(self, what: str) -> Iterator[None]:
+        """Have ``place`` say ``what`` meanwhile, without booking anything."""
+        outer = self.place
+        self._move((*outer, what))
+        try:
+            yield
+        finally:
+            self._move(outer)
+
+    def _move(self, place: tuple[str, ...]) -> None:
+        self.place, self.since = place, time.monotonic()
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
         """Book the time inside to ``name``."""
         outer = self._current
-        self.switch(name)
-        try:
-            yield
-        finally:
-            self.switch(outer)
+        with self.inside(name):
+            self._book(name)
+            try:
+                yield
+            finally:
+                self._book(outer)
 
-    def switch(self, name: str | None) -> None:
+    def switch(self, name: str) -> None:
         """Book the time from now on to ``name``, until the part around it ends."""
+        self._move((*self.place[:-1], name))
+        self._book(name)
+
+    def _book(self, name: str | None) -> None:
         self._current = name
         self._entries.append((name, mark_time(self.device)))
 

@@ -1,39 +1,29 @@
 """The mesh of ranks: who computes which tower of which replica, on which device."""
 
+import itertools
 import os
 import socket
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 import torch.distributed as dist
-from torch.distributed.device_mesh import init_device_mesh
 
 from distributed.device import backend_for, take_device
 from distributed.ledger import Ledger
+from distributed.watch import wait_for_key, watch
+from distributed.world import join, launched_world
 from model.errors import InputError
 
 T = TypeVar("T")
 
-TIMEOUT = timedelta(minutes=5)
+MAIN_WORK = 3600.0
+"""Seconds for what rank 0 does while the others wait: a download, a checkpoint."""
+TIMEOUT = 100.0
+"""Seconds for everything else that ranks do together."""
 MOST_REPLICAS_DRAWN = 8
-
-
-class World(NamedTuple):
-    """What torchrun tells a process about itself; one process where there is no torchrun."""
-
-    rank: int
-    size: int
-    local_rank: int
-    local_size: int
-
-
-def launched_world() -> World:
-    """The world that torchrun has put into the environment, read in this module alone."""
-    names = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
-    return World(*(int(os.environ.get(name, alone)) for name, alone in names.items()))
 
 
 @dataclass(frozen=True)
@@ -95,37 +85,42 @@ class Mesh:
     tower_group: dist.ProcessGroup
     replica_group: dist.ProcessGroup
     ledger: Ledger
+    timeout: float = TIMEOUT
+    _turns: Iterator[int] = field(default_factory=itertools.count)
 
     @staticmethod
-    def start(plan: Plan) -> "Mesh":
+    def start(plan: Plan, timeout: float = TIMEOUT) -> "Mesh":
         """Take this process's device and join the process group (one of its own, if alone).
 
-        Raises InputError when there are too few GPUs.
+        A rank then waits ``timeout`` seconds for another. Raises InputError when there are too few
+        GPUs, and NoAnswerError when a rank does not start.
         """
         world = launched_world()
         device = take_device(world.local_rank, world.local_size)
-        if world.size == world.local_size:
-            # One machine: gloo need not find, nor listen on, an address that others can reach.
+        if world.is_one_machine:
+            # Gloo need not find, nor listen on, an address that others can reach.
             loopback = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
             os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
-        if "RANK" in os.environ:
-            device_id = device if device.type == "cuda" else None
-            dist.init_process_group(backend_for(device), timeout=TIMEOUT, device_id=device_id)
-        else:  # no torchrun: no store to meet at, and nobody to meet
-            store = dist.HashStore()
-            dist.init_process_group(backend_for(device), store=store, rank=0, world_size=1)
-        return Mesh.over_running_group(plan, device)
+        store = join(world)
+        dist.init_process_group(
+            backend_for(device),
+            store=store,
+            rank=world.rank,
+            world_size=world.size,
+            timeout=timedelta(seconds=timeout),
+            device_id=device if device.type == "cuda" else None,
+        )
+        mesh = Mesh.over_running_group(plan, device, timeout)
+        if world.size > 1:
+            watch(group_store(), world.rank, mesh.ledger)
+        return mesh
 
     @staticmethod
-    def over_running_group(plan: Plan, device: torch.device) -> "Mesh":
+    def over_running_group(plan: Plan, device: torch.device, timeout: float = TIMEOUT) -> "Mesh":
         """The mesh of a default group that runs already."""
-        mesh = init_device_mesh(
-            device.type,
-            (plan.replicas, plan.ranks_per_replica),
-            mesh_dim_names=("replica", "tower"),
-        )
-        groups = mesh.get_group("tower"), mesh.get_group("replica")
-        return Mesh(plan, dist.get_rank(), device, *groups, Ledger(device))
+        ranks = torch.arange(plan.world_size).view(plan.replicas, plan.ranks_per_replica)
+        towers, replicas = (_own_group(ranks, timeout), _own_group(ranks.T, timeout))
+        return Mesh(plan, dist.get_rank(), device, towers, replicas, Ledger(device), timeout)
 
     @property
     def replica(self) -> int:
@@ -139,24 +134,59 @@ class Mesh:
 
     def sum_over_replicas(self, values: torch.Tensor) -> torch.Tensor:
         """The sum over replicas, in place; equal on every rank."""
-        dist.all_reduce(values, group=self.replica_group)
+        with self.ledger.inside("sum over replicas"):
+            dist.all_reduce(values, group=self.replica_group)
         return values
 
     def largest(self, value: float) -> float:
         """The largest of all ranks' values, on every rank."""
         everyone = torch.tensor(value, dtype=torch.float64, device=self.device)
-        dist.all_reduce(everyone, dist.ReduceOp.MAX)
+        with self.ledger.inside("agreement of all ranks"):
+            dist.all_reduce(everyone, dist.ReduceOp.MAX)
         return float(everyone)
 
+    def union(self, values: set[str]) -> set[str]:
+        """What any rank has in ``values``, on every rank."""
+        everyone: list[set[str]] = [set()] * self.plan.world_size
+        dist.all_gather_object(everyone, values)
+        return set().union(*everyone)
+
     def from_main(self, work: Callable[[], T]) -> T:
-        """What ``work`` gives on rank 0, on every rank; its InputError is raised on every rank."""
+        """What ``work`` gives on rank 0, on every rank; its InputError is raised on every rank.
+
+        The others wait for it as long as rank 0 shows signs of life, but at most ``MAIN_WORK``.
+        """
         outcome: list[Any] = [None, None]
         if self.is_main:
             try:
-                outcome[0] = work()
+                with self.ledger.inside("work for all ranks"):
+                    outcome[0] = work()
             except InputError as error:
                 outcome[1] = str(error)
+        self._wait_for_main()
         dist.broadcast_object_list(outcome, src=0)
         if outcome[1] is not None:
             raise InputError(outcome[1])
         return outcome[0]
+
+    def _wait_for_main(self) -> None:
+        """Wait until rank 0 gets here too; raises NoAnswerError when it does not."""
+        if self.plan.world_size == 1:
+            return
+        store, turn = group_store(), f"turn {next(self._turns)} of rank 0"
+        if self.is_main:
+            store.set(turn, "")
+            return
+        with self.ledger.inside("wait for rank 0"):
+            wait_for_key(store, turn, 0, self.timeout, MAIN_WORK)
+
+
+def _own_group(ranks: torch.Tensor, timeout: float) -> dist.ProcessGroup:
+    """Of the rows of ``ranks``, that which this rank is in, as a group."""
+    group, _ = dist.new_subgroups_by_enumeration(ranks.tolist(), timedelta(seconds=timeout))
+    return cast(dist.ProcessGroup, group)
+
+
+def group_store() -> dist.Store:
+    """The store of the running default group."""
+    return dist.distributed_c10d._get_default_store()

@@ -44,4 +44,4 @@ def test_the_network_knows_no_ranks():
 def test_one_module_reads_the_rank_from_the_environment():
     programs = [path for path in SOURCES if path.parent.name != "benchmarks"]  # these set it
     readers = {path.name for path in programs if '"WORLD_SIZE"' in path.read_text()}
-    assert readers == {"mesh.py"}
+    assert readers == {"world.py"}

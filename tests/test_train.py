@@ -49,7 +49,7 @@ def test_a_run_leaves_everything_in_its_folder(split_run):
     left = {path.name for path in folder.iterdir()}
     assert left == {
         *("config.yaml", "log.txt", "metrics.jsonl", "curves.png", "kernels.png"),
-        *("summary.json", "checkpoints", "wandb"),
+        *("summary.json", "checkpoints", "wandb", "launch.json"),
     }
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["placement"] == "split"

@@ -7,7 +7,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from model.alexnet import SMALLEST_SIDE
-from model.variants import VARIANTS, Activation, Meeting, Variant, net_form
+from model.variants import Activation, Meeting, Variant, net_form
 
 DTYPES = {
     "fp64": torch.float64,
@@ -170,6 +170,8 @@ class Config(Section):
     """Steps between checks that equal weights are equal on all ranks, and that none is slow."""
     evaluate_every: int | None = Field(None, gt=0)
     """Steps between evaluations, beside those at the end of each epoch and of the run."""
+    timeout: float = Field(100.0, gt=0)
+    """Seconds that a rank waits for the others; what rank 0 does for all may take longer."""
     runs: Path = Path("runs")
     """Where the runs' folders are made."""
     net: NetConfig = NetConfig()

@@ -6,15 +6,24 @@ import json
 import logging
 import os
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from model.errors import InputError
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One start of a run, by the launch with ``marks``."""
+
+    number: int
+    marks: list[str]
 
 
 @dataclass(frozen=True)
@@ -51,19 +60,67 @@ class RunFolder:
         last = max(numbers)
         return RunFolder(runs / (name if last == 1 else f"{name}-{last}"))
 
-    def claim(self) -> None:
-        """Keep other processes out until this one ends; raises InputError if one is in already."""
-        handle = os.open(self.path, os.O_RDONLY)
+    @staticmethod
+    def of_launch(runs: Path, name: str, marks: set[str]) -> "RunFolder | None":
+        """The folder for ``name`` that was last begun by the launch with ``marks``, if any was.
+
+        An ``--rdzv-id`` alone, which anyone may give again, does not lead to a run that has ended.
+        """
+        for number in sorted(_numbers(runs, name), reverse=True):
+            folder = RunFolder(runs / (name if number == 1 else f"{name}-{number}"))
+            shared = marks & set(folder.last_attempt().marks)
+            if any(not mark.startswith("id ") for mark in shared) or (shared and not folder.ended):
+                return folder
+        return None
+
+    def last_attempt(self) -> "Attempt":
+        """The last attempt that was begun here; number 1, of no launch, where none is noted."""
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(handle)
-            raise InputError(f"{self.path} is in use by another run: wait for its end") from None
+            return Attempt(**json.loads(self.launch.read_text()))
+        except (OSError, ValueError, TypeError):
+            return Attempt(1, [])
+
+    def begin(self, attempt: "Attempt") -> None:
+        """Note what ``last_attempt`` tells; raises InputError when the disk refuses."""
+        with replacing(self.launch) as aside:
+            aside.write_text(json.dumps(asdict(attempt), indent=1))
+
+    @property
+    def ended(self) -> bool:
+        """Whether all steps of the run were done."""
+        try:
+            summary = json.loads(self.summary.read_text())
+            return bool(summary["steps"] >= summary["total_steps"])
+        except (OSError, ValueError, KeyError):
+            return False
+
+    def claim(self, patience: float = 0.0) -> None:
+        """Keep other processes out until this one ends.
+
+        Raises InputError if one is in, and still is after ``patience`` seconds.
+        """
+        handle, deadline = os.open(self.path, os.O_RDONLY), time.monotonic() + patience
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except OSError:
+                if time.monotonic() < deadline:
+                    time.sleep(0.1)
+                    continue
+                os.close(handle)
+                taken = f"{self.path} is in use by another run: wait for its end"
+                raise InputError(taken) from None
 
     @property
     def config(self) -> Path:
         """The resolved configuration."""
         return self.path / "config.yaml"
+
+    @property
+    def launch(self) -> Path:
+        """The last attempt: its number, and who launched it."""
+        return self.path / "launch.json"
 
     @property
     def log(self) -> Path:

@@ -149,7 +149,7 @@ def training_shares(
         shares = [batch.tensor_split(mesh.plan.replicas)[mesh.replica] for batch in order]
         loader = _batches(config, mesh, dataset, shares)
         for global_batch in order:
-            with mesh.ledger.part("data"):
+            with mesh.ledger.inside(f"step {first + 1}"), mesh.ledger.part("data"):
                 batch = next(loader)
             first += 1
             yield Share(batch, len(global_batch), epoch, first / per_epoch)

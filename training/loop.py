@@ -102,6 +102,10 @@ class Trainer:
 
         Raises InputError when the loss is no longer finite; the weights are then not touched.
         """
+        with self.mesh.ledger.inside(f"step {self.steps + 1}"):
+            return self._train_step(share)
+
+    def _train_step(self, share: Share) -> dict[str, float]:
         self.network.train()
         self.optimizer.zero_grad()
         learning_rate = self.schedule.learning_rate
@@ -182,7 +186,8 @@ class Trainer:
 
         Raises InputError when the loss is not finite.
         """
-        metrics = score(self.model, self.preprocess, self.config, self.mesh, batches, stopped)
+        with self.mesh.ledger.inside(f"evaluation after step {self.steps}"):
+            metrics = score(self.model, self.preprocess, self.config, self.mesh, batches, stopped)
         if metrics is None:
             return None
         self._check_finite(metrics["test/loss"], self.steps)

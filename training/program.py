@@ -4,6 +4,7 @@ import argparse
 import ctypes
 import logging
 import os
+import re
 import signal
 import sys
 import time
@@ -13,11 +14,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
+import torch
 import torch.distributed as dist
 from tqdm import tqdm
 from typing_extensions import override
 
-from distributed.mesh import Mesh, launched_world
+from distributed.mesh import Mesh, group_store
+from distributed.watch import NoAnswerError, who_waits_where
+from distributed.world import launched_world
 from model.errors import InputError, RunError
 from training.folder import writing
 
@@ -42,7 +46,7 @@ def run_program(main: Callable[[], int]) -> None:
     try:
         status = main()
     except Exception as error:
-        told = error if isinstance(error, (InputError, RunError)) else None
+        told = error if isinstance(error, (InputError, RunError)) else _out_of_memory(error)
         status, is_first = _agree_on_failure(told.status if told else 1)
         if is_first:  # a rank without a log of its own says it on standard error all the same
             log.error("error: %s", told or _in_words(error))
@@ -52,12 +56,37 @@ def run_program(main: Callable[[], int]) -> None:
     sys.exit(status)
 
 
-def _in_words(error: Exception) -> str:
-    """The traceback; of a lost connection, which is no fault of this rank's, one line."""
+def _out_of_memory(error: Exception) -> RunError | None:
+    """What to do about an allocation that failed, if ``error`` is one."""
     message = str(error)
+    on_cpu = isinstance(error, MemoryError) or "can't allocate memory" in message
+    if not (on_cpu or isinstance(error, torch.OutOfMemoryError)):
+        return None
+    reason = message.splitlines()[0] if message else "an allocation failed"
+    return RunError(
+        f"not enough memory on rank {launched_world().rank} ({reason}): lower batch_size, raise "
+        "optimizer.accumulation, or start more ranks"
+    )
+
+
+def _in_words(error: Exception) -> str:
+    """The traceback; where another rank is at fault, a line, or who waits where."""
+    message = str(error)
+    if isinstance(error, NoAnswerError):
+        return _with_places(message)
+    if waited := re.search(r"Timed out waiting (\d+)ms", message):
+        return _with_places(f"no answer within {int(waited[1]) / 1000:.0f} s")
     if isinstance(error, dist.DistError) or "gloo" in message:
         return f"lost the connection to another rank ({message.splitlines()[0]})"
     return traceback.format_exc()
+
+
+def _with_places(message: str) -> str:
+    """The message and, if there is a group, what each of its ranks was last seen at."""
+    try:
+        return f"{message}\n{who_waits_where(group_store(), launched_world().size)}"
+    except (RuntimeError, ValueError):  # no group yet, or its store has gone
+        return message
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -140,7 +169,7 @@ def _agree_on_failure(status: int) -> tuple[int, bool]:
             time.sleep(WAIT_FOR_RANK_0)
         return status, True
     try:
-        store = dist.distributed_c10d._get_default_store()
+        store = group_store()
         if store.add("failures", 1) == 1:
             store.set("failure_status", str(status))
             return status, True

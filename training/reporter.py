@@ -17,7 +17,6 @@ from training.config import Config
 from training.folder import MetricsFile, RunFolder, writing
 from training.input import Share
 from training.loop import Trainer, why_not_compiled
-from training.program import log_to_file
 from training.progress import Progress
 from training.settings import dump_config
 from training.stuck import StuckLoss
@@ -146,14 +145,26 @@ class MainReporter(Reporter):
 
 def start_reporter(trainer: Trainer, folder: RunFolder, totals: Totals) -> Reporter:
     """The reporter of this rank; rank 0's says what is about to be trained, and where."""
+    reporter = Reporter(totals)
+
+    def start() -> None:  # the others wait for it: W&B takes its time where the network is slow
+        nonlocal reporter
+        facts = facts_of(trainer)
+        log.info(opening_words(facts, trainer))
+        reporter = MainReporter(totals, folder, trainer.config, facts, trainer.steps)
+
+    trainer.mesh.from_main(start)
+    return reporter
+
+
+def facts_of(trainer: Trainer) -> dict[str, Any]:
+    """What describes a run beside its configuration."""
     mesh, config, model = trainer.mesh, trainer.config, trainer.model
-    if not mesh.is_main:
-        return Reporter(totals)
     shapes = {
         name: model.towers.full_shape(name, parameter.shape)
         for name, parameter in model.named_parameters()
     }
-    facts = {
+    return {
         "variant": config.variant,
         "towers": config.towers,
         "placement": mesh.plan.placement,
@@ -165,9 +176,6 @@ def start_reporter(trainer: Trainer, folder: RunFolder, totals: Totals) -> Repor
         "parameters_per_rank": sum(parameter.numel() for parameter in model.parameters()),
         "total_steps": trainer.total_steps,
     }
-    log_to_file(folder.log)
-    log.info(opening_words(facts, trainer))
-    return MainReporter(totals, folder, config, facts, trainer.steps)
 
 
 def opening_words(facts: dict[str, Any], trainer: Trainer) -> str:

@@ -1,41 +1,86 @@
 """Where a run begins: in a folder of its own, from given weights or not, or where it was left."""
 
-from collections.abc import Callable
+import logging
 from pathlib import Path
+from typing import Any
 
+from distributed.world import launch_marks
 from model.weights import fill
-from training.checkpoint import load_checkpoint, newest_checkpoint
+from training.checkpoint import list_checkpoints, load_checkpoint, newest_checkpoint
 from training.config import Config
-from training.folder import RunFolder
+from training.folder import Attempt, RunFolder
 from training.loop import Trainer
+from training.program import log_to_file
 from training.settings import check_same_run
 from training.source import check_data, read_source
 from training.totals import Totals
+
+log = logging.getLogger(__name__)
+
+PATIENCE = 60.0
+"""Seconds for the processes of the attempt before to end."""
+
+Saved = tuple[Path, dict[str, Any]]
 
 
 def open_run(trainer: Trainer, *, resume: bool) -> tuple[RunFolder, Path | None, Totals]:
     """The run's folder, its newest checkpoint (None in a new run) and its totals so far.
 
-    With ``resume`` the trainer goes on from that checkpoint, whatever mesh wrote it; without, it
-    starts from the configuration's ``weights``, if there are any. Raises InputError when there is
-    no checkpoint, when it or the weights are damaged or of another net, or when the configuration
-    would not continue its run.
+    A run that this very launch has begun goes on from its newest checkpoint, or begins again in its
+    folder without one. Otherwise, with ``resume``, the newest of the name does, whatever mesh wrote
+    it. A new run starts from the configuration's ``weights``, if there are any.
+
+    Raises InputError when there is no checkpoint to resume, when it or the weights are damaged or
+    of another net, or when the configuration would not continue its run.
     """
     config, mesh = trainer.config, trainer.mesh
-    if not resume:
-        if config.weights:
-            weights = read_source(config.weights).check_fits(config)
-            check_data(weights, trainer.model.fc8.out_features, trainer.preprocess.channels, config)
-            fill(trainer.model, weights.tensors)
-        return mesh.from_main(lambda: _claimed(RunFolder.create, config)), None, Totals()
-    folder = mesh.from_main(lambda: _claimed(RunFolder.newest, config))
-    checkpoint, state = mesh.from_main(lambda: newest_checkpoint(folder.checkpoints))
-    check_same_run(config, state["config"])
-    load_checkpoint(checkpoint, state, trainer)
-    return folder, checkpoint, Totals(**state["totals"])
+    marks = mesh.union(launch_marks())
+    folder, saved = mesh.from_main(lambda: _find(config, marks, resume=resume))
+    checkpoint, totals = None, Totals()
+    if saved is None:
+        _start_from_weights(trainer)
+    else:
+        checkpoint, state = saved
+        check_same_run(config, state["config"])
+        load_checkpoint(checkpoint, state, trainer)
+        totals = Totals(**state["totals"])
+    folder = mesh.from_main(lambda: _begin(folder, trainer, marks))
+    return folder, checkpoint, totals
 
 
-def _claimed(find: Callable[[Path, str], RunFolder], config: Config) -> RunFolder:
-    folder = find(config.runs, config.name)
-    folder.claim()
+def _find(
+    config: Config, marks: set[str], *, resume: bool
+) -> tuple[RunFolder | None, Saved | None]:
+    """The folder to go on in, and the checkpoint to go on from, if any."""
+    if folder := RunFolder.of_launch(config.runs, config.name, marks):
+        folder.claim(PATIENCE)
+        whole = list_checkpoints(folder.checkpoints)
+        return folder, newest_checkpoint(folder.checkpoints) if whole else None
+    if resume:
+        folder = RunFolder.newest(config.runs, config.name)
+        folder.claim()
+        return folder, newest_checkpoint(folder.checkpoints)
+    return None, None
+
+
+def _start_from_weights(trainer: Trainer) -> None:
+    config = trainer.config
+    if config.weights:
+        weights = read_source(config.weights).check_fits(config)
+        check_data(weights, trainer.model.fc8.out_features, trainer.preprocess.channels, config)
+        fill(trainer.model, weights.tensors)
+
+
+def _begin(folder: RunFolder | None, trainer: Trainer, marks: set[str]) -> RunFolder:
+    """Open the log of ``folder``, or of a new one, and note in it whose it is."""
+    number = 1
+    if folder is None:
+        folder = RunFolder.create(trainer.config.runs, trainer.config.name)
+        folder.claim()
+    else:
+        number = folder.last_attempt().number + 1
+    folder.begin(Attempt(number, sorted(marks)))
+    log_to_file(folder.log)
+    if number > 1:
+        log.info("continuing %s after step %d, attempt %d", folder.path, trainer.steps, number)
     return folder

@@ -16,7 +16,7 @@ from training.config import Config, Section
 # Settings that a resumed run may change: they do not touch what is computed.
 CHANGEABLE = {
     *("name", "runs", "placement", "compile", "channels_last", "checkpoint_every"),
-    *("keep_checkpoints", "keep_best", "write_errors", "compare_ranks_every"),
+    *("keep_checkpoints", "keep_best", "write_errors", "compare_ranks_every", "timeout"),
     *("data.folder", "data.workers", "optimizer.accumulation"),
     *("tracking.mode", "tracking.project", "tracking.group"),
 }

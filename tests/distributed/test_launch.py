@@ -1,9 +1,13 @@
 """The launcher on real processes: flags, exit statuses, signals, and nothing left behind."""
 
+import ipaddress
 import os
 import signal
+import socket
 import sys
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -120,6 +124,55 @@ def test_two_launches_at_once_do_not_meet(program):
     path = program("time.sleep(1); sys.exit(int(os.environ['WORLD_SIZE']) != int(sys.argv[1]))")
     both = [start(*LAUNCH, str(count), path, str(count)) for count in (2, 3)]
     assert [finish(process)[0] for process in both] == [0, 0]
+
+
+def _listening(process):
+    """The addresses that a process listens on, as the kernel has them."""
+    sockets = set()
+    for handle in Path(f"/proc/{process}/fd").iterdir():
+        with suppress(OSError):
+            sockets.add(os.readlink(handle))
+    for family, table in ((socket.AF_INET, "tcp"), (socket.AF_INET6, "tcp6")):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and f"socket:[{fields[9]}]" in sockets:  # LISTEN
+                words = bytes.fromhex(fields[1].split(":")[0])  # each as this machine has it
+                address = b"".join(words[i : i + 4][::-1] for i in range(0, len(words), 4))
+                yield ipaddress.ip_address(socket.inet_ntop(family, address))
+
+
+def test_one_machine_listens_on_the_loopback_device_only(program, tmp_path):
+    path = program(
+        "from distributed.mesh import Mesh, plan_mesh\n"
+        "Mesh.start(plan_mesh(2, 2, 'auto'))\n"
+        "open(f'{sys.argv[1]}/up-{rank}', 'w'); time.sleep(600)"
+    )
+    process = start(*LAUNCH, "2", path, tmp_path)
+    wait_until(lambda: len(list(tmp_path.glob("up-*"))) == 2, timeout=200)
+    ours = processes_mentioning(str(path))
+    found = [address for each in ours for address in _listening(each)]
+    process.terminate()
+    finish(process)
+    assert len(ours) == 3
+    assert len(found) >= 3, "the launcher's store, and gloo on every rank"
+    assert all(address.is_loopback for address in found), found
+
+
+def test_every_attempt_of_a_launch_has_its_marks_and_no_other_has(program, tmp_path):
+    path = program(
+        "from distributed.world import launch_marks\n"
+        "attempt = os.environ['TORCHELASTIC_RESTART_COUNT']\n"
+        "open(f'{sys.argv[1]}-{rank}-{attempt}', 'w').write('\\n'.join(sorted(launch_marks())))\n"
+        "sys.exit(attempt == '0')"
+    )
+    for name in ("one", "two"):
+        flags = ["--max-restarts=1", f"--rdzv-id={name}"]
+        assert run(*LAUNCH, "2", *flags, path, tmp_path / name)[0] == 0
+    marks = {p.name: p.read_text().splitlines() for p in tmp_path.glob("*-?-?")}
+    assert len(marks) == 8
+    assert marks["one-0-0"] == marks["one-1-0"] == marks["one-0-1"] == marks["one-1-1"]
+    assert len(marks["one-0-0"]) == 2
+    assert not set(marks["one-0-0"]) & set(marks["two-0-0"])
 
 
 def test_two_nodes_meet_at_an_endpoint(program, tmp_path):

@@ -1,11 +1,14 @@
 """A run's folder is its own, and its metrics file survives what happens to runs."""
 
+import fcntl
 import json
+import os
+import threading
 
 import pytest
 
 from model.errors import InputError
-from training.folder import MetricsFile, RunFolder, read_metrics, replacing
+from training.folder import Attempt, MetricsFile, RunFolder, read_metrics, replacing
 
 
 @pytest.fixture
@@ -38,6 +41,47 @@ def test_a_name_that_is_taken_meanwhile_is_not_shared(runs, monkeypatch):
 def test_the_newest_has_the_highest_number(runs):
     _make(runs, "run", *(f"run-{number}" for number in range(2, 11)))
     assert RunFolder.newest(runs, "run").path == runs / "run-10"
+
+
+def _begun(runs, marks, number=1):
+    folder = RunFolder.create(runs, "run")
+    folder.begin(Attempt(number, marks))
+    return folder
+
+
+def test_a_launch_finds_its_run_and_no_other(runs):
+    ours, _ = _begun(runs, ["process 1", "id 7"]), _begun(runs, ["process 2", "id 8"])
+    (runs / "run-3").mkdir()  # died before it could say whose it is
+    assert RunFolder.of_launch(runs, "run", {"process 1"}) == ours
+    assert RunFolder.of_launch(runs, "run", {"process 3", "id 7"}) == ours
+    assert RunFolder.of_launch(runs, "run", {"process 3", "id 9"}) is None
+    assert RunFolder.of_launch(runs, "run", set()) is None
+    assert RunFolder.of_launch(runs, "other", {"process 1"}) is None
+
+
+@pytest.mark.parametrize(("steps", "by_id"), [(4, True), (5, False)])
+def test_a_run_that_has_ended_is_not_found_by_an_id_alone(runs, steps, by_id):
+    folder = _begun(runs, ["process 1", "id 7"])
+    folder.summary.write_text(json.dumps({"steps": steps, "total_steps": 5}))
+    assert (RunFolder.of_launch(runs, "run", {"process 2", "id 7"}) == folder) == by_id
+    assert RunFolder.of_launch(runs, "run", {"process 1"}) == folder
+
+
+def test_attempts_are_counted(runs):
+    folder = RunFolder.create(runs, "run")
+    assert folder.last_attempt() == Attempt(1, [])
+    folder.begin(Attempt(3, ["id 7"]))
+    assert folder.last_attempt() == Attempt(3, ["id 7"])
+
+
+def test_a_claim_waits_for_the_end_of_another(runs):
+    folder = RunFolder.create(runs, "run")
+    other = os.open(folder.path, os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    with pytest.raises(InputError, match="in use by another run"):
+        folder.claim()
+    threading.Timer(0.5, os.close, [other]).start()
+    folder.claim(patience=60)
 
 
 @pytest.mark.parametrize("other", ["run-a", "run-2b", "runs", "a-run-7", "run-1", "run-02"])

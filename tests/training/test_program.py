@@ -9,7 +9,8 @@ from tests.programs import finish, ranks, run, start, wait_until
 
 HEAD = """
 import os, sys, time
-from distributed.mesh import Mesh, launched_world, plan_mesh
+from distributed.mesh import Mesh, plan_mesh
+from distributed.world import launched_world
 from model.errors import InputError
 from training.program import StopRequest, run_program
 """

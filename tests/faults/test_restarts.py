@@ -1,0 +1,189 @@
+"""Runs whose ranks die and which their launcher starts again, with --max-restarts."""
+
+import json
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.programs import LAUNCH, TORCHRUN, finish, processes_mentioning, run, start
+from tests.test_train import SETTINGS
+from training.folder import read_metrics
+
+TRAIN = Path(__file__).with_name("injected.py")
+PATIENCE = 400
+LAUNCHERS = pytest.mark.parametrize("launcher", [LAUNCH, TORCHRUN], ids=["ours", "torchrun"])
+
+
+def train(runs, fault, *arguments, launcher=LAUNCH, restarts=2, ranks=2):
+    flags = [str(ranks), f"--max-restarts={restarts}"]
+    settings = [*SETTINGS, f"runs={runs}", *arguments]
+    return run(*launcher, *flags, TRAIN, *settings, timeout=PATIENCE, FAULT=fault)
+
+
+def losses(folder):
+    lines = read_metrics(folder / "metrics.jsonl")
+    return [(line["step"], line["train/loss"]) for line in lines if "train/loss" in line]
+
+
+def assert_same_run(found, expected):
+    """Bit for bit: the same losses, weights and momentum."""
+    assert losses(found) == losses(expected)
+    newest = max((expected / "checkpoints").glob("step-*")).name
+    for file in ("model.safetensors", "optimizer.safetensors"):
+        ours, theirs = (load_file(run / "checkpoints" / newest / file) for run in (found, expected))
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    runs = tmp_path_factory.mktemp("undisturbed")
+    status, _, err = train(runs, "none:9:9")
+    assert status == 0, err
+    return runs / "run"
+
+
+@pytest.mark.parametrize(
+    ("fault", "ending", "begins_after"),
+    [
+        ("kill:1:5", "rank 1 was ended by SIGKILL", 3),
+        ("kill:0:2", "rank 0 was ended by SIGKILL", 0),
+        ("segfault:0:5", "rank 0 was ended by SIGSEGV", 3),
+        ("raise:1:5", "rank 1 exited with status 1", 3),
+        ("leave:0:5", "before that, rank 0 had left with status 0", 3),
+    ],
+)
+def test_a_lost_rank_costs_an_attempt_and_nothing_else(
+    undisturbed, tmp_path, happened, fault, ending, begins_after
+):
+    status, out, err = train(tmp_path, fault)
+    assert status == 0, err
+    again = f"continuing {tmp_path}/run after step {begins_after}, attempt 2"
+    assert out.count("continuing") == out.count(again) == 1
+    [told] = [line for line in err.splitlines() if "starting again" in line]
+    assert ending in told
+    assert told.endswith("starting again (restarts left: 1)")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert_same_run(tmp_path / "run", undisturbed)
+    happened(f"{fault}, --max-restarts 2", f"{told}; the run equals an undisturbed one")
+
+
+def test_bare_torchrun_starts_a_run_again_too(undisturbed, tmp_path, happened):
+    status, out, err = train(tmp_path, "kill:1:5", launcher=TORCHRUN)
+    assert status == 0, err
+    assert f"continuing {tmp_path}/run after step 3, attempt 2" in out
+    assert_same_run(tmp_path / "run", undisturbed)
+    happened("kill:1:5 under torchrun --max-restarts 2", "the run equals an undisturbed one")
+
+
+def test_a_launch_that_has_lost_all_its_attempts_says_so(tmp_path, happened):
+    status, _, err = train(tmp_path, "kill:1:2", restarts=0)
+    assert status == 128 + signal.SIGKILL
+    assert err.endswith("\nrank 1 was ended by SIGKILL\n")
+    happened("kill:1:2, no restarts", f"{err.splitlines()[-1]}, status {status}")
+
+
+@pytest.mark.parametrize(
+    ("fault", "arguments", "told", "status"),
+    [
+        ("none:9:9", ["data.name=image_folder", "data.folder=/nowhere"], "/nowhere/train", 2),
+        ("memory:1:2", [], "not enough memory on rank 1", 2),
+        ("terminate:1:2", [], "", 128 + signal.SIGTERM),
+    ],
+    ids=["mistake", "memory", "asked to stop"],
+)
+def test_what_cannot_work_again_is_not_tried_again(
+    tmp_path, happened, fault, arguments, told, status
+):
+    found, _, err = train(tmp_path, fault, *arguments)
+    assert found == status, err
+    assert told in err
+    assert "starting again" not in err
+    assert "Traceback" not in err
+    happened(
+        f"{fault} {' '.join(arguments)}, --max-restarts 2", f"status {status}, not tried again"
+    )
+
+
+def test_a_job_that_is_queued_again_continues_until_it_has_ended(undisturbed, tmp_path, happened):
+    job = [*LAUNCH, "2", "--rdzv-id", "job-17", TRAIN, *SETTINGS, f"runs={tmp_path}"]
+    assert run(*job, FAULT="terminate:1:2", timeout=PATIENCE)[0] == 128 + signal.SIGTERM
+    status, out, err = run(*job, FAULT="none:9:9", timeout=PATIENCE)
+    assert status == 0, err
+    assert f"continuing {tmp_path}/run after step 2, attempt 2" in out
+    assert_same_run(tmp_path / "run", undisturbed)
+    status, _, err = run(*job, "max_steps=1", FAULT="none:9:9", timeout=PATIENCE)
+    assert status == 0, err
+    assert len(losses(tmp_path / "run-2")) == 1
+    happened("the same --rdzv-id launched again", "the run went on; once ended, a new one began")
+
+
+COUNT = """
+import os, sys
+import torch
+import torch.distributed as dist
+from distributed.mesh import Mesh, plan_mesh
+from distributed.world import launched_world
+from training.program import run_program
+
+def main():
+    mesh = Mesh.start(plan_mesh(launched_world().size, 2, "auto"))
+    ones = torch.ones(1)
+    dist.all_reduce(ones)
+    assert ones == 2
+    if launched_world().restarts < int(sys.argv[1]):
+        os._exit(int(mesh.rank == launched_world().restarts % 2))
+    print("meetings", launched_world().restarts + 1)
+    return 0
+
+run_program(main)
+"""
+
+
+@pytest.mark.slow
+@LAUNCHERS
+def test_twenty_restarts_in_a_row_meet_every_time(tmp_path, happened, launcher):
+    program = tmp_path / "count.py"
+    program.write_text(COUNT)
+    status, out, err = run(*launcher, "2", "--max-restarts=20", program, "20", timeout=1800)
+    assert status == 0, err
+    assert out == "meetings 21\n"
+    happened(f"20 restarts, {launcher[2]}", "21 of 21 meetings")
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_random_ends_as_if_it_had_not_been(tmp_path, happened):
+    seed = int(os.environ.get("SOAK_SEED", time.time()))
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    long = ("epochs=6", "max_steps=30", "checkpoint_every=2")
+    began = time.monotonic()
+    status, _, err = train(tmp_path / "calm", "none:9:9", *long)
+    assert status == 0, err
+    span = time.monotonic() - began
+    settings = [*SETTINGS, f"runs={tmp_path}/wild", *long]
+    wild = start(*LAUNCH, "2", "--max-restarts=100", "train.py", *settings)
+    kills = 0
+    while wild.poll() is None:
+        time.sleep(chance.uniform(0, span))
+        children = [
+            process
+            for process in processes_mentioning(f"runs={tmp_path}/wild")
+            if process != wild.pid
+        ]
+        if children and wild.poll() is None:
+            os.kill(chance.choice(children), signal.SIGKILL)
+            kills += 1
+    status, _, err = finish(wild)
+    assert status == 0, err
+    assert_same_run(tmp_path / "wild" / "run", tmp_path / "calm" / "run")
+    attempts = json.loads((tmp_path / "wild" / "run" / "launch.json").read_text())["number"]
+    happened(
+        f"{kills} kills at random, seed {seed}", f"{attempts} attempts; weights and losses equal"
+    )
