@@ -69,21 +69,25 @@ class Tracker:
     def _start(self, mode: Mode) -> None:
         # Telemetry would contact the server from offline runs too, and wait for it at every end.
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        if "HOME" not in os.environ:
+            home = os.path.expanduser("~")
+            os.environ["HOME"] = str(self.arguments["dir"]) if home == "~" else home
         import wandb
 
         self.wandb = wandb
         silent = wandb.Settings(silent=True)
-        wandb.setup(silent)
+        with _no_standard_error():
+            wandb.setup(silent)
         wandb.termsetup(silent, _Complaints(self.complaints))
         self.run_id = self.run_id or secrets.token_hex(4)
         arguments = {**self.arguments, "id": self.run_id}
+        self.complaints.clear()
         with _no_terminal():
             run = wandb.init(mode=mode, settings=_settings(), **arguments)
         run.define_metric("global_step")
         for group in ("train/*", "test/*", "time/*"):
             run.define_metric(group, step_metric="global_step")
         run.define_metric("test/top1", step_metric="global_step", summary="max")
-        self.complaints.clear()
         self.folders[run.settings.sync_dir] = mode
         self.run = run
 
@@ -143,7 +147,8 @@ class Tracker:
         file = Path(self.run.settings.sync_file)
         size = file.stat().st_size
         self.run.finish(exit_code=exit_code)
-        if file.stat().st_size == size:  # wandb keeps silent about it
+        self._teardown()
+        if file.stat().st_size == size:  # wandb itself keeps silent about it
             raise OSError(f"the disk refused the last of {file}")
         if self.complaints:
             raise RuntimeError(" ".join(self.complaints))
@@ -168,6 +173,19 @@ class _Complaints:
 
     def info(self, message: str) -> None:
         """Not worth keeping."""
+
+
+@contextmanager
+def _no_standard_error() -> Iterator[None]:
+    """A process started meanwhile has none: wandb's logs there where it finds no other place."""
+    ours = os.dup(2)
+    try:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(ours, 2)
+        os.close(ours)
 
 
 @contextmanager

@@ -1,8 +1,17 @@
-"""A W&B server on a port of this machine, which keeps what it is sent, and misbehaves if told to.
+"""A W&B server on this machine, which keeps the rows that it is sent, or misbehaves.
 
-``python -m tests.faults.wandb_server FOLDER PORT BEHAVIOUR`` listens on PORT, or on a free one for
-0, writes its number to FOLDER/port, and appends the rows that a run logs to FOLDER/RUN_ID.jsonl.
-It answers what ``wandb`` asks in the course of a run and of ``wandb sync``, and not much more.
+``python -m tests.faults.wandb_server FOLDER PORT BEHAVIOUR`` listens on PORT, or for 0 on one of
+its own, whose number it writes to FOLDER/port; the rows of a run are appended to FOLDER/ID.jsonl.
+Of what W&B's own server answers it has what a run and ``wandb sync`` need. BEHAVIOUR is
+
+    well         nothing is wrong
+    silent       no request is ever answered
+    slow         every answer takes SLOW_SECONDS
+    garbage      the answers are not even HTTP
+    empty        the answers are empty JSON objects
+    status:CODE  every answer is this error, 401 for a wrong key
+    revoked:N    the key is refused after N requests
+    dies:N       the server ends after N requests
 """
 
 import json
@@ -18,13 +27,8 @@ from typing import Any
 SLOW_SECONDS = 2.0
 
 
-def _bucket(run_id: str, project: str) -> dict[str, Any]:
-    place = {"id": "1", "name": project, "entity": {"id": "1", "name": "someone"}}
-    return {"id": run_id, "name": run_id, "displayName": run_id, "config": "{}", "project": place}
-
-
 class Handler(BaseHTTPRequestHandler):
-    """Answers one connection."""
+    """Answers what comes over one connection."""
 
     protocol_version = "HTTP/1.1"
     folder: Path
@@ -34,29 +38,34 @@ class Handler(BaseHTTPRequestHandler):
     def answer(self) -> None:
         content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         kind, _, detail = self.behaviour.partition(":")
+        number = next(self.numbers)
         if kind == "silent":
             time.sleep(3600)
-        elif kind == "slow":
+        if kind == "slow":
             time.sleep(SLOW_SECONDS)
-        elif kind == "dies" and next(self.numbers) > int(detail):
+        if kind == "dies" and number > int(detail):
             os._exit(1)
-        elif kind == "garbage":
+        if kind == "garbage":
             self.wfile.write(b"\x00\xff" * 512)
             self.close_connection = True
-            return
-        if kind == "status":
-            self._send(int(detail), {"errors": [{"message": "permission denied"}]})
+        elif kind == "status" or (kind == "revoked" and number > int(detail)):
+            status = int(detail) if kind == "status" else 401
+            self._send(status, {"errors": [{"message": "permission denied"}]})
         elif kind == "empty":
             self._send(200, {})
         elif self.path == "/graphql":
-            self._send(200, {"data": self._graphql(json.loads(content))})
-        elif stream := re.fullmatch(r"/files/\w+/\w+/(\w+)/file_stream", self.path):
-            self._keep(stream[1], json.loads(content))
-            self._send(200, {})
+            self._send(200, {"data": _graphql(json.loads(content), self.headers["Host"])})
         else:
-            self._send(404 if self.path.startswith("/sdk/") else 200, {})
+            if stream := re.fullmatch(r"/files/\w+/\w+/(\w+)/file_stream", self.path):
+                self._keep(stream[1], json.loads(content))
+            self._send(200, {})
 
     do_GET = do_POST = do_PUT = answer  # noqa: N815 - the names are the base class's
+
+    def _keep(self, run_id: str, sent: dict[str, Any]) -> None:
+        history = (sent.get("files") or {}).get("wandb-history.jsonl", {"content": []})
+        with (self.folder / f"{run_id}.jsonl").open("a") as file:
+            file.writelines(f"{line}\n" for line in history["content"])
 
     def _send(self, status: int, content: dict[str, Any]) -> None:
         body = json.dumps(content).encode()
@@ -66,29 +75,32 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def _graphql(self, query: dict[str, Any]) -> dict[str, Any]:
-        given = query["variables"]
-        if query["operationName"] == "UpsertBucket":
-            bucket = _bucket(given["name"], given["project"])
-            return {"upsertBucket": {"bucket": bucket, "inserted": True}}
-        if query["operationName"] == "CreateRunFiles":
-            host = f"http://{self.headers['Host']}/upload"
-            files = [{"name": name, "uploadUrl": f"{host}/{name}"} for name in given["files"]]
-            return {"createRunFiles": {"runID": "1", "uploadHeaders": [], "files": files}}
-        return {}
-
-    def _keep(self, run_id: str, sent: dict[str, Any]) -> None:
-        history = (sent.get("files") or {}).get("wandb-history.jsonl", {"content": []})
-        with (self.folder / f"{run_id}.jsonl").open("a") as file:
-            file.writelines(f"{line}\n" for line in history["content"])
-
     def log_message(self, *_: Any) -> None:
         """Say nothing."""
 
 
+class Server(ThreadingHTTPServer):
+    """Says nothing of clients that go away."""
+
+    def handle_error(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+def _graphql(query: dict[str, Any], host: str) -> dict[str, Any]:
+    given = query["variables"]
+    if query["operationName"] == "UpsertBucket":
+        project = {"id": "1", "name": given["project"], "entity": {"id": "1", "name": "someone"}}
+        bucket = {"id": "1", "name": given["name"], "displayName": "it", "project": project}
+        return {"upsertBucket": {"bucket": bucket, "inserted": True}}
+    if query["operationName"] == "CreateRunFiles":
+        files = [{"name": name, "uploadUrl": f"http://{host}/{name}"} for name in given["files"]]
+        return {"createRunFiles": {"runID": "1", "uploadHeaders": [], "files": files}}
+    return {}
+
+
 if __name__ == "__main__":
     Handler.folder, Handler.behaviour = Path(sys.argv[1]), sys.argv[3]
-    server = ThreadingHTTPServer(("127.0.0.1", int(sys.argv[2])), Handler)
-    (Handler.folder / "port.part").write_text(str(server.server_address[1]))
-    (Handler.folder / "port.part").rename(Handler.folder / "port")
+    server = Server(("127.0.0.1", int(sys.argv[2])), Handler)
+    (Handler.folder / "part").write_text(str(server.server_address[1]))
+    (Handler.folder / "part").rename(Handler.folder / "port")
     server.serve_forever()
