@@ -7,7 +7,10 @@ runs without tracking need not wait.
 import logging
 import netrc
 import os
+import secrets
+import shlex
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,7 +22,7 @@ log = logging.getLogger(__name__)
 Mode = Literal["online", "offline", "disabled"]
 
 FINISH_SECONDS = 30
-INIT_SECONDS = 20
+INIT_SECONDS = 10
 
 
 def choose_mode(wanted: str) -> Mode:
@@ -45,43 +48,75 @@ def _has_api_key() -> bool:
 
 
 class Tracker:
-    """One W&B run. After its first failure it says so once, and does nothing more."""
+    """One W&B run, online or offline.
+
+    When it fails, an offline run of the same id takes over, which ``wandb sync`` joins to what was
+    logged before; when that fails too, the tracking ends. Each is told in one line.
+    """
 
     def __init__(self, mode: Mode, folder: Path, **run: Any) -> None:
         """``run`` is what ``wandb.init`` takes; an ``id`` of None starts a new run."""
         self.run: Any = None
         self.wandb: Any = None
         self.run_id: str | None = run["id"]
-        arguments = {"dir": folder, "resume": "allow", **run}
-        if mode == "online":
-            _attempt(lambda: self._start("online", arguments))
-            if self.run is None:
-                log.warning("W&B: the run is kept offline instead")
-                _attempt(lambda: self.wandb.teardown())
-                mode = "offline"
-        if mode == "offline":
-            _attempt(lambda: self._start("offline", arguments))
+        self.arguments = {"dir": folder, "resume": "allow", **run}
+        self.folders: dict[str, Mode] = {}
+        self.complaints: list[str] = []
+        self.may_restart = True
+        if mode != "disabled" and (why := _failure(lambda: self._start(mode))):
+            self._restart(why)
 
-    def _start(self, mode: Mode, arguments: dict[str, Any]) -> None:
+    def _start(self, mode: Mode) -> None:
+        # Telemetry would contact the server from offline runs too, and wait for it at every end.
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        if "HOME" not in os.environ:
+            home = os.path.expanduser("~")
+            os.environ["HOME"] = str(self.arguments["dir"]) if home == "~" else home
         import wandb
 
         self.wandb = wandb
+        silent = wandb.Settings(silent=True)
+        with _no_standard_error():
+            wandb.setup(silent)
+        wandb.termsetup(silent, _Complaints(self.complaints))
+        self.run_id = self.run_id or secrets.token_hex(4)
+        arguments = {**self.arguments, "id": self.run_id}
+        self.complaints.clear()
         with _no_terminal():
             run = wandb.init(mode=mode, settings=_settings(), **arguments)
         run.define_metric("global_step")
         for group in ("train/*", "test/*", "time/*"):
             run.define_metric(group, step_metric="global_step")
         run.define_metric("test/top1", step_metric="global_step", summary="max")
-        self.run, self.run_id = run, run.id
+        self.folders[run.settings.sync_dir] = mode
+        self.run = run
+
+    def _restart(self, why: str) -> None:
+        """After a failure, go on with an offline run; after a second one, with none."""
+        self.run = None
+        self._teardown()
+        if self.may_restart:
+            self.may_restart = False
+            why = _failure(lambda: self._start("offline")) or why
+        if self.run is None:
+            log.warning("W&B failed, training goes on without it: %s", why)
+        else:
+            log.warning("W&B failed, the run is kept offline (%s); %s", why, self._how_to_upload)
 
     @property
     def location(self) -> str:
         """Where a person finds the run."""
-        if self.run is None:
+        if not self.folders:
             return "none"
-        if self.run.offline:
-            return f"offline, to upload: wandb sync {os.path.relpath(self.run.settings.sync_dir)}"
+        if self.run is None or self.run.offline:
+            return f"offline, {self._how_to_upload}"
         return str(self.run.url)
+
+    @property
+    def _how_to_upload(self) -> str:
+        folders = [os.path.relpath(folder) for folder in self.folders]
+        flags = ["--include-online"] if "online" in self.folders.values() else []
+        return f"to upload: {shlex.join(['wandb', 'sync', *flags, *folders])}"
 
     def log(self, step: int, metrics: dict[str, Any]) -> None:
         """Log the metrics of one step."""
@@ -103,15 +138,54 @@ class Tracker:
 
     def finish(self, exit_code: int) -> None:
         """End the run, within ``FINISH_SECONDS``."""
-        self._do(lambda run: run.finish(exit_code=exit_code))
+        if self.run is not None and (why := _failure(lambda: self._end(exit_code))):
+            log.warning("W&B did not end the run well (%s); %s", why, self._how_to_upload)
         self.run = None
+        self._teardown()
+
+    def _end(self, exit_code: int) -> None:
+        file = Path(self.run.settings.sync_file)
+        size = file.stat().st_size
+        self.run.finish(exit_code=exit_code)
+        self._teardown()
+        if file.stat().st_size == size:  # wandb itself keeps silent about it
+            raise OSError(f"the disk refused the last of {file}")
+        if self.complaints:
+            raise RuntimeError(" ".join(self.complaints))
+
+    def _teardown(self) -> None:
         if self.wandb is not None:
             with suppress(Exception):  # if the service has died, the interpreter's exit would trip
                 self.wandb.teardown()
 
     def _do(self, work: Callable[[Any], Any]) -> None:
-        if self.run is not None and not _attempt(lambda: work(self.run)):
-            self.run = None
+        """``work`` with the run; if that fails, with the one that takes over."""
+        if self.run is not None and (why := _failure(lambda: work(self.run))):
+            self._restart(why)
+            self._do(work)
+
+
+class _Complaints:
+    """Keeps the warnings that wandb would print."""
+
+    def __init__(self, kept: list[str]) -> None:
+        self.warning = self.error = kept.append
+
+    def info(self, message: str) -> None:
+        """Not worth keeping."""
+
+
+@contextmanager
+def _no_standard_error() -> Iterator[None]:
+    """A process started meanwhile has none: wandb's logs there where it finds no other place."""
+    ours = os.dup(2)
+    try:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(ours, 2)
+        os.close(ours)
 
 
 @contextmanager
@@ -125,14 +199,13 @@ def _no_terminal() -> Iterator[None]:
             sys.stdin = stdin
 
 
-def _attempt(work: Callable[[], Any]) -> bool:
-    """Whether ``work`` was done; wandb raises whatever its service, disk and network raise."""
+def _failure(work: Callable[[], Any]) -> str | None:
+    """Why ``work`` failed, in a line; wandb raises whatever its service, disk and network raise."""
     try:
         work()
     except Exception as error:
-        log.warning("W&B failed, training goes on without it: %s", " ".join(str(error).split()))
-        return False
-    return True
+        return textwrap.shorten(str(error) or type(error).__name__, 200, placeholder=" …")
+    return None
 
 
 def _settings() -> dict[str, Any]:
@@ -143,7 +216,8 @@ def _settings() -> dict[str, Any]:
         "silent": True,
         "init_timeout": INIT_SECONDS,
         "finish_timeout": FINISH_SECONDS,
-        # Of what is logged offline, all but the last second survives a SIGKILL.
-        "x_transaction_log_flush_interval": 1.0,
+        "finish_timeout_raises": True,
+        # Of what is logged, all but the last tenth of a second survives a SIGKILL.
+        "x_transaction_log_flush_interval": 0.1,
     }
     return {key: value for key, value in wanted.items() if key in wandb.Settings.model_fields}
