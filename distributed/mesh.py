@@ -155,8 +155,8 @@ class Mesh:
             try:
                 outcome[0] = work()
             except InputError as error:
-                outcome[1] = str(error)
+                outcome[1] = error.args
         dist.broadcast_object_list(outcome, src=0)
         if outcome[1] is not None:
-            raise InputError(outcome[1])
+            raise InputError(*outcome[1])
         return outcome[0]
