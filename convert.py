@@ -18,7 +18,10 @@ TARGET is one of these (.pth and .caffemodel only for such nets), or a graph fro
 
 import argparse
 import logging
+import signal
 from pathlib import Path
+
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C just ends the imports
 
 from model.variants import VARIANTS
 from training.folder import replacing

@@ -14,7 +14,10 @@ import argparse
 import json
 import logging
 import math
+import signal
 from pathlib import Path
+
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C just ends the imports
 
 from data.datasets import Dataset
 from distributed.mesh import Mesh, plan_mesh

@@ -9,7 +9,11 @@ their energy lies outside the grey axis), how many for light, and how many are s
 
 import argparse
 import logging
+import os
+import signal
 from pathlib import Path
+
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C just ends the imports
 
 from training.checkpoint import load_tensor, newest_checkpoint, verify_checkpoint
 from training.folder import RunFolder
@@ -23,7 +27,7 @@ def main() -> int:
     """Draw and count; returns the exit status."""
     arguments = parse_arguments()
     run = RunFolder(arguments.source)
-    if run.checkpoints.is_dir():
+    if os.path.isdir(run.checkpoints):
         checkpoint, state = newest_checkpoint(run.checkpoints)
     else:
         checkpoint, state = arguments.source, verify_checkpoint(arguments.source)

@@ -10,10 +10,13 @@ that cannot be read is named, and the others are gone on with; the exit status i
 import argparse
 import json
 import logging
+import signal
 from pathlib import Path
 from typing import Any
 
-from model.errors import InputError
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C just ends the imports
+
+from model.errors import InputError, printable
 from training.prediction import Guess, Predictor
 from training.program import ArgumentParser, run_program
 from training.source import read_source
@@ -39,7 +42,7 @@ def main() -> int:
             continue
         outcomes.append({"image": image, "classes": [guess._asdict() for guess in guesses]})
         if not arguments.json:
-            log.info("%s\n%s", image, as_text(guesses))
+            log.info("%s\n%s", printable(image), as_text(guesses))
     if arguments.json:
         log.info("%s", json.dumps(outcomes, indent=1, ensure_ascii=False))
     return status
@@ -48,7 +51,7 @@ def main() -> int:
 def as_text(guesses: list[Guess]) -> str:
     """A line for each, of at most 100 columns."""
     return "\n".join(
-        f"  {guess.probability:8.2%}  {' '.join(guess.name.split())[:NAME_WIDTH]}"
+        f"  {guess.probability:8.2%}  {printable(' '.join(guess.name.split()))[:NAME_WIDTH]}"
         for guess in guesses
     )
 

@@ -28,13 +28,11 @@ classes.
 import argparse
 import logging
 import math
-import signal
 from pathlib import Path
-from types import FrameType
 
 from data.packed_index import PackedIndex
 from distributed.device import share_of_cores
-from model.errors import InputError
+from model.errors import InputError, printable
 from preparation.source import list_source
 from preparation.statistics import MOST_IMAGES
 from preparation.target import prepare
@@ -47,7 +45,6 @@ log = logging.getLogger(__name__)
 
 def main() -> int:
     """Prepare or verify; returns the exit status."""
-    signal.signal(signal.SIGTERM, _interrupt)
     arguments = parse_arguments()
     try:
         if arguments.verify:
@@ -57,7 +54,7 @@ def main() -> int:
             pack_images(arguments)
     except KeyboardInterrupt:
         log.info("interrupted; what is finished is kept, and the same command goes on from it")
-        return 128 + signal.SIGINT
+        raise
     return 0
 
 
@@ -88,7 +85,7 @@ def tell(index: PackedIndex, target: Path) -> None:
             *(split, f"{told.images:,}", told.grey, told.cmyk, len(told.skipped)),
         )
         for skipped in told.skipped:
-            log.info("  skipped %s: %s", skipped.file, skipped.reason)
+            log.info("  skipped %s", printable(f"{skipped.file}: {skipped.reason}"))
     covariance = index.statistics.covariance
     deviation = [math.sqrt(covariance[channel][channel]) for channel in range(3)]
     log.info(
@@ -129,10 +126,6 @@ def number(text: str) -> int:
 
 def _short(values: tuple[float, ...] | list[float]) -> str:
     return f"[{', '.join(f'{value:.2f}' for value in values)}]"
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What a data set offers, and the table of those that a configuration can name."""
 
+import os.path
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -80,4 +81,6 @@ def open_dataset(
     """
     if name not in DATASETS:
         raise InputError(f"there is no data set '{name}': name one of {', '.join(DATASETS)}")
-    return DATASETS[name](split, folder and folder.expanduser(), stored_size, synthetic_length)
+    return DATASETS[name](
+        split, folder and Path(os.path.expanduser(folder)), stored_size, synthetic_length
+    )

@@ -19,6 +19,7 @@ from torchvision import datasets
 from data import Split
 from model.cache import cache_folder
 from model.errors import InputError
+from model.files import open_plain
 
 MD5 = {
     "train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
@@ -32,6 +33,8 @@ SYSTEM_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 DEBIAN_PACKAGE = "dataset-fashion-mnist"
 NETWORK_TIMEOUT = 30.0
 IMAGE_HEADER, LABEL_HEADER = 16, 8
+MOST_BYTES = IMAGE_HEADER + 60_000 * 28 * 28
+"""Of the longest file, unpacked."""
 
 
 class FashionMNIST:
@@ -97,8 +100,11 @@ def _read_file(folder: Path, name: str) -> Tensor:
     path = _packed_or_not(folder, name) or folder / name
     remedy = "replace it by the original, or delete it"
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            content = bytearray(file.read())
+        with (
+            open_plain(path) as file,
+            gzip.open(file) if path.suffix == ".gz" else file as unpacked,
+        ):
+            content = bytearray(unpacked.read(MOST_BYTES + 1))
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path} cannot be read ({error}): {remedy}") from error
     found = hashlib.md5(content, usedforsecurity=False).hexdigest()

@@ -1,18 +1,26 @@
 """Images in folders named after their classes, the layout of torchvision's ImageFolder."""
 
+import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO, NoReturn
 
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
-from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
+from torchvision.datasets.folder import IMG_EXTENSIONS, has_file_allowed_extension
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from data import Split
 from model.errors import InputError
+from model.files import open_plain
 
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "TIFF", "WEBP")
+"""What is decoded, whatever a file is called. PIL knows more, such as EPS, for which it would start
+Ghostscript."""
+DEEP = ("I", "F")
+"""Beginnings of PIL's names for grey images of more than 8 bits."""
 SPLIT_FOLDERS: dict[Split, tuple[str, ...]] = {"train": ("train",), "test": ("test", "val")}
 
 
@@ -22,8 +30,11 @@ class ImageFolder:
     Each is resized so that its shorter side has ``size`` pixels, and cut to the central square.
     The classes are those of training, where ``folder`` has images for it.
 
-    Raises InputError when a folder is missing, a class has no image, or the test classes are not
-    those of training.
+    Images may lie in folders of their class's folder. Links are followed, out of ``folder`` too,
+    but no folder is read twice for one class.
+
+    Raises InputError when a folder is missing, unreadable or linked to twice, a class has no image,
+    or the test classes are not those of training.
     """
 
     channels = 3
@@ -34,7 +45,7 @@ class ImageFolder:
         if folder is None:
             raise InputError("image_folder needs data.folder, the folder with train/ and test/")
         self.height = self.width = size
-        alone = split == "test" and not (folder / "train").exists()
+        alone = split == "test" and not os.path.exists(folder / "train")
         self.classes: Sequence[str] = _classes(_split_folder(folder, split if alone else "train"))
         root = _split_folder(folder, split)
         _check_same_classes(root, self.classes)
@@ -70,10 +81,10 @@ def decode_with_mode(path: str, size: int, channels: int = 3) -> tuple[Tensor, s
     Raises InputError, whatever the decoder raised, which is its ``__cause__``.
     """
     try:
-        with warnings.catch_warnings():
+        with open_plain(path) as file, warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                mode, plain = image.mode, image.convert("L" if channels == 1 else "RGB")
+            with _open_image(file) as image:
+                mode, plain = image.mode, _of_8_bits(image).convert("L" if channels == 1 else "RGB")
         square = ImageOps.fit(plain, (size, size), Image.Resampling.BILINEAR)
         return pil_to_tensor(square), mode
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -87,10 +98,29 @@ def decode_with_mode(path: str, size: int, channels: int = 3) -> tuple[Tensor, s
         ) from error
 
 
+def _open_image(file: BinaryIO) -> Image.Image:
+    try:
+        return Image.open(file, formats=FORMATS)
+    except UnidentifiedImageError:
+        raise ValueError(f"it is none of {', '.join(FORMATS)}") from None
+
+
+def _of_8_bits(image: Image.Image) -> Image.Image:
+    """The upper byte of 16, as PIL does it for colours; others raise ValueError.
+
+    PIL would cut off all that is brighter than 255.
+    """
+    if image.mode.startswith("I;16"):
+        return image.point(lambda value: value * (1 / 256))
+    if image.mode.startswith(DEEP):
+        raise ValueError(f"its pixels are of the kind {image.mode}, not of 8 or 16 bits")
+    return image
+
+
 def _split_folder(folder: Path, split: Split) -> Path:
     """The folder of a split; InputError if there is none."""
     for name in SPLIT_FOLDERS[split]:
-        if (folder / name).is_dir():
+        if os.path.isdir(folder / name):
             return folder / name
     places = " nor ".join(str(folder / name) for name in SPLIT_FOLDERS[split])
     raise InputError(f"there is no folder {places}: put one folder of images per class there")
@@ -98,7 +128,10 @@ def _split_folder(folder: Path, split: Split) -> Path:
 
 def _classes(root: Path) -> list[str]:
     """The names of the class folders in ``root``, sorted; InputError if there are none."""
-    names = [path.name for path in root.iterdir() if path.is_dir()]
+    try:
+        names = [entry.name for entry in os.scandir(root) if entry.is_dir()]
+    except OSError as error:
+        _refuse(error)
     visible = sorted(name for name in names if not name.startswith("."))
     if not visible:
         raise InputError(f"{root} has no class folders: put one folder of images per class there")
@@ -115,11 +148,30 @@ def _check_same_classes(root: Path, classes: Sequence[str]) -> None:
 
 def _samples(root: Path, classes: Sequence[str]) -> list[tuple[str, int]]:
     """Paths and labels, in the order of the classes; InputError for a class without images."""
-    numbers = {name: number for number, name in enumerate(classes)}
-    samples: list[tuple[str, int]] = make_dataset(
-        str(root), numbers, extensions=IMG_EXTENSIONS, allow_empty=True
-    )
-    filled = {label for _, label in samples}
-    if empty := [name for name in classes if numbers[name] not in filled]:
-        raise InputError(f"{root / empty[0]} holds no images: put some there or remove the folder")
+    samples = []
+    for label, name in enumerate(classes):
+        paths = _images_below(str(root / name))
+        if not paths:
+            raise InputError(f"{root / name} holds no images: put some there or remove the folder")
+        samples += [(path, label) for path in paths]
     return samples
+
+
+def _images_below(folder: str) -> list[str]:
+    """Paths of the image files in a folder and those in it, sorted; InputError as above."""
+    found, known = [], set()
+    for place, _, names in os.walk(folder, onerror=_refuse, followlinks=True):
+        real = os.path.realpath(place)
+        if real in known:
+            raise InputError(
+                f"{place} leads to {real}, where images of its class were found already: remove "
+                "the link"
+            )
+        known.add(real)
+        found.append((place, sorted(names)))
+    paths = (os.path.join(place, name) for place, names in sorted(found) for name in names)
+    return [path for path in paths if has_file_allowed_extension(path, IMG_EXTENSIONS)]
+
+
+def _refuse(error: OSError) -> NoReturn:
+    raise InputError(f"{error.filename} cannot be listed ({error.strerror}): make it readable")

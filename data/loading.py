@@ -100,7 +100,7 @@ class _Reader(TorchDataset[Batch | InputError]):
         try:
             return Batch(*self.dataset.read(indices), indices)
         except InputError as error:
-            return InputError(str(error))
+            return InputError(*error.args)
 
 
 def _forkserver() -> BaseContext:

@@ -1,5 +1,6 @@
 """Images that ``prepare.py`` has decoded and resized, read back as they are."""
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,11 +11,13 @@ import torch
 from torch import Tensor
 
 from data import Split
+from data.arrays import Header, read_array, read_header
 from data.packed_index import PackedIndex, Shard, read_index
 from model.errors import InputError
 
 MOST_OPEN = 64
 """Shards kept open at once: an epoch reads from few at a time, and a process may open 1024."""
+REMEDY = "prepare the images anew"
 
 
 class Packed:
@@ -109,46 +112,32 @@ class _OpenFile:
 def _offset(folder: Path, shard: Shard, index: PackedIndex) -> int:
     """Where the pixels of a shard begin, in bytes; InputError if it is not as the index says."""
     size = index.plan.size
-    array = _array(folder / shard.file)
-    _check_form(folder / shard.file, array, (shard.images, size, size, 3), np.uint8)
-    return array.offset
+    shape = shard.images, size, size, 3
+    return _checked_header(folder / shard.file, shape, np.dtype(np.uint8)).offset
 
 
 def _labels(folder: Path, split: Split, index: PackedIndex) -> Tensor:
     """The labels of a split, (N,) int64; InputError if they do not fit the index."""
     path = folder / index.splits[split].labels.file
-    array = _array(path)
-    _check_form(path, array, (index.splits[split].images,), np.int64)
-    labels = torch.from_numpy(np.array(array))
+    _checked_header(path, (index.splits[split].images,), np.dtype(np.int64))
+    labels = torch.from_numpy(read_array(path))
     if labels.min() < 0 or labels.max() >= len(index.classes):
         raise InputError(
-            f"{path} has labels outside of the index's {len(index.classes)} classes: prepare the "
-            "images anew"
+            f"{path} has labels outside of the index's {len(index.classes)} classes: {REMEDY}"
         )
     return labels
 
 
-def _array(path: Path) -> "np.memmap[Any, Any]":
-    """The mapped array of a file; InputError if it holds none, or less than it says."""
+def _checked_header(path: Path, shape: tuple[int, ...], dtype: "np.dtype[Any]") -> Header:
+    """The header of a file; InputError unless it and the file's length are as the index says."""
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError, SyntaxError) as error:
+        header, length = read_header(path), path.stat().st_size
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is not a whole NumPy array ({error}): {REMEDY}") from None
+    whole = header.offset + math.prod(shape) * dtype.itemsize
+    if header[:3] != (shape, False, dtype) or length != whole:
         raise InputError(
-            f"{path} is not a whole NumPy array ({' '.join(str(error).split())}): prepare the "
-            "images anew"
-        ) from None
-    if not isinstance(array, np.memmap):
-        raise InputError(f"{path} is not a NumPy array: prepare the images anew")
-    return array
-
-
-def _check_form(
-    path: Path, array: "np.memmap[Any, Any]", shape: tuple[int, ...], dtype: type[np.generic]
-) -> None:
-    whole = path.stat().st_size == array.offset + array.nbytes
-    if array.shape == shape and array.dtype == dtype and array.flags.c_contiguous and whole:
-        return
-    raise InputError(
-        f"{path} holds {array.dtype} {array.shape} in {path.stat().st_size} bytes, and the index "
-        f"says {np.dtype(dtype)} {shape}: prepare the images anew"
-    )
+            f"{path} holds {header.dtype} {header.shape} in {length} bytes, and the index says "
+            f"{dtype} {shape}: {REMEDY}"
+        )
+    return header

@@ -12,9 +12,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from data import Split
 from model.errors import InputError
+from model.files import open_plain
 
 FORMAT: Literal[1] = 1
 INDEX = "index.json"
+MOST_BYTES = 2**28
+"""Of an index; one that names every image of ImageNet as skipped has fewer."""
 UNFINISHED = ".unfinished"
 """The folder, inside of a target, that is there until all is packed."""
 
@@ -127,7 +130,8 @@ def read_index(folder: Path) -> PackedIndex:
     """The index of ``folder``; raises InputError when there is none that can be used."""
     path = folder / INDEX
     try:
-        return PackedIndex.model_validate_json(path.read_bytes())
+        with open_plain(path, MOST_BYTES) as file:
+            return PackedIndex.model_validate_json(file.read())
     except OSError as error:
         if (folder / UNFINISHED).is_dir():
             raise InputError(

@@ -162,11 +162,11 @@ class Mesh:
                 with self.ledger.inside("work for all ranks"):
                     outcome[0] = work()
             except InputError as error:
-                outcome[1] = str(error)
+                outcome[1] = error.args
         self._wait_for_main()
         dist.broadcast_object_list(outcome, src=0)
         if outcome[1] is not None:
-            raise InputError(outcome[1])
+            raise InputError(*outcome[1])
         return outcome[0]
 
     def _wait_for_main(self) -> None:

@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from model.errors import InputError
+from model.files import open_plain
 
 EXAMPLES = (
     "Kaggle's LOC_val_solution.csv, or lines such as 'ILSVRC2012_val_00000001.JPEG n01751748'"
 )
+MOST_BYTES = 2**26
 HEADER = "imageid,predictionstring"
 
 
@@ -42,7 +44,8 @@ def stem_of(name: str) -> str:
 
 def _lines(path: Path) -> list[str]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with open_plain(path, MOST_BYTES) as file:
+            text = file.read().decode("utf-8-sig")
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}): give {EXAMPLES}") from None
     except UnicodeDecodeError:

@@ -1,10 +1,18 @@
 """The schema of a run's configuration: every setting, its type, its default and its help."""
 
+import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from model.alexnet import SMALLEST_SIDE
 from model.variants import Activation, Meeting, Variant, net_form
@@ -17,6 +25,12 @@ DTYPES = {
 }
 
 
+LARGEST_SIDE = 4096
+"""Of images, in pixels; the net's fc6 would have 17 billion weights."""
+LONGEST_NAME = 255
+"""Bytes, in a file system."""
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+"""What no name of anything has: control characters, and bytes that are no text."""
 Probability = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -26,6 +40,19 @@ class Section(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _plain(cls, value: Any, info: ValidationInfo) -> Any:
+        """What pydantic would let pass: true for 1, and text that is no name of anything."""
+        kinds = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and bool not in (kinds, *get_args(kinds)):
+            raise ValueError("Input should be no truth value")
+        if isinstance(value, str) and CONTROL.search(value):
+            raise ValueError("Input should have no control characters")
+        if isinstance(value, str) and max(map(len, value.encode().split(b"/"))) > LONGEST_NAME:
+            raise ValueError(f"Input should have names of at most {LONGEST_NAME} bytes")
+        return value
 
 
 class DataConfig(Section):
@@ -38,9 +65,9 @@ class DataConfig(Section):
     images: patterns, textures."""
     folder: Path | None = None
     """Where the files lie; Fashion-MNIST is looked for, then downloaded, without it."""
-    size: int = Field(224, ge=SMALLEST_SIDE)
+    size: int = Field(224, ge=SMALLEST_SIDE, le=LARGEST_SIDE)
     """Side of the network's input, in pixels."""
-    resize: int | None = None
+    resize: int | None = Field(None, le=LARGEST_SIDE)
     """Side to which images are resized before the crop to size; size itself, if not given."""
     mean: float | list[float] = 0.0
     """Subtracted from the pixels (0 to 255); one number, or one for each channel."""
@@ -58,11 +85,11 @@ class DataConfig(Section):
     test_views: Literal[1, 2, 10] = 1
     """Of a test image: its centre; and mirrored; and its corners. Their probabilities are averaged.
     """
-    workers: int = Field(0, ge=0)
+    workers: int = Field(0, ge=0, le=256)
     """Reading processes of each rank, for image folders and packed images."""
-    stored_size: int = Field(256, gt=0)
+    stored_size: int = Field(256, gt=0, le=LARGEST_SIDE)
     """Side at which decoded or made-up images are kept, in pixels."""
-    synthetic_length: int = Field(2048, gt=0)
+    synthetic_length: int = Field(2048, gt=0, le=10**8)
     """Training images in the made-up set."""
 
 
@@ -130,7 +157,7 @@ class TrackingConfig(Section):
 class Config(Section):
     """Everything that defines a run."""
 
-    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
     """Of the run's folder; where it is taken, -2, -3, … is appended."""
     seed: int = Field(0, ge=0, lt=2**32)
     """Of the weights, the order of the images, augmentation and dropout."""
@@ -198,6 +225,8 @@ class Config(Section):
             raise ValueError("data.folder must name the folder that prepare.py made")
         if self.data.color_noise and self.data.color_covariance is None:
             raise ValueError("data.color_noise needs data.color_covariance, which prepare.py tells")
+        if self.optimizer.accumulation > self.batch_size:
+            raise ValueError("optimizer.accumulation must be at most batch_size")
         if self.optimizer.nesterov and not self.optimizer.momentum:
             raise ValueError("optimizer.nesterov needs a momentum above 0")
         return self

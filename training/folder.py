@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from model.errors import InputError
+from model.files import open_plain
 
 log = logging.getLogger(__name__)
 
@@ -195,9 +196,26 @@ class MetricsFile:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics file; one that a crash cut short is left out."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("}")]
+    """The lines of a metrics file; what else is there, as a line cut short by a crash, is left out.
+
+    Raises InputError when the file cannot be read.
+    """
+    try:
+        with open_plain(path) as file:
+            lines = file.read().splitlines()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+    return [metrics for metrics in map(_metrics, lines) if metrics]
+
+
+def _metrics(line: bytes) -> dict[str, Any] | None:
+    try:
+        metrics = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return metrics if isinstance(metrics, dict) and isinstance(metrics.get("step"), int) else None
 
 
 @contextmanager
@@ -232,5 +250,5 @@ def replacing(path: Path) -> Iterator[Path]:
 def _numbers(runs: Path, name: str) -> list[int]:
     """The numbers of the folders that exist for ``name``, the unnumbered one being the first."""
     pattern = re.compile(re.escape(name) + r"(?:-([2-9]|[1-9]\d+))?")
-    found = [pattern.fullmatch(path.name) for path in runs.iterdir()] if runs.is_dir() else []
+    found = [pattern.fullmatch(path.name) for path in runs.iterdir()] if os.path.isdir(runs) else []
     return [int(match[1] or 1) for match in found if match]

@@ -1,5 +1,6 @@
 """The images of a run: its data sets, and each replica's share of every batch."""
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from data import Split
+from data.arrays import read_array, read_header
 from data.datasets import Dataset, open_dataset
 from data.fashion_mnist import FashionMNIST
 from data.loading import Batch, Loader, epoch_order
@@ -91,18 +93,22 @@ def _mean_image(path: Path | None, shape: tuple[int, int, int]) -> Tensor | None
     if path is None:
         return None
     try:
-        image = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        if (found := read_header(path).shape) != shape:
+            raise InputError(
+                f"data.mean_image: {path} has shape {found}, and the images {shape}: set "
+                "data.resize to the side of the mean image"
+            )
+        image = torch.from_numpy(read_array(path).astype(np.float32))
+        if not image.isfinite().all():
+            raise ValueError("not all of its numbers are finite")
+    except InputError:
+        raise
+    except (OSError, TypeError, ValueError) as error:
         raise InputError(
             f"data.mean_image: {path} cannot be read as a NumPy array ({error}): name the "
             "mean-image.npy of a folder that prepare.py made"
         ) from None
-    if image.shape != shape:
-        raise InputError(
-            f"data.mean_image: {path} has shape {image.shape}, and the images {shape}: set "
-            "data.resize to the side of the mean image"
-        )
-    return torch.from_numpy(image.astype(np.float32))
+    return image
 
 
 def _color_changes(data: DataConfig, channels: int) -> Tensor:
@@ -111,14 +117,20 @@ def _color_changes(data: DataConfig, channels: int) -> Tensor:
     (C, C), a component a row. The text of section 4.1 multiplies by eigenvalues, which depend on
     the unit of the pixels; the authors' later code (cuda-convnet2) by their roots, as here.
     """
-    covariance = torch.tensor(data.color_covariance, dtype=torch.float64)
-    fits = covariance.shape == (channels, channels) and torch.equal(covariance, covariance.T)
-    if not fits or torch.linalg.eigvalsh(covariance)[0] < 0:
-        raise InputError(
-            f"data.color_covariance is not the covariance of {channels} channels: copy what "
-            "prepare.py tells"
-        )
+    refusal = InputError(
+        f"data.color_covariance is not the covariance of {channels} channels: copy what "
+        "prepare.py tells"
+    )
+    rows = data.color_covariance or []
+    if [len(row) for row in rows] != [channels] * channels:
+        raise refusal
+    covariance = torch.tensor(rows, dtype=torch.float64)
     variances, components = torch.linalg.eigh(covariance)
+    if (
+        not torch.equal(covariance, covariance.T)
+        or not 0 <= variances[0] <= variances[-1] < math.inf
+    ):
+        raise refusal
     return data.color_noise * (components * variances.sqrt()).T
 
 

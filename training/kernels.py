@@ -42,7 +42,7 @@ def draw_kernels(conv1: Tensor, towers: int, picture: Path, title: str) -> None:
     parts, kinds = conv1.chunk(towers), kinds_of_towers(conv1, towers)
     rows = -(-len(parts[0]) // COLUMNS)
     figure = Figure(figsize=(10, 0.6 + towers * (0.3 + 0.62 * rows)), layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle(title, parse_math=False)
     panels = figure.subplots(towers, squeeze=False)[:, 0]
     for number, (axes, part) in enumerate(zip(panels, parts, strict=True)):
         axes.imshow(_montage(part), cmap="gray", vmin=0, vmax=1, interpolation="nearest")

@@ -2,6 +2,7 @@
 
 import argparse
 import ctypes
+import io
 import logging
 import os
 import re
@@ -34,9 +35,34 @@ WAIT_FOR_RANK_0 = 20.0
 def run_program(main: Callable[[], int]) -> None:
     """Run ``main`` and end the process; of several ranks that fail, only the first one speaks.
 
-    Exit status: what ``main`` returns, 2 after an InputError, 1 after any other exception. A
-    failing rank leaves at once, without waiting for collectives that will never complete.
+    Exit status: what ``main`` returns, 2 after an InputError, 128 + N after signal N (SIGINT or
+    SIGTERM, unless ``main`` sees to them), 1 after any other exception. A failing rank leaves at
+    once, without waiting for collectives that will never complete.
     """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    try:
+        _run(main)
+    except Interrupted as signalled:
+        os._exit(128 + signalled.number)
+
+
+class Interrupted(KeyboardInterrupt):
+    """What SIGINT and SIGTERM raise in a program that does not see to them itself."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise Interrupted(number)
+
+
+def _run(main: Callable[[], int]) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # None where it was closed
+            stream.reconfigure(errors="backslashreplace")  # a name may be no text at all
     if launched_world().rank == 0:
         logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[_Console()])
     else:
@@ -124,7 +150,7 @@ class StopRequest:
 def log_to_file(path: Path) -> None:
     """Have what is said on the terminal written to a file as well, with the time."""
     with writing(path):
-        handler = logging.FileHandler(path)
+        handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     logging.getLogger().addHandler(handler)
 

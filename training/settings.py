@@ -3,15 +3,23 @@
 import copy
 import difflib
 import typing
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from typing_extensions import override as overriding
 
 from model.errors import InputError
+from model.files import open_plain
 from training.config import Config, Section
+
+MOST_BYTES = 2**16
+"""Of a configuration's file; so many are more than anybody writes."""
+LARGEST_INT = 2**63
+SHOWN = 80
+"""Letters of a wrong value that are quoted."""
 
 # Settings that a resumed run may change: they do not touch what is computed.
 CHANGEABLE = {
@@ -52,7 +60,7 @@ def resolve_config(values: dict[str, Any], overrides: list[str], path: Path) -> 
     except ValidationError as error:
         given = {override.partition("=")[0] for override in overrides}
         faults = (_explain(path, given, fault) for fault in error.errors())
-        raise InputError("\n".join(faults)) from None
+        raise InputError(*faults) from None
 
 
 def dump_config(config: Config) -> str:
@@ -111,17 +119,62 @@ def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text())
+        with open_plain(path, MOST_BYTES) as file:
+            values = _parse(file.read())
     except OSError as error:
         raise InputError(f"cannot read the config {path}: {error.strerror}") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or the date 2026-99-99
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path} is not valid YAML: {reason}") from None
+    except ValueError as error:
+        raise InputError(f"{path} is not valid YAML: {error}") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
         raise InputError(f"{path} must hold a mapping of keys to values")
     return values
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which nothing is said twice, or in few letters much.
+
+    A key that is repeated is most likely a mistake, of which PyYAML takes the last. Aliases make of
+    a short text one without end; no configuration needs them.
+    """
+
+    @overriding
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.MarkedYAMLError(None, None, "write out what the alias stands for", mark)
+        return super().compose_node(parent, index)
+
+    @overriding
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        known = set()
+        for key, _ in node.value:
+            if str(key.value) in known:
+                problem = f"the key {key.value} is there twice"
+                raise yaml.MarkedYAMLError(None, None, problem, key.start_mark)
+            known.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+    @overriding
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        value = super().construct_yaml_int(node)
+        if abs(value) >= LARGEST_INT:
+            raise yaml.MarkedYAMLError(None, None, "a number is too large", node.start_mark)
+        return value
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+
+
+def _parse(text: str | bytes) -> Any:
+    """What YAML means; raises ValueError with the reason if it is none."""
+    try:
+        return yaml.load(text, _Loader)
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: the date 2026-99-99
+        raise ValueError(" ".join(str(error).split())) from None
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def _merge(values: dict[str, Any], changes: dict[str, Any]) -> None:
@@ -135,17 +188,21 @@ def _merge(values: dict[str, Any], changes: dict[str, Any]) -> None:
 def _override(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
-        raise InputError(f"cannot use the argument {override!r}: overrides look like key.sub=value")
+        raise InputError(
+            f"cannot use the argument {_quoted(override)}: overrides look like key.sub=value"
+        )
     *parents, last = key.split(".")
     for parent in parents:
         section = values.setdefault(parent, {})
         if not isinstance(section, dict):
-            raise InputError(f"cannot use the override {override!r}: {parent} is not a section")
+            raise InputError(
+                f"cannot use the override {_quoted(override)}: {parent} is not a section"
+            )
         values = section
     try:
-        values[last] = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError):
-        raise InputError(f"the value in {override!r} is not valid YAML") from None
+        values[last] = _parse(text)
+    except ValueError as error:
+        raise InputError(f"the value in {_quoted(override)} is not valid YAML: {error}") from None
 
 
 def _explain(path: Path, overridden: set[str], fault: Any) -> str:
@@ -158,7 +215,13 @@ def _explain(path: Path, overridden: set[str], fault: Any) -> str:
         hint = f"did you mean {near[0]!r}?" if near else f"the keys are {', '.join(names)}"
         return f"{where}: {key}: unknown key, {hint}"
     message = fault["msg"].removeprefix("Value error, ")
-    return f"{where}: {key}: {message} (got {fault['input']!r})" if key else f"{where}: {message}"
+    got = _quoted(fault["input"])
+    return f"{where}: {key}: {message} (got {got})" if key else f"{where}: {message}"
+
+
+def _quoted(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
 def _valid_keys(sections: tuple[Any, ...]) -> list[str]:

@@ -1,5 +1,6 @@
 """Weights to start from or to use: a checkpoint, a run's folder or a file, and its settings."""
 
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ from training.checkpoint import newest_checkpoint, read_tensors, verify_checkpoi
 from training.config import Config
 from training.folder import RunFolder
 from training.input import stored_side
-from training.settings import config_over
+from training.settings import config_over, resolve_config
 from weights.files import read_file
 from weights.net import Weights, make_weights
 
@@ -69,12 +70,14 @@ def check_data(weights: Weights, classes: int, channels: int, config: Config) ->
 def read_source(source: Path) -> Source:
     """What the user named: a checkpoint, a run's folder (its newest checkpoint), or a file.
 
-    Raises InputError when it is missing, damaged, or not an AlexNet's.
+    Raises InputError when it is missing, damaged, not an AlexNet's, or describes its net and images
+    in words that are no settings.
     """
-    source = source.expanduser()
-    if source.is_dir():
+    source = Path(os.path.expanduser(source))
+    if os.path.isdir(source):
         return _read_checkpoint(source)
     weights = read_file(source)
+    _check_description(weights)
     data = {"name": "image_folder", **(weights.preprocessing or {})}
     settings: dict[str, Any] = {
         "towers": weights.towers,
@@ -86,9 +89,21 @@ def read_source(source: Path) -> Source:
     return Source(weights, settings)
 
 
+def _check_description(weights: Weights) -> None:
+    """Raise InputError for what would set anything else than it may, or not as it can be set."""
+    known = weights.preprocessing or {}
+    if unknown := sorted(known.keys() - set(PREPROCESSING)):
+        raise InputError(
+            f"the description in {weights.source} says more than how images are prepared, "
+            f"{unknown[0]}: write the file with convert.py"
+        )
+    data = {"name": "synthetic", **known}
+    resolve_config({"towers": 1, "net": dict(weights.changes), "data": data}, [], weights.source)
+
+
 def _read_checkpoint(source: Path) -> Source:
     """How a run was placed and compiled is not the business of those who use its weights."""
-    if (source / "manifest.json").exists():
+    if os.path.lexists(source / "manifest.json"):
         path, state = source, verify_checkpoint(source)
     else:
         path, state = newest_checkpoint(RunFolder(source).checkpoints)

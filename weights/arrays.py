@@ -6,8 +6,6 @@ holds them, so conv1 reads BGR. ``metadata``, a text in JSON, may be there and s
 """
 
 import json
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from torch import Tensor
 
 from model.errors import InputError
 from weights.caffe import VARIANTS_OF_CAFFE, swap_rgb
+from weights.limits import check_unpacked
 from weights.metadata import describe, understand
 from weights.net import NAMES, Weights, make_weights
 from weights.presets import CAFFE_PREPROCESSING, imagenet_classes, rgb_only
@@ -30,19 +29,19 @@ def read_npz(path: Path) -> Weights:
     Raises InputError when it is not whole, or has other keys; objects are never unpickled.
     """
     try:
-        archive = np.load(path, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise ValueError("it is a single array")
-        with archive:
+        check_unpacked(path)
+        with np.load(path, allow_pickle=False) as archive:
             if missing := [name for name in NAMES if name not in archive.files]:
                 raise InputError(f"{path} holds no AlexNet: it has no key {missing[0]}")
             tensors = swap_rgb({name: _tensor(archive[name]) for name in NAMES})
             metadata = json.loads(str(archive[METADATA])) if METADATA in archive.files else None
-    except (ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
-        if isinstance(error, InputError):
-            raise
-        reason = str(error).splitlines()[0].rstrip(".") if str(error) else "it is cut short"
-        raise InputError(f"{path} is not a whole .npz archive of numbers ({reason})") from None
+    except (InputError, OSError):
+        raise
+    except Exception as error:  # whatever the bytes led zipfile, NumPy and json to
+        reason = " ".join(str(error).split())[:100].rstrip(".") or "it is cut short"
+        raise InputError(
+            f"{path} is not a whole .npz archive of numbers ({reason}): write it anew"
+        ) from None
     if isinstance(metadata, dict):
         return make_weights(path, tensors, **understand(path, metadata))
     names, preprocessing = imagenet_classes(tensors), rgb_only(tensors, CAFFE_PREPROCESSING)

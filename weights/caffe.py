@@ -20,6 +20,7 @@ from weights.net import LAYERS, Weights, make_weights
 from weights.presets import CAFFE_PREPROCESSING, imagenet_classes, rgb_only
 
 VARIANTS_OF_CAFFE = ("caffe", "caffenet")
+MOST_LAYERS, MOST_NAMED = 1000, 10
 
 _Field = descriptor_pb2.FieldDescriptorProto
 _MESSAGES: dict[str, list[tuple[str, int, Any, str]]] = {
@@ -86,6 +87,8 @@ def read_caffemodel(path: Path) -> Weights:
         net = _net_parameter().FromString(path.read_bytes())
     except DecodeError:
         raise InputError(f"{path} is not a whole .caffemodel: fetch it again") from None
+    if len(net.layer) + len(net.layers) > MOST_LAYERS:
+        raise InputError(f"{path} holds no AlexNet: it has more than {MOST_LAYERS} layers")
     layers = [*net.layer, *net.layers]
     order = [_text(layer.name) for layer in layers]
     blobs = {_text(layer.name): layer.blobs for layer in layers if layer.blobs}
@@ -103,7 +106,7 @@ def read_caffemodel(path: Path) -> Weights:
 def _read_layers(path: Path, blobs: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
     for layer in LAYERS:
         if len(blobs.get(layer, ())) != 2:
-            found = ", ".join(sorted(blobs)) or "none"
+            found = ", ".join(sorted(blobs)[:MOST_NAMED]) or "none"
             raise InputError(
                 f"{path} holds no AlexNet: it has no weight and bias of a layer {layer} (the "
                 f"layers with weights: {found})"
@@ -115,6 +118,10 @@ def _read_layers(path: Path, blobs: dict[str, Any]) -> Iterator[tuple[str, Tenso
 
 def _read_blob(path: Path, name: str, blob: Any, dims: int) -> Tensor:
     """Its numbers; the old form has four dimensions always, of which the first may be 1."""
+    if len(blob.shape.dim) > 4:
+        raise InputError(
+            f"{path} is not a whole .caffemodel: its {name} has more than 4 dimensions"
+        )
     shape = list(blob.shape.dim) or [blob.N, blob.C, blob.H, blob.W]
     while len(shape) > dims and shape[0] == 1:
         del shape[0]

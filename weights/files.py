@@ -1,6 +1,7 @@
 """Files of weights: which suffix is read and written how."""
 
 import warnings
+import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from model.weights import from_torchvision, to_torchvision
 from weights.arrays import read_npz, write_npz
 from weights.caffe import read_caffemodel, write_caffemodel
 from weights.export import write_exported, write_onnx
+from weights.limits import check_size, check_unpacked
 from weights.metadata import describe, understand
-from weights.net import Weights, make_weights
+from weights.net import Weights, check_names, make_weights
 from weights.presets import TORCHVISION_PREPROCESSING, imagenet_classes, rgb_only
 
 
@@ -23,10 +25,13 @@ def read_safetensors(path: Path) -> Weights:
     """The tensors of the local form; raises InputError when they are not all there."""
     try:
         with safe_open(path, framework="pt") as file:
+            check_names(path, file.keys())
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        raise InputError(f"{path} is not a whole safetensors file: {error}") from None
+        raise InputError(
+            f"{path} is not a whole safetensors file ({error}): fetch or write it anew"
+        ) from None
     return make_weights(path, tensors, **understand(path, metadata))
 
 
@@ -41,6 +46,8 @@ def read_pth(path: Path) -> Weights:
 
     torch unpickles tensors and plain containers, and refuses all else before it is made.
     """
+    if zipfile.is_zipfile(path):
+        check_unpacked(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -54,7 +61,10 @@ def read_pth(path: Path) -> Weights:
             f"{path} is not a whole state dict, tensors by their names, and nothing else is "
             "unpickled: write one with torch.save(net.state_dict(), …)"
         )
-    tensors = from_torchvision(state)
+    try:
+        tensors = from_torchvision(state)
+    except InputError as error:
+        raise InputError(f"{path} holds another net: {error}") from None
     return make_weights(
         path,
         tensors,
@@ -100,6 +110,7 @@ def read_file(path: Path) -> Weights:
             f"ends in {_listed(READERS)}"
         )
     try:
+        check_size(path)
         return READERS[path.suffix](path)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from None

@@ -40,10 +40,12 @@ def understand(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
         names = known.get("class_names", [])
         if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
             raise ValueError("class_names is no list of names")
+        if not isinstance(metadata.get("variant", ""), str):
+            raise ValueError("variant is no name")
         for key in ("preprocessing", "changes"):
             if not isinstance(known.get(key, {}), dict):
                 raise ValueError(f"{key} is no mapping")
-    except (ValueError, RecursionError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise InputError(
             f"the description in {path} is not valid ({error}): write the file with convert.py"
         ) from None

@@ -1,6 +1,6 @@
 """A net's weights in the local layout, and what is known of the net they make."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -99,12 +99,9 @@ def make_weights(
     Half-precision tensors become float32. Without a ``variant`` it is that which alone has these
     shapes, if there is such a one.
     """
-    if differing := sorted(set(NAMES) ^ tensors.keys()):
-        has = "has no" if differing[0] in NAMES else "also has"
-        raise InputError(f"{source} holds no AlexNet: it {has} {differing[0]}")
+    check_names(source, tensors)
     for name, tensor in tensors.items():
-        plain = tensor.layout is torch.strided and tensor.device.type == "cpu"
-        if not (tensor.is_floating_point() and plain):
+        if not _is_plain(tensor):
             raise InputError(f"{source} holds no weights: its {name} is not of plain numbers")
     fitting = _fitting(tensors, changes)
     if not fitting:
@@ -122,6 +119,20 @@ def make_weights(
             "leave the names out, or name all"
         )
     return replace(weights, class_names=class_names, preprocessing=preprocessing)
+
+
+def check_names(source: Path, names: Iterable[str]) -> None:
+    """Raise InputError unless the names of tensors are those of the local form."""
+    if differing := sorted(set(NAMES).symmetric_difference(names)):
+        has = "has no" if differing[0] in NAMES else "also has"
+        raise InputError(f"{source} holds no AlexNet: it {has} {differing[0]}")
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether all of its numbers are there; a view can repeat one number without end."""
+    if not tensor.is_floating_point() or tensor.layout is not torch.strided:
+        return False
+    return tensor.device.type == "cpu" and tensor.untyped_storage().nbytes() >= tensor.nbytes
 
 
 def _check_known(source: Path, variant: str) -> None:

@@ -82,7 +82,7 @@ def test_a_shard_of_nothing_but_broken_files_is_no_file(task):
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ENOMEM, None])
 def test_what_the_system_did_not_hand_out_is_no_broken_image(task, monkeypatch, number):
-    def fail(path):
+    def fail(*_, **__):
         raise OSError(number, os.strerror(number)) if number else MemoryError
 
     monkeypatch.setattr(Image, "open", fail)
