@@ -150,9 +150,16 @@ class StopRequest:
 def log_to_file(path: Path) -> None:
     """Have what is said on the terminal written to a file as well, with the time."""
     with writing(path):
-        handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
+        handler = _LogFile(path, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     logging.getLogger().addHandler(handler)
+
+
+class _LogFile(logging.FileHandler):
+    """What a full disk refuses is on the terminal alone."""
+
+    @override
+    def handleError(self, record: logging.LogRecord) -> None: ...
 
 
 class _Console(logging.Handler):
