@@ -4,6 +4,7 @@ import json
 import os
 import random
 import signal
+import socket
 import time
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.programs import LAUNCH, TORCHRUN, finish, processes_mentioning, run, start
+from tests.programs import LAUNCH, TORCHRUN, finish, processes_mentioning, run, start, wait_until
 from tests.test_train import SETTINGS
 from training.folder import read_metrics
 
@@ -187,3 +188,51 @@ def test_a_run_killed_at_random_ends_as_if_it_had_not_been(tmp_path, happened):
     happened(
         f"{kills} kills at random, seed {seed}", f"{attempts} attempts; weights and losses equal"
     )
+
+
+def _node(runs, port):
+    flags = ["2", "--nnodes=1:2", "--max-restarts=9", f"--rdzv-endpoint=127.0.0.1:{port}"]
+    endless = ("epochs=9999", "max_steps=99999", "checkpoint_every=10", "evaluate_every=99999")
+    return start(*LAUNCH, *flags, "train.py", *SETTINGS, f"runs={runs}", *endless)
+
+
+@pytest.mark.slow
+def test_nodes_come_and_go(tmp_path, happened):
+    log = tmp_path / "run" / "log.txt"
+
+    def attempt(number):
+        """The mesh of an attempt that has done steps, once there is one."""
+        parts = log.read_text().split(", attempt ") if log.exists() else []
+        return parts[number - 1] if len(parts) == number and " loss " in parts[-1] else ""
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    stays = _node(tmp_path, port)
+    wait_until(lambda: not _is_free(port), timeout=PATIENCE)
+    goes = _node(tmp_path, port)
+    wait_until(lambda: attempt(1), timeout=PATIENCE)
+    assert "replica 1 " in attempt(1)
+    goes.kill()
+    wait_until(lambda: attempt(2), timeout=PATIENCE)
+    assert "replica 1 " not in attempt(2)
+    comes = _node(tmp_path, port)
+    wait_until(lambda: attempt(3), timeout=PATIENCE)
+    assert "replica 1 " in attempt(3)
+    comes.terminate()
+    wait_until(lambda: attempt(4), timeout=PATIENCE)
+    assert "replica 1 " not in attempt(4)
+    stays.terminate()
+    for node in (stays, goes, comes):
+        finish(node, PATIENCE)
+    assert not processes_mentioning(f"runs={tmp_path}")
+    steps = [step for step, _ in losses(tmp_path / "run")]
+    assert steps == list(range(1, len(steps) + 1))
+    lines = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert {line["train/images"] for line in lines if "train/loss" in line} == {8}
+    happened("a node killed, one come, one asked to go", "the run went on with what there was")
+
+
+def _is_free(port):
+    with socket.socket() as probe:
+        return bool(probe.connect_ex(("127.0.0.1", port)))
