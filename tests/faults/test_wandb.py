@@ -140,7 +140,7 @@ def kill_service():
     pids = [int(pid) for child in children for pid in child.read_text().split()]
     [pid] = [pid for pid in pids if b"wandb-core" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not Path(f"/proc/{pid}/cmdline").read_bytes())
+    time.sleep(0.5)  # until that is noticed
 
 
 @pytest.fixture
@@ -205,7 +205,9 @@ def test_a_slow_server_gets_everything(serve, track, tmp_path, monkeypatch, warn
     tracker.finish(0)
     assert server.losses(tracker.run_id) == losses(tmp_path) == expected()
     assert warnings() == []
-    happened("W&B: server takes 2 s to answer", f"all rows there, log() {slowest * 1e3:.0f} ms")
+    happened(
+        "W&B: server takes a second to answer", f"all rows there, log() {slowest * 1e3:.0f} ms"
+    )
 
 
 @pytest.mark.parametrize("fault", ["dies", "stops", "revoked"])

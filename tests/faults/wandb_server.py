@@ -24,7 +24,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-SLOW_SECONDS = 2.0
+SLOW_SECONDS = 1.0
 
 
 class Handler(BaseHTTPRequestHandler):
