@@ -203,7 +203,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     try:
         with open_plain(path) as file:
             lines = file.read().splitlines()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
