@@ -67,23 +67,12 @@ class Tracker:
             self._restart(why)
 
     def _start(self, mode: Mode) -> None:
-        # Telemetry would contact the server from offline runs too, and wait for it at every end.
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-        if "HOME" not in os.environ:
-            home = os.path.expanduser("~")
-            os.environ["HOME"] = str(self.arguments["dir"]) if home == "~" else home
-        import wandb
-
-        self.wandb = wandb
-        silent = wandb.Settings(silent=True)
-        with _no_standard_error():
-            wandb.setup(silent)
-        wandb.termsetup(silent, _Complaints(self.complaints))
+        self.wandb = _set_up(self.arguments["dir"], self.complaints)
         self.run_id = self.run_id or secrets.token_hex(4)
         arguments = {**self.arguments, "id": self.run_id}
         self.complaints.clear()
         with _no_terminal():
-            run = wandb.init(mode=mode, settings=_settings(), **arguments)
+            run = self.wandb.init(mode=mode, settings=_settings(), **arguments)
         run.define_metric("global_step")
         for group in ("train/*", "test/*", "time/*"):
             run.define_metric(group, step_metric="global_step")
@@ -163,6 +152,25 @@ class Tracker:
         if self.run is not None and (why := _failure(lambda: work(self.run))):
             self._restart(why)
             self._do(work)
+
+
+def _set_up(folder: Path, complaints: list[str]) -> Any:
+    """The module wandb with its service, which keeps silent; ``folder`` is its home if it has none.
+
+    What it would have warned of is appended to ``complaints``.
+    """
+    # Telemetry would contact the server from offline runs too, and wait for it at every end.
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    if "HOME" not in os.environ:
+        home = os.path.expanduser("~")
+        os.environ["HOME"] = str(folder) if home == "~" else home
+    import wandb
+
+    silent = wandb.Settings(silent=True)
+    with _no_standard_error():
+        wandb.setup(silent)
+    wandb.termsetup(silent, _Complaints(complaints))
+    return wandb
 
 
 class _Complaints:
