@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import textwrap
 
 os.environ.setdefault("WANDB_MODE", "offline")
 
@@ -59,6 +60,6 @@ def pytest_terminal_summary(terminalreporter):
             write(f"{variant:<14}{mesh:<28}{error:.1e}")
     if faults:
         terminalreporter.section("faults tried, and what happened")
-        width = max(len(fault) for fault, _ in faults) + 2
         for fault, outcome in faults:
-            write(f"{fault:<{width}}{outcome}")
+            write(textwrap.fill(fault, 100))
+            write(textwrap.fill(outcome, 100, initial_indent="    ", subsequent_indent="    "))
