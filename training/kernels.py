@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from model.first_layer import Kinds, count_kinds
-from training.folder import writing
+from training.folder import replacing
 
 COLUMNS = 16
 
@@ -49,8 +49,8 @@ def draw_kernels(conv1: Tensor, towers: int, picture: Path, title: str) -> None:
         counted = f": {in_words(kinds[number])}" if kinds else ""
         axes.set_title(f"tower {number}{counted}", fontsize="medium")
         axes.set_axis_off()
-    with writing(picture):
-        figure.savefig(picture, dpi=100)
+    with replacing(picture) as aside:
+        figure.savefig(aside, dpi=100, format="png")
 
 
 def _montage(kernels: Tensor) -> np.ndarray[Any, Any]:
