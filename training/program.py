@@ -102,7 +102,7 @@ def _in_words(error: Exception) -> str:
         return _with_places(message)
     if waited := re.search(r"Timed out waiting (\d+)ms", message):
         return _with_places(f"no answer within {int(waited[1]) / 1000:.0f} s")
-    if isinstance(error, dist.DistError) or "gloo" in message:
+    if isinstance(error, dist.DistError) or "gloo" in message or "pair closure" in message:
         return f"lost the connection to another rank ({message.splitlines()[0]})"
     return traceback.format_exc()
 

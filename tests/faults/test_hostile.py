@@ -12,7 +12,8 @@ import time
 import zipfile
 import zlib
 
-import numpy as np
+import numpy as npfrom typing import Any
+
 import pytest
 import torch
 from PIL import Image
@@ -98,7 +99,8 @@ def test_a_pickle_where_torch_keeps_one(tmp_path, trace, legacy):
 def test_objects_in_an_archive_of_arrays(tmp_path, trace, name, happened):
     path = tmp_path / "net.npz"
     arrays = {each: np.zeros(1, np.float32) for each in NAMES}
-    np.savez(path, **{**arrays, name: np.array([Payload(trace)], dtype=object)})
+    contents: dict[str, Any] = {**arrays, name: np.array([Payload(trace)], dtype=object)}
+    np.savez(path, **contents)
     message = refused(read_source, path)
     assert message.startswith(f"{path} is not a whole .npz archive of numbers")
     happened(f"an object as {name} of an .npz", "refused by name, not run")
@@ -185,6 +187,8 @@ def archive(path, content, claimed=None, flags=0, method=0):
 
 
 CODE = b"__import__('os').abort()"
+NESTED: dict[str, Any] = {name: np.zeros(1, np.float32) for name in NAMES}
+NESTED["metadata"] = "[" * 100_000
 ARCHIVES = {
     "claims to unpack to 60 GiB": lambda path: archive(path, npy("(1,)"), claimed=2**32 - 16),
     "claims 16 EiB": lambda path: archive(path, npy(f"({2**62},)")),
@@ -200,9 +204,7 @@ ARCHIVES = {
     "has a header of 4 GiB": lambda path: archive(path, b"\x93NUMPY\x02\0\xff\xff\xff\xff{"),
     "is encrypted": lambda path: archive(path, npy("(1,)"), flags=1),
     "is compressed by magic": lambda path: archive(path, npy("(1,)"), method=99),
-    "has metadata nested deep": lambda path: np.savez(
-        path, **{name: np.zeros(1, np.float32) for name in NAMES}, metadata="[" * 100_000
-    ),
+    "has metadata nested deep": lambda path: np.savez(path, **NESTED),
     "is one array": lambda path: path.write_bytes(npy("(1,)")),
 }
 
