@@ -11,9 +11,9 @@ import sys
 import time
 import zipfile
 import zlib
+from typing import Any
 
-import numpy as npfrom typing import Any
-
+import numpy as np
 import pytest
 import torch
 from PIL import Image
