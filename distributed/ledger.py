@@ -29,13 +29,14 @@ class Ledger:
 
     @contextmanager
     def inside(self, what: str) -> Iterator[None]:
-        """Have ``place`` say ``what`` meanwhile, without booking anything."""
+        """Have ``place`` say ``what`` meanwhile, without booking anything.
+
+        An exception leaves it there, for the report of what went wrong.
+        """
         outer = self.place
         self._move((*outer, what))
-        try:
-            yield
-        finally:
-            self._move(outer)
+        yield
+        self._move(outer)
 
     def _move(self, place: tuple[str, ...]) -> None:
         self.place, self.since = place, time.monotonic()

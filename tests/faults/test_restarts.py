@@ -57,9 +57,9 @@ def undisturbed(tmp_path_factory):
         ("kill:1:5", "rank 1 was ended by SIGKILL", (3, 4)),
         ("kill:0:2", "rank 0 was ended by SIGKILL", (0, 1)),
         ("segfault:0:5", "rank 0 was ended by SIGSEGV", (3, 4)),
-        ("raise:1:5", "rank 1 exited with status 1", (3, 4)),
+        ("raise:1:5", "exited with status 1", (3, 4)),
         ("leave:0:5", "before that, rank 0 had left with status 0", (3, 4)),
-        ("memory:1:5", "rank 1 exited with status 1", (3, 4)),
+        ("memory:1:5", "exited with status 1", (3, 4)),
     ],
 )
 def test_a_lost_rank_costs_an_attempt_and_nothing_else(

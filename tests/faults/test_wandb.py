@@ -47,7 +47,8 @@ class Server:
         self.url = f"http://127.0.0.1:{self.port}"
 
     def rows(self, run_id):
-        return read_metrics(self.folder / f"{run_id}.jsonl")
+        path = self.folder / f"{run_id}.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     def losses(self, run_id):
         return [row["train/loss"] for row in self.rows(run_id)]
