@@ -25,12 +25,15 @@ from typing_extensions import Self
 
 from model.alexnet import AlexNet
 from model.errors import InputError
+from model.files import open_plain
 from training.folder import writing
 from training.loop import Trainer
 from training.totals import Totals
 
 log = logging.getLogger(__name__)
 
+MOST_JSON = 2**24
+"""Bytes of a state or a manifest."""
 _FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
 
 
@@ -195,7 +198,7 @@ def _sync(path: Path) -> None:
 
 def _sha256(path: Path) -> str:
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_plain(path) as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
@@ -221,18 +224,25 @@ def newest_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]]:
 def verify_checkpoint(path: Path) -> dict[str, Any]:
     """The state of a whole checkpoint; raises InputError that names what is missing or altered."""
     try:
-        manifest = json.loads((path / "manifest.json").read_text())
+        manifest = _read_json(path / "manifest.json")
         for name in _FILES:
             if _sha256(path / name) != manifest[name]:
                 raise InputError(f"the checkpoint {path} is damaged: {name} was altered")
-        state = json.loads((path / "state.json").read_text())
+        state = _read_json(path / "state.json")
         return {**state, "config": dict(state["config"])}
     except OSError as error:
         raise InputError(
             f"cannot read the checkpoint {path}: {error.filename}: {error.strerror}"
         ) from None
-    except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError):
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError, RecursionError):  # the last two: of the parser
         raise InputError(f"the checkpoint {path} is damaged: its manifest is not valid") from None
+
+
+def _read_json(path: Path) -> Any:
+    with open_plain(path, MOST_JSON) as file:
+        return json.loads(file.read())
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -260,7 +270,10 @@ def load_checkpoint(path: Path, state: dict[str, Any], trainer: Trainer) -> None
             part = towers.shard(name, file.get_tensor(name))
             buffer = torch.empty_like(parameters[name]).copy_(part)
             trainer.optimizer.state[parameters[name]]["momentum_buffer"] = buffer
-    trainer.load_state(state["trainer"])
+    try:
+        trainer.load_state(state["trainer"])
+    except (LookupError, TypeError, ValueError):
+        raise InputError(f"the checkpoint {path} is damaged: its state is not valid") from None
 
 
 def load_tensor(path: Path, name: str) -> Tensor:

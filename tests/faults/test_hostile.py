@@ -126,6 +126,47 @@ def test_a_pickle_in_place_of_a_checkpoint_s_file(tmp_path, payload, name, happe
     happened(f"a pickle as a checkpoint's {name}", "refused by name, not run")
 
 
+CHECKPOINT = ("model.safetensors", "optimizer.safetensors", "state.json")
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """Writes a checkpoint of empty files and a state, with the right sums."""
+
+    def write(state):
+        for name in CHECKPOINT:
+            (tmp_path / name).write_bytes(state if name == "state.json" else b"")
+        sums = {n: hashlib.sha256((tmp_path / n).read_bytes()).hexdigest() for n in CHECKPOINT}
+        (tmp_path / "manifest.json").write_text(json.dumps(sums))
+        return tmp_path
+
+    return write
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        b"[" * 100_000,
+        b'{"config": {"seed": ' + b"9" * 5000 + b"}}",
+        b"[]",
+        b'{"config": [1]}',
+        b"\xff",
+    ],
+    ids=["deep", "a number of 5000 digits", "a list", "a list as config", "no text"],
+)
+def test_a_state_that_is_none(checkpoint, state):
+    assert "is damaged" in refused(read_source, checkpoint(state))
+
+
+@pytest.mark.parametrize("name", [*CHECKPOINT, "manifest.json"])
+def test_a_checkpoint_that_never_ends(checkpoint, name, happened):
+    folder = checkpoint(b"{}")
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    assert "a pipe or a device" in refused(read_source, folder)
+    happened(f"a pipe as a checkpoint's {name}", "refused at once")
+
+
 def test_a_pickle_in_place_of_the_mean_image(tmp_path, payload, trace, happened):
     path = tmp_path / "mean.npy"
     config = Config.model_validate({"data": {"size": 64, "mean_image": path}})
