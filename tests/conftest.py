@@ -30,6 +30,17 @@ def small_nets(monkeypatch):
         monkeypatch.setitem(VARIANTS, name, dataclasses.replace(variant, hidden=32))
 
 
+@pytest.fixture
+def tracker_warnings(caplog):
+    """What the tracker of W&B has warned of."""
+
+    def warnings():
+        ours = [record for record in caplog.records if record.name == "training.tracking"]
+        return [record.getMessage() for record in ours]
+
+    return warnings
+
+
 def _pool(world_size: int):
     @pytest.fixture(scope="session")
     def pool():

@@ -4,6 +4,7 @@ import math
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -76,7 +77,7 @@ class Trainer:
         self.classes = classes
         self.steps, self.total_steps = 0, total_steps
         self.epochs_done, self.owes_evaluation = 0.0, False
-        self.own_seconds = 0.0
+        self.own_seconds: list[float] = []
         if config.compile and why_not_compiled(mesh.device) is None:
             model.compile()
         self.network = replicate(
@@ -129,7 +130,7 @@ class Trainer:
         self.epochs_done = share.epochs_done
         self.owes_evaluation = share.ends_epoch or self.is_due(self.config.evaluate_every)
         seconds, sent = self.mesh.ledger.take()
-        self.own_seconds += sum(seconds[part] for part in OWN_PARTS)
+        self.own_seconds.append(sum(seconds[part] for part in OWN_PARTS))
         return {
             "train/loss": loss / count,
             "train/top1": right / count,
@@ -172,8 +173,8 @@ class Trainer:
         RunError when a weight differs between ranks that hold the same.
         """
         check_same_weights(self.mesh, self.model)
-        own = self.own_seconds / self.config.compare_ranks_every
-        self.own_seconds = 0.0
+        own = fmean(self.own_seconds)
+        self.own_seconds.clear()
         return slowest_rank(self.mesh, own)
 
     def evaluate(

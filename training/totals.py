@@ -35,15 +35,13 @@ class Totals:
         if metrics["test/top1"] > self.best_top1:
             self.best_top1, self.best_step = metrics["test/top1"], step
 
-    def _best(self) -> dict[str, Any]:
-        return {"best_top1": self.best_top1, "best_step": self.best_step} if self.test else {}
-
     def summary(self) -> dict[str, Any]:
         """The outcome as flat keys; parts (in seconds) and bytes are those of a mean step."""
         steps = max(self.steps, 1)
+        best = {"best_top1": self.best_top1, "best_step": self.best_step} if self.best_step else {}
         return {
             **{key.replace("/", "_"): value for key, value in self.test.items()},
-            **self._best(),
+            **best,
             "images_per_second": self.images / self.seconds if self.seconds else 0.0,
             "train_seconds": self.seconds,
             "images_seen": self.images,

@@ -39,9 +39,9 @@ def _with(world, runs, arguments):
 
 
 def losses(folder):
-    """Of each step, in full precision."""
+    """(step, loss) of each step, in full precision."""
     lines = read_metrics(folder / "metrics.jsonl")
-    return [line["train/loss"] for line in lines if "train/loss" in line]
+    return [(line["step"], line["train/loss"]) for line in lines if "train/loss" in line]
 
 
 def last_digests(folder):

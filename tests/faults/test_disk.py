@@ -38,6 +38,15 @@ def test_a_full_disk_ends_a_run_and_hurts_no_checkpoint(small_disk, happened):
     happened("a disk that is full at the second checkpoint", "one sentence; the first is whole")
 
 
+def test_a_read_only_disk_is_refused(small_disk, happened):
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    status, _, err = train(2, small_disk)
+    assert status == 2
+    assert err.count("\n") == 1, err
+    assert f"cannot write {small_disk}" in err
+    happened("a read-only disk", "one sentence")
+
+
 def test_a_run_may_go_on_over_a_full_disk(small_disk, happened):
     status, out, err = train(2, small_disk, "write_errors=continue")
     assert status == 2

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.faults.runs import losses
 from tests.programs import LAUNCH, TORCHRUN, finish, processes_mentioning, run, start, wait_until
 from tests.test_train import SETTINGS
 from training.folder import read_metrics
@@ -26,11 +27,6 @@ def train(runs, fault, *arguments, launcher=LAUNCH, restarts=2, ranks=2):
     flags = [str(ranks), f"--max-restarts={restarts}"]
     settings = [*SETTINGS, f"runs={runs}", "checkpoint_every=1", *arguments]
     return run(*launcher, *flags, TRAIN, *settings, timeout=PATIENCE, FAULT=fault)
-
-
-def losses(folder):
-    lines = read_metrics(folder / "metrics.jsonl")
-    return [(line["step"], line["train/loss"]) for line in lines if "train/loss" in line]
 
 
 def assert_same_run(found, expected):

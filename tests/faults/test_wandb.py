@@ -89,17 +89,6 @@ def track(tmp_path, monkeypatch):
         wandb.teardown()
 
 
-@pytest.fixture
-def warnings(caplog):
-    """What the tracker has warned of."""
-
-    def warnings():
-        ours = [record for record in caplog.records if record.name == "training.tracking"]
-        return [record.getMessage() for record in ours]
-
-    return warnings
-
-
 def log_rows(tracker, count=ROWS, first=1):
     """How long each call took."""
     times = []
@@ -158,7 +147,7 @@ def closed_port():
     "behaviour", ["refuses", "silent", "garbage", "status:500", "status:401", "status:404"]
 )
 def test_a_server_that_fails_at_the_start(
-    serve, track, tmp_path, warnings, closed_port, behaviour, happened
+    serve, track, tmp_path, tracker_warnings, closed_port, behaviour, happened
 ):
     url = closed_port if behaviour == "refuses" else serve(behaviour).url
     before = time.monotonic()
@@ -166,7 +155,7 @@ def test_a_server_that_fails_at_the_start(
     started = time.monotonic() - before
     log_rows(tracker)
     tracker.finish(0)
-    [warning] = warnings()
+    [warning] = tracker_warnings()
     assert warning.startswith("W&B failed, the run is kept offline (")
     assert warning.endswith(tracker.location.removeprefix("offline, "))
     [folder] = tmp_path.glob("wandb/offline-run-*")
@@ -175,29 +164,31 @@ def test_a_server_that_fails_at_the_start(
 
 
 def test_what_was_kept_offline_is_uploaded_by_the_command_given(
-    serve, track, warnings, closed_port, happened
+    serve, track, tracker_warnings, closed_port, happened
 ):
     tracker = track(closed_port)
     log_rows(tracker)
     tracker.finish(0)
     server = serve("well")
-    [warning] = warnings()
+    [warning] = tracker_warnings()
     upload(warning, server.url)
     assert server.losses(tracker.run_id) == expected()
     happened("W&B: server back after the run", f"wandb sync uploaded {ROWS} of {ROWS} rows")
 
 
-def test_a_server_that_is_well_gets_everything(serve, track, tmp_path, warnings):
+def test_a_server_that_is_well_gets_everything(serve, track, tmp_path, tracker_warnings):
     server = serve("well")
     tracker = track(server.url)
     assert tracker.location == f"{server.url}/someone/alexnet/runs/{tracker.run_id}"
     log_rows(tracker)
     tracker.finish(0)
     assert server.losses(tracker.run_id) == losses(tmp_path) == expected()
-    assert warnings() == []
+    assert tracker_warnings() == []
 
 
-def test_a_slow_server_gets_everything(serve, track, tmp_path, monkeypatch, warnings, happened):
+def test_a_slow_server_gets_everything(
+    serve, track, tmp_path, monkeypatch, tracker_warnings, happened
+):
     monkeypatch.setattr("training.tracking.INIT_SECONDS", INIT_SECONDS)
     monkeypatch.setattr("training.tracking.FINISH_SECONDS", 30)
     server = serve("slow")
@@ -205,14 +196,16 @@ def test_a_slow_server_gets_everything(serve, track, tmp_path, monkeypatch, warn
     slowest = max(log_rows(tracker))
     tracker.finish(0)
     assert server.losses(tracker.run_id) == losses(tmp_path) == expected()
-    assert warnings() == []
+    assert tracker_warnings() == []
     happened(
         "W&B: server takes a second to answer", f"all rows there, log() {slowest * 1e3:.0f} ms"
     )
 
 
 @pytest.mark.parametrize("fault", ["dies", "stops", "revoked"])
-def test_a_server_that_fails_in_the_middle(serve, track, tmp_path, warnings, fault, happened):
+def test_a_server_that_fails_in_the_middle(
+    serve, track, tmp_path, tracker_warnings, fault, happened
+):
     """Killed, suspended, or with a key that is no longer good."""
     server = serve("revoked:2" if fault == "revoked" else "well")
     tracker = track(server.url)
@@ -228,7 +221,7 @@ def test_a_server_that_fails_in_the_middle(serve, track, tmp_path, warnings, fau
     assert ended < 30
     assert statistics.median(times) < 0.02
     assert max(times) < 1
-    [warning] = warnings()
+    [warning] = tracker_warnings()
     assert warning.startswith("W&B did not end the run well (")
     assert losses(tmp_path) == expected()
 
@@ -256,7 +249,9 @@ def test_log_is_not_held_up_by_a_server_that_has_stopped(serve, track, tmp_path)
 
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("openwandb"), reason="openwandb is not on the PATH")
-def test_another_server_that_speaks_wandb(track, tmp_path, closed_port, warnings, monkeypatch):
+def test_another_server_that_speaks_wandb(
+    track, tmp_path, closed_port, tracker_warnings, monkeypatch
+):
     """A run online, its resumption, a run while the server is suspended, and its upload."""
     monkeypatch.setattr("training.tracking.INIT_SECONDS", 30)
     port = closed_port.rpartition(":")[2]
@@ -276,14 +271,14 @@ def test_another_server_that_speaks_wandb(track, tmp_path, closed_port, warnings
         log_rows(first)
         first.finish(0)
         assert rows(first.run_id) == [*range(1, ROWS + 1)]
-        assert warnings() == []
+        assert tracker_warnings() == []
 
         second = track(closed_port, folder=tmp_path / "second")
         server.send_signal(signal.SIGSTOP)
         log_rows(second)
         second.finish(0)
         server.send_signal(signal.SIGCONT)
-        [warning] = warnings()
+        [warning] = tracker_warnings()
         upload(warning, url=closed_port)
         assert rows(second.run_id) == [*range(1, ROWS + 1)]
     finally:
@@ -297,7 +292,7 @@ def test_another_server_that_speaks_wandb(track, tmp_path, closed_port, warnings
 
 @pytest.mark.parametrize("mode", ["online", "offline"])
 def test_an_offline_run_takes_over_when_wandbs_process_dies(
-    serve, track, tmp_path, warnings, mode, happened
+    serve, track, tmp_path, tracker_warnings, mode, happened
 ):
     server = serve("well")
     tracker = track(server.url if mode == "online" else None)
@@ -315,14 +310,14 @@ def test_an_offline_run_takes_over_when_wandbs_process_dies(
     assert read_run(first).record.run_id == read_run(second).record.run_id == tracker.run_id
 
     assert tracker.location.startswith("offline, to upload: ")
-    [warning] = warnings()
+    [warning] = tracker_warnings()
     assert warning.endswith(tracker.location.removeprefix("offline, "))
     upload(warning, server.url)
     assert set(server.losses(tracker.run_id)) == set(kept)
     happened(f"W&B: its process killed, {mode}", f"{len(kept)} of {ROWS} rows kept and synced")
 
 
-def test_wandbs_process_dying_twice_ends_the_tracking(track, tmp_path, warnings):
+def test_wandbs_process_dying_twice_ends_the_tracking(track, tmp_path, tracker_warnings):
     tracker = track()
     for first in (1, 11):
         log_rows(tracker, 10, first)
@@ -330,7 +325,7 @@ def test_wandbs_process_dying_twice_ends_the_tracking(track, tmp_path, warnings)
         kill_service()
     log_rows(tracker, 10, first=21)
     tracker.finish(0)
-    first, second = warnings()
+    first, second = tracker_warnings()
     assert first.startswith("W&B failed, the run is kept offline (")
     assert second.startswith("W&B failed, training goes on without it: ")
     assert len(list(tmp_path.glob("wandb/offline-run-*"))) == 2
@@ -408,12 +403,12 @@ def small_files(tmp_path):
 
 
 @pytest.mark.parametrize("disk", ["small_disk", "small_files"])
-def test_a_full_disk_is_told_at_the_end(request, track, warnings, disk, happened):
+def test_a_full_disk_is_told_at_the_end(request, track, tracker_warnings, disk, happened):
     folder = request.getfixturevalue(disk)
     tracker = track(folder=folder)
     log_rows(tracker, 5000)
     tracker.finish(0)
-    [warning] = warnings()
+    [warning] = tracker_warnings()
     assert "the disk refused the last of" in warning
     happened(f"W&B: {disk.replace('_', ' ')}", "training went on, one warning at the end")
 

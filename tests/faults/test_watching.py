@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.faults.runs import losses, steps_saved, train_with
+from tests.faults.runs import STEPS, losses, steps_saved, train_with
+from training.folder import read_metrics
 
 
 @pytest.mark.parametrize(("world", "rank"), [(0, 0), (2, 1)])
@@ -30,7 +31,14 @@ def test_replicas_that_drift_apart_are_noticed(tmp_path, happened):
 
 
 def test_a_slow_rank_is_named(tmp_path, happened):
-    status, out, err = train_with("slow:1:2", 2, tmp_path, "compare_ranks_every=4")
+    status, out, err = train_with(
+        "slow:1:2", 2, tmp_path, "compare_ranks_every=4", f"max_steps={STEPS - 1}"
+    )
     assert status == 0, err
     assert "rank 1 is slow: its own work takes" in out
+    lines = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    slowest = {line["step"]: line for line in lines if "ranks/slowest" in line}
+    assert list(slowest) == [4, STEPS - 1], "every 4 steps, and after the last"
+    assert all(line["ranks/slowest"] == 1 for line in slowest.values())
+    assert slowest[STEPS - 1]["ranks/slowest_seconds"] > 0.95, "a second in each of the last three"
     happened("a rank whose data comes late", "named, with its time and the others'")

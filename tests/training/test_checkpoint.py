@@ -4,9 +4,7 @@ import hashlib
 import json
 import os
 import pickle
-import resource
 import shutil
-from contextlib import contextmanager
 
 import pytest
 import torch
@@ -16,6 +14,7 @@ from safetensors.torch import load_file
 from data.loading import Batch
 from distributed.mesh import Mesh, plan_mesh
 from model.errors import InputError
+from tests.disks import files_of_at_most
 from training.checkpoint import CheckpointWriter, load_checkpoint, newest_checkpoint
 from training.config import Config
 from training.input import Share, make_preprocess
@@ -164,19 +163,10 @@ def test_another_net_s_checkpoint_is_refused_with_a_shape(saved, mesh, settings,
         load_checkpoint(path, state, make_trainer(mesh, **settings))
 
 
-@contextmanager
-def tiny_files():
-    """The disk takes files of 1 MB at most."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 def test_a_full_disk_hurts_nothing_that_was_there(checkpoint, trainer):
     folder = checkpoint.parent
     trainer.steps = 2
-    with tiny_files(), pytest.raises(InputError, match=r"cannot write .*step-00000002"):
+    with files_of_at_most(10**6), pytest.raises(InputError, match=r"cannot write .*step-00000002"):
         save_checkpoint(folder, trainer, Totals())
     trainer.steps = 1
     assert [path.name for path in folder.iterdir()] == ["step-00000001"]
@@ -242,7 +232,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(mesh, trainer, tmp_path)
 def test_a_refused_checkpoint_may_be_gone_on_without(mesh, checkpoint, caplog):
     going_on = make_trainer(mesh, write_errors="continue")
     with CheckpointWriter(checkpoint.parent, going_on, checkpoint) as writer:
-        with tiny_files():
+        with files_of_at_most(10**6):
             going_on.steps = 2
             writer.save(Totals())
             going_on.steps = 3

@@ -8,6 +8,7 @@ import threading
 import pytest
 
 from model.errors import InputError
+from tests.disks import files_of_at_most
 from training.folder import Attempt, MetricsFile, RunFolder, read_metrics, replacing
 
 
@@ -149,6 +150,27 @@ def test_metrics_that_cannot_be_written_are_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"cannot write .*metrics\.jsonl"):
         MetricsFile(tmp_path / "file" / "metrics.jsonl", 0)
+
+
+@pytest.mark.parametrize("room", [0, 10], ids=["none", "for a part of a line"])
+def test_a_full_disk_gets_no_part_of_a_line_and_the_rest_once_there_is_room(tmp_path, caplog, room):
+    path = tmp_path / "metrics.jsonl"
+    metrics = MetricsFile(path, 0, go_on=True)
+    metrics.log(1, {"epoch": 0.5})
+    whole = path.read_text()
+    with files_of_at_most(len(whole) + room):
+        metrics.log(2, {"epoch": 1.0})
+        metrics.log(3, {"epoch": 1.5})
+        assert path.read_text() == whole
+    assert caplog.text.count("training goes on") == 1
+    metrics.log(4, {"epoch": 2.0})
+    assert [line["epoch"] for line in read_metrics(path)] == [0.5, 1.0, 1.5, 2.0]
+
+
+def test_a_full_disk_ends_a_run_that_may_not_go_on(tmp_path):
+    metrics = MetricsFile(tmp_path / "metrics.jsonl", 0)
+    with files_of_at_most(0), pytest.raises(InputError, match=r"cannot write .*metrics\.jsonl"):
+        metrics.log(1, {"epoch": 0.5})
 
 
 def test_a_folder_belongs_to_one_process_at_a_time(tmp_path):

@@ -43,15 +43,6 @@ def track(tmp_path):
 
 
 @pytest.fixture
-def warnings(caplog):
-    def warnings():
-        ours = [record for record in caplog.records if record.name == "training.tracking"]
-        return [record.getMessage() for record in ours]
-
-    return warnings
-
-
-@pytest.fixture
 def closed_port(monkeypatch):
     """A W&B server that refuses connections."""
     with socket.socket() as probe:
@@ -130,7 +121,7 @@ def test_nobody_is_asked_for_a_key(tmp_path, closed_port, wanted):
     assert done.returncode == 0
 
 
-def test_an_offline_run_holds_what_was_logged(tmp_path, track, warnings):
+def test_an_offline_run_holds_what_was_logged(tmp_path, track, tracker_warnings):
     tracker = track("offline", seed=3, data={"size": 96})
     for step in (1, 2):
         tracker.log(step, {"train/loss": 2.0 / step, "epoch": step / 2})
@@ -159,7 +150,7 @@ def test_an_offline_run_holds_what_was_logged(tmp_path, track, warnings):
     assert run.record.job_type == RUN["job_type"]
     assert run.record.display_name == RUN["name"]
     assert list(run.record.tags) == RUN["tags"]
-    assert warnings() == []
+    assert tracker_warnings() == []
 
 
 def test_metrics_are_drawn_over_the_global_step(tmp_path, track):
@@ -211,12 +202,12 @@ def _use_everything(tracker, picture):
     tracker.finish(0)
 
 
-def test_disabled_writes_and_says_nothing(tmp_path, track, warnings):
+def test_disabled_writes_and_says_nothing(tmp_path, track, tracker_warnings):
     tracker = track("disabled")
     _use_everything(tracker, tmp_path / "none.png")
     assert tracker.location == "none"
     assert list(tmp_path.iterdir()) == []
-    assert warnings() == []
+    assert tracker_warnings() == []
 
 
 def _fail(*_):
@@ -224,7 +215,7 @@ def _fail(*_):
 
 
 def test_a_run_that_fails_is_gone_on_with_and_this_is_told_once(
-    tmp_path, track, warnings, monkeypatch
+    tmp_path, track, tracker_warnings, monkeypatch
 ):
     tracker = track("offline")
     tracker.log(1, {"train/loss": 1.0})
@@ -232,7 +223,7 @@ def test_a_run_that_fails_is_gone_on_with_and_this_is_told_once(
     tracker.log(2, {"train/loss": 0.5})
     tracker.log(3, {"train/loss": 0.25})
     tracker.finish(0)
-    [warning] = warnings()
+    [warning] = tracker_warnings()
     assert warning.startswith("W&B failed, the run is kept offline (the disk is full); to upload: ")
     runs = [read_run(folder) for folder in sorted(tmp_path.glob("wandb/offline-run-*"))]
     assert [[line["train/loss"] for line in run.history] for run in runs] == [[1.0], [0.5, 0.25]]
@@ -240,10 +231,10 @@ def test_a_run_that_fails_is_gone_on_with_and_this_is_told_once(
     assert tracker.location.count("offline-run-") == 2
 
 
-def test_a_second_failure_ends_the_tracking(tmp_path, track, warnings, monkeypatch):
+def test_a_second_failure_ends_the_tracking(tmp_path, track, tracker_warnings, monkeypatch):
     tracker = track("offline")
     for _ in range(2):
         monkeypatch.setattr(tracker.run, "log", _fail)
         tracker.log(1, {"train/loss": 1.0})
     _use_everything(tracker, tmp_path / "none.png")
-    assert warnings()[1:] == ["W&B failed, training goes on without it: the disk is full"]
+    assert tracker_warnings()[1:] == ["W&B failed, training goes on without it: the disk is full"]
