@@ -42,7 +42,7 @@ class RunFolder:
         numbers = _numbers(runs, name)
         while True:
             number = max(numbers, default=0) + 1
-            path = runs / (name if number == 1 else f"{name}-{number}")
+            path = _numbered(runs, name, number)
             with writing(path):
                 runs.mkdir(parents=True, exist_ok=True)
                 try:
@@ -58,8 +58,7 @@ class RunFolder:
         numbers = _numbers(runs, name)
         if not numbers:
             raise InputError(f"there is no run {runs / name} to resume: start it without --resume")
-        last = max(numbers)
-        return RunFolder(runs / (name if last == 1 else f"{name}-{last}"))
+        return RunFolder(_numbered(runs, name, max(numbers)))
 
     @staticmethod
     def of_launch(runs: Path, name: str, marks: set[str]) -> "RunFolder | None":
@@ -68,7 +67,7 @@ class RunFolder:
         An ``--rdzv-id`` alone, which anyone may give again, does not lead to a run that has ended.
         """
         for number in sorted(_numbers(runs, name), reverse=True):
-            folder = RunFolder(runs / (name if number == 1 else f"{name}-{number}"))
+            folder = RunFolder(_numbered(runs, name, number))
             shared = marks & set(folder.last_attempt().marks)
             if any(not mark.startswith("id ") for mark in shared) or (shared and not folder.ended):
                 return folder
@@ -245,6 +244,10 @@ def replacing(path: Path) -> Iterator[Path]:
             os.replace(aside, path)
         finally:
             aside.unlink(missing_ok=True)
+
+
+def _numbered(runs: Path, name: str, number: int) -> Path:
+    return runs / (name if number == 1 else f"{name}-{number}")
 
 
 def _numbers(runs: Path, name: str) -> list[int]:
