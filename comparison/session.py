@@ -17,7 +17,7 @@ from comparison.placements import Placement
 from comparison.results import Measurement
 from model.errors import InputError
 from training.config import Config
-from training.folder import read_metrics, writing
+from training.folder import read_objects, writing
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class Comparison:
         plan = {"config": self.config.model_dump(mode="json"), "steps": [self.warmup, self.steps]}
         check_plan(folder, plan)
         path = folder / "measurements.jsonl"
-        measurements = read_metrics(path)
+        measurements = read_objects(path)
         done = {_job(each) for each in measurements}
         with writing(path), path.open("a", buffering=1) as file:
             for job in announced([job for job in self.jobs() if job not in done], self.rounds):

@@ -9,7 +9,7 @@ from PIL import Image
 
 from tests.programs import finish, processes_mentioning, run, start, wait_until
 from tests.wandb_files import read_run
-from training.folder import read_metrics
+from training.folder import read_objects
 
 COMPARE = [sys.executable, "compare.py"]
 TINY = (
@@ -92,14 +92,14 @@ def test_an_interrupted_comparison_goes_on_where_it_was(tmp_path):
     ]
     process = start(*COMPARE, *arguments)
     kept = tmp_path / "compare" / "measurements.jsonl"
-    wait_until(lambda: read_metrics(kept))
+    wait_until(lambda: read_objects(kept))
     process.send_signal(signal.SIGTERM)
     status, out, err = finish(process)
     assert status == 130, err
     assert "--resume" in out
     assert "Traceback" not in err
     assert not processes_mentioning(str(tmp_path))
-    first = read_metrics(kept)
+    first = read_objects(kept)
 
     status, _, err = run(*COMPARE, *arguments, "--resume", "data.mean=99.0")
     assert status == 2
@@ -107,7 +107,7 @@ def test_an_interrupted_comparison_goes_on_where_it_was(tmp_path):
     status, out, err = run(*COMPARE, *arguments, "--resume")
     assert status == 0, err
     assert "[1/1] round 1/1: local" in out
-    assert read_metrics(kept)[: len(first)] == first
+    assert read_objects(kept)[: len(first)] == first
 
 
 def test_a_placement_that_fails_says_why(tmp_path):

@@ -195,9 +195,14 @@ class MetricsFile:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics file; what else is there, as a line cut short by a crash, is left out.
+    """The lines of a metrics file; raises InputError as ``read_objects`` does."""
+    return [line for line in read_objects(path) if isinstance(line.get("step"), int)]
 
-    Raises InputError when the file cannot be read.
+
+def read_objects(path: Path) -> list[dict[str, Any]]:
+    """The JSON objects of a file, one a line; what else is there, as one cut short, is left out.
+
+    Raises InputError when the file cannot be read; one that is not there has none.
     """
     try:
         with open_plain(path) as file:
@@ -206,15 +211,14 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         return []
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
-    return [metrics for metrics in map(_metrics, lines) if metrics]
+    return [value for value in map(_json_or_none, lines) if isinstance(value, dict)]
 
 
-def _metrics(line: bytes) -> dict[str, Any] | None:
+def _json_or_none(line: bytes) -> Any:
     try:
-        metrics = json.loads(line)
+        return json.loads(line)
     except (ValueError, RecursionError):
         return None
-    return metrics if isinstance(metrics, dict) and isinstance(metrics.get("step"), int) else None
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 from tests.programs import ROOT, finish, ranks, start, wait_until
 from tests.test_train import SETTINGS, STEPS
 from tests.wandb_files import read_run
-from training.folder import read_metrics
+from training.folder import read_metrics, read_objects
 from training.tracking import INIT_SECONDS, Tracker
 
 KEY = "a1b2c3d4e5" * 4
@@ -47,8 +47,7 @@ class Server:
         self.url = f"http://127.0.0.1:{self.port}"
 
     def rows(self, run_id):
-        path = self.folder / f"{run_id}.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return read_objects(self.folder / f"{run_id}.jsonl")
 
     def losses(self, run_id):
         return [row["train/loss"] for row in self.rows(run_id)]

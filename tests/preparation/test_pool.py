@@ -1,10 +1,10 @@
 """Workers that fail, or are killed."""
 
 import multiprocessing
-import os
 import threading
 
 import pytest
+from PIL import Image
 
 from data.packed_index import UNFINISHED
 from model.errors import InputError
@@ -44,8 +44,10 @@ def test_records_come_in_the_order_of_the_tasks(tasks):
 
 def test_a_worker_that_the_system_kills_is_a_sentence(tree, tasks):
     asked = tasks(shard=20)
-    (tree / "train/ant/0.jpg").unlink()
-    os.mkfifo(tree / "train/ant/0.jpg")  # nobody writes to it: whoever reads it waits
+    Image.new("L", (9000, 9000)).save(tree / "large.png")
+    for file in asked[0].files:  # seconds of work, while a worker is looked for
+        (tree / file.path).unlink()
+        (tree / file.path).hardlink_to(tree / "large.png")
     before = set(multiprocessing.active_children())
 
     def kill():
