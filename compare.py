@@ -22,9 +22,7 @@ What it leaves lies in runs/NAME: results.json, .csv and .md, charts, and W&B ru
 import argparse
 import logging
 import shutil
-import signal
 from pathlib import Path
-from types import FrameType
 
 import torch
 
@@ -50,14 +48,13 @@ CONFIGS = Path(__file__).parent / "configs"
 
 def main() -> int:
     """Compare speed or learning; returns the exit status."""
-    signal.signal(signal.SIGTERM, _interrupt)
     arguments = parse_arguments()
     compare = compare_what_is_learnt if arguments.train else compare_speeds
     try:
         return compare(arguments)
     except KeyboardInterrupt:
         log.info("interrupted; what was measured is kept, and --resume goes on from it")
-        return 128 + signal.SIGINT
+        raise
 
 
 def compare_speeds(arguments: argparse.Namespace) -> int:
@@ -192,10 +189,6 @@ def number(text: str) -> int:
     if int(text) < 1:
         raise ValueError
     return int(text)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

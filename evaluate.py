@@ -29,7 +29,7 @@ from training.inference import score
 from training.input import make_preprocess, open_test_set, test_batches
 from training.loop import build_model
 from training.program import ArgumentParser, run_program
-from training.source import check_data, read_source
+from training.source import check_channels, check_classes, read_source
 from weights.net import Weights
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,8 @@ def main() -> int:
     plan = plan_mesh(launched_world().size, config.towers, config.placement)
     mesh = Mesh.start(plan, config.timeout)
     test_set = open_test_set(config.data, mesh)
-    check_data(weights, len(test_set.classes), test_set.channels, config)
+    check_classes(weights, len(test_set.classes), config)
+    check_channels(weights, test_set.channels, config)
     warn_of_other_names(weights, test_set)
 
     model = build_model(config, mesh, weights.classes, weights.channels, weights.tensors)

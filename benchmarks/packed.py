@@ -4,7 +4,8 @@ Beside torchvision as its reference training has it: ImageFolder, RandomResizedC
 flip, ToTensor and Normalize, in a DataLoader without workers. Ours packs the same files once with
 ``prepare.py``, then reads pixels, crops 224 of 256, mirrors and standardizes a batch at once. The
 JPEG files are made up, 500 by 375 pixels and about as long as ImageNet's; all that is read lies in
-the page cache, and more than fits into the processor's.
+the page cache, and more than fits into the processor's. So is a cut batch of 128, 38 MB, while one
+of 32 may stay in it.
 """
 
 import logging
@@ -31,7 +32,9 @@ from model.keyed_random import image_keys
 from preparation.source import list_source
 from preparation.target import prepare
 
-BATCH = 128
+Make = Callable[..., Callable[[], Tensor]]
+
+BATCH, SMALL = 128, 32
 PICTURES, IMAGES = 256, 4096
 """Files made, and names given to them: 805 MB packed."""
 STORED, SIZE = 256, 224
@@ -80,18 +83,18 @@ def _stream(epoch: Callable[[int], Iterator[Tensor]], batches: int) -> Callable[
     return read
 
 
-def torchvisions(folder: Path, crop: str, batches: int) -> Callable[[], Tensor]:
+def torchvisions(folder: Path, crop: str, batch: int, batches: int) -> Callable[[], Tensor]:
     """The reference's loader."""
     torch.set_num_threads(1)
     normalize = transforms.Normalize(*([v / 255 for v in each] for each in (MEAN, DEVIATION)))
     flip = transforms.RandomHorizontalFlip()
     transform = transforms.Compose([*CROPS[crop], flip, transforms.ToTensor(), normalize])
     images = ImageFolder(str(folder / "images" / "train"), transform)
-    loader = DataLoader(images, BATCH, shuffle=True, drop_last=True)
-    return _stream(lambda number: (batch for batch, _ in loader), batches)
+    loader = DataLoader(images, batch, shuffle=True, drop_last=True)
+    return _stream(lambda number: (read for read, _ in loader), batches)
 
 
-def ours(folder: Path, name: str, cut: bool, batches: int) -> Callable[[], Tensor]:
+def ours(folder: Path, name: str, cut: bool, batch: int, batches: int) -> Callable[[], Tensor]:
     """The trainer's, of the data set called ``name``; without ``cut`` images are read alone."""
     torch.set_num_threads(1)
     keep_freed_memory()
@@ -99,25 +102,26 @@ def ours(folder: Path, name: str, cut: bool, batches: int) -> Callable[[], Tenso
     preprocess = Preprocess(SIZE, STORED, MEAN, DEVIATION, mirror=True, dtype=torch.bfloat16)
 
     def epoch(number: int) -> Iterator[Tensor]:
-        order = epoch_order(0, number, len(images), images.block).split(BATCH)
-        for batch in Loader(images, order):
-            keys = image_keys(0, number, batch.indices)
-            yield preprocess(batch.images, keys) if cut else batch.images
+        order = epoch_order(0, number, len(images), images.block).split(batch)
+        for read in Loader(images, order):
+            keys = image_keys(0, number, read.indices)
+            yield preprocess(read.images, keys) if cut else read.images
 
     return _stream(epoch, batches)
 
 
 def contestants(folder: Path) -> dict[str, tuple[Contestant, int]]:
     """By name, with the images that a call reads."""
-    rows: dict[str, tuple[Callable[..., Callable[[], Tensor]], tuple[str | bool, ...], int]] = {
-        **{f"torchvision, {crop}": (torchvisions, (crop,), 1) for crop in CROPS},
-        "ours, image_folder": (ours, ("image_folder", True), 1),
-        "ours, packed": (ours, ("packed", True), IMAGES // BATCH),
-        "ours, packed, reading alone": (ours, ("packed", False), IMAGES // BATCH),
-    }
+    rows: list[tuple[str, Make, tuple[str | bool, ...], int, int]] = [
+        *((f"torchvision, {crop}", torchvisions, (crop,), BATCH, BATCH) for crop in CROPS),
+        ("ours, image_folder", ours, ("image_folder", True), BATCH, BATCH),
+        ("ours, packed", ours, ("packed", True), BATCH, IMAGES),
+        (f"ours, packed, batches of {SMALL}", ours, ("packed", True), SMALL, IMAGES),
+        ("ours, packed, reading alone", ours, ("packed", False), BATCH, IMAGES),
+    ]
     return {
-        name: (Contestant(name, make, (folder, *arguments, batches)), batches * BATCH)
-        for name, (make, arguments, batches) in rows.items()
+        name: (Contestant(name, make, (folder, *arguments, batch, images // batch)), images)
+        for name, make, arguments, batch, images in rows
     }
 
 

@@ -6,6 +6,7 @@ one process, and one tower on each of two ranks. GFLOP/s count the net's arithme
 normalisation, against the best that this machine reaches in a large bf16 matrix product.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -132,6 +133,7 @@ def main() -> None:
     add = parser(__doc__)
     add.add_argument("--batch", type=int, default=128, metavar="N", help="default: %(default)s")
     arguments = add.parse_args()
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler is loud where there is no GPU
     peak = measure_peak(torch.bfloat16)
     tables = {"peak": [{"bf16 matrix product, GFLOP/s": peak}]}
     for variant, (towers, _, _) in NETS.items():

@@ -78,8 +78,10 @@ def prepare(folder: Path | None = None) -> Path:
             f"{folder} does not hold the four files of Fashion-MNIST ({', '.join(MD5)}, with or "
             "without .gz): put them there, or leave data.folder out to have them downloaded"
         )
+    if found := _files_in(SYSTEM_FOLDER):
+        return found
     cache = cache_folder() / "fashion-mnist"
-    return _files_in(SYSTEM_FOLDER) or _files_in(cache) or _download(cache)
+    return _files_in(cache) or _download(cache)
 
 
 def _files_in(folder: Path) -> Path | None:

@@ -3,8 +3,15 @@
 import os
 from pathlib import Path
 
+from model.errors import InputError
+
 
 def cache_folder() -> Path:
-    """The user's folder for this program's downloads and compiled kernels; it may not exist yet."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    """The user's folder for this program's downloads and compiled kernels; it may not exist yet.
+
+    Raises InputError where the user has none, as in some containers.
+    """
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if base.startswith("~"):
+        raise InputError("there is no home folder to keep files in: set XDG_CACHE_HOME to a folder")
     return Path(base) / "alexnet-trainer"

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from model.cache import cache_folder
+from model.errors import InputError
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ def load_kernels(source: Path) -> ctypes.CDLL | None:
     """The library compiled from ``source``; None, said once, where it cannot be compiled."""
     try:
         return ctypes.CDLL(str(_compiled(source)))
-    except (OSError, RuntimeError, subprocess.CalledProcessError) as error:
+    except (OSError, InputError, subprocess.CalledProcessError) as error:
         complaint = getattr(error, "stderr", None) or str(error)
         first_line = complaint.strip().partition("\n")[0]
         log.warning("no fast kernel from %s, a slower form is used: %s", source.name, first_line)

@@ -41,6 +41,6 @@ def from_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def fill(model: AlexNet, tensors: dict[str, Tensor]) -> None:
-    """Set the model's parameters, or what it holds of them, from the tensors of the local form."""
-    for name, parameter in model.named_parameters():
-        parameter.copy_(model.towers.shard(name, tensors[name]))
+    """Set those parameters, or what the model holds of them, from ``tensors`` of the local form."""
+    for name, tensor in tensors.items():
+        model.get_parameter(name).copy_(model.towers.shard(name, tensor))

@@ -168,7 +168,8 @@ class Config(Section):
     initial_values: Literal["released", "text", "xavier", "he", "default"] | None = None
     """Of the weights, see model/initialization.py; the variant's own, if not given."""
     weights: Path | None = None
-    """A checkpoint, a run's folder or a file of weights to start from, in place of those."""
+    """A checkpoint, a run's folder or a file of weights to start from, in place of those. Of
+    data with another number of classes, fc8 begins anew."""
     placement: Literal["auto", "local", "split"] = "auto"
     """Towers in one process, or one on each rank; auto splits if the ranks divide into towers."""
     batch_size: int = Field(128, gt=0)

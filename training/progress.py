@@ -17,8 +17,9 @@ class Progress:
     """Shows training steps ``done`` to ``total``."""
 
     def __init__(self, total: int, done: int) -> None:
-        self.total, self.first = total, done
-        self.started = self.spoke = time.monotonic()
+        self.total = total
+        self.first: int | None = None
+        self.started = self.spoke = 0.0
         self.live = sys.stderr.isatty()
         self.bar = tqdm(
             total=total, initial=done, unit="step", dynamic_ncols=True, disable=not self.live
@@ -36,12 +37,16 @@ class Progress:
             f"epoch {metrics['epoch']:.2f}  loss {metrics['train/loss']:.4f}  "
             f"{metrics['train/images_per_second']:.1f} images/s"
         )
+        now = time.monotonic()
         if self.live:
             self.bar.set_postfix_str(said, refresh=False)
             self.bar.update()
-        elif time.monotonic() - self.spoke >= PLAIN_EVERY or step == self.first + 1:
-            self.spoke = time.monotonic()
-            left = (self.spoke - self.started) / (step - self.first) * (self.total - step)
+        elif self.first is None:  # it is slower than the others, and tells nothing of their time
+            self.first, self.started, self.spoke = step, now, now
+            log.info("step %d/%d  %s", step, self.total, said)
+        elif now - self.spoke >= PLAIN_EVERY:
+            self.spoke = now
+            left = (now - self.started) / (step - self.first) * (self.total - step)
             log.info("step %d/%d  %s  %s left", step, self.total, said, tqdm.format_interval(left))
 
     def close(self) -> None:

@@ -86,7 +86,8 @@ class MainReporter(Reporter):
     ) -> None:
         """``facts`` describe the run; ``step`` is the one that training begins after."""
         super().__init__(totals)
-        self.folder, self.facts = folder, facts
+        self.folder = folder
+        self.facts = facts = {**facts, "attempt": folder.last_attempt().number}
         with writing(folder.config):
             folder.config.write_text(dump_config(config))
         self.tracker = Tracker(

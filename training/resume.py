@@ -12,7 +12,7 @@ from training.folder import Attempt, RunFolder
 from training.loop import Trainer
 from training.program import log_to_file
 from training.settings import check_same_run
-from training.source import check_data, read_source
+from training.source import check_channels, read_source
 from training.totals import Totals
 
 log = logging.getLogger(__name__)
@@ -64,11 +64,20 @@ def _find(
 
 
 def _start_from_weights(trainer: Trainer) -> None:
-    config = trainer.config
-    if config.weights:
-        weights = read_source(config.weights).check_fits(config)
-        check_data(weights, trainer.model.fc8.out_features, trainer.preprocess.channels, config)
-        fill(trainer.model, weights.tensors)
+    """Where the data have another number of classes, fc8 keeps its initial values."""
+    config, classes = trainer.config, trainer.model.fc8.out_features
+    if config.weights is None:
+        return
+    weights = read_source(config.weights).check_fits(config)
+    check_channels(weights, trainer.preprocess.channels, config)
+    tensors = weights.tensors
+    if weights.classes != classes:
+        log.info(
+            "%s tells %d classes apart, and the data have %d: fc8 begins anew",
+            *(weights.source, weights.classes, classes),
+        )
+        tensors = {name: t for name, t in tensors.items() if not name.startswith("fc8.")}
+    fill(trainer.model, tensors)
 
 
 def _begin(folder: RunFolder | None, trainer: Trainer, marks: set[str]) -> RunFolder:

@@ -52,18 +52,21 @@ class Source(NamedTuple):
         return config
 
 
-def check_data(weights: Weights, classes: int, channels: int, config: Config) -> None:
-    """Raise InputError unless the net is for images of so many ``classes`` and ``channels``."""
-    source, data = weights.source, config.data.name
+def check_classes(weights: Weights, classes: int, config: Config) -> None:
+    """Raise InputError unless the net tells so many ``classes`` apart."""
     if weights.classes != classes:
         raise InputError(
-            f"{source} tells {weights.classes} classes apart, and {data} has {classes}: name "
-            "weights or data with as many"
+            f"{weights.source} tells {weights.classes} classes apart, and {config.data.name} has "
+            f"{classes}: name data with as many, or train on these (train.py weights=…)"
         )
+
+
+def check_channels(weights: Weights, channels: int, config: Config) -> None:
+    """Raise InputError unless the net is for images of so many ``channels``."""
     if weights.channels != channels:
         raise InputError(
-            f"{source} reads images of {weights.channels} channel(s), and those of {data} have "
-            f"{channels}: name weights or data with as many"
+            f"{weights.source} reads images of {weights.channels} channel(s), and those of "
+            f"{config.data.name} have {channels}: name weights or data with as many"
         )
 
 

@@ -27,9 +27,8 @@ def test_each_file_has_its_names(folder):
 
 
 @pytest.mark.parametrize("loader", list(packed.contestants(Path())))
-def test_a_loader_reads_on(loader, folder, monkeypatch):
-    monkeypatch.setattr(packed, "BATCH", 2)
+def test_a_loader_reads_on(loader, folder):
     contestant, _ = packed.contestants(folder)[loader]
-    read = contestant.make(*contestant.arguments[:-1], 2)
+    read = contestant.make(*contestant.arguments[:-2], 2, 2)
     for _ in range(2):
         assert 1 <= len(read()) <= 2

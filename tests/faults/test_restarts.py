@@ -115,6 +115,7 @@ def test_a_job_that_is_queued_again_continues_until_it_has_ended(undisturbed, tm
     status, out, err = run(*job, FAULT="none:9:9", timeout=PATIENCE)
     assert status == 0, err
     assert f"continuing {tmp_path}/run after step 2, attempt 2" in out
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["attempt"] == 2
     assert_same_run(tmp_path / "run", undisturbed)
     status, _, err = run(*job, "max_steps=1", FAULT="none:9:9", timeout=PATIENCE)
     assert status == 0, err

@@ -80,3 +80,14 @@ def test_where_it_cannot_be_compiled_that_is_said_once(cause, source, monkeypatc
     (said,) = caplog.messages
     assert said.startswith("no fast kernel from answer.cpp, a slower form is used: ")
     assert "\n" not in said
+
+
+def test_without_a_home_to_keep_them_in(source, monkeypatch, caplog):
+    def nobody(number):
+        raise KeyError(number)
+
+    for name in ("XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name)
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    assert load_kernels(source) is None
+    assert "set XDG_CACHE_HOME to a folder" in caplog.text

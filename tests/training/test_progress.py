@@ -74,8 +74,7 @@ def _steps(progress, first, last):
 def test_without_a_terminal_the_first_step_is_told_at_once_and_the_next_ones_later(plain, said):
     _steps(plain.start(10), 1, 10)
     [line] = said()
-    assert line.startswith("step 1/10  epoch 0.25  loss 1.2500  321.0 images/s  ")
-    assert line.endswith(" left")
+    assert line == "step 1/10  epoch 0.25  loss 1.2500  321.0 images/s"
 
 
 def test_without_a_terminal_a_line_is_told_at_intervals(plain, said, clock, monkeypatch):
@@ -85,16 +84,19 @@ def test_without_a_terminal_a_line_is_told_at_intervals(plain, said, clock, monk
         clock[0] += 10.0
         _steps(progress, step, step)
     assert [line.split("  ")[0] for line in said()] == ["step 1/20", "step 4/20", "step 7/20"]
-    assert [line.split("  ")[-1] for line in said()] == ["03:10 left", "02:40 left", "02:10 left"]
+    assert [line.split("  ")[-1] for line in said()[1:]] == ["02:40 left", "02:10 left"]
 
 
-def test_a_resumed_run_is_counted_on_and_timed_anew(plain, said, clock):
+def test_a_resumed_run_is_counted_on_and_timed_anew_without_its_first_step(plain, said, clock):
+    clock[0] = 1000.0
     progress = plain.start(20, done=10)
-    clock[0] = 2.0
+    clock[0] += 99.0
     _steps(progress, 11, 11)
-    [line] = said()
-    assert line.startswith("step 11/20")
-    assert line.endswith("  00:18 left")
+    clock[0] += 20.0
+    _steps(progress, 12, 12)
+    first, second = said()
+    assert first.startswith("step 11/20")
+    assert second.endswith("  02:40 left")
 
 
 def test_without_a_terminal_there_is_no_bar(plain):

@@ -150,6 +150,7 @@ def test_the_summary_is_flat_and_says_what_was_run_and_what_came_of_it(folder):
         **FACTS,
         **reporter.totals.summary(),
         "steps": 2,
+        "attempt": 1,
         "peak_memory_bytes": 2**30,
         "checkpoint": str(folder.checkpoints / "step-00000002"),
     }

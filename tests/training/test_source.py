@@ -10,7 +10,6 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 
-from data.synthetic import Synthetic
 from distributed.mesh import Mesh, plan_mesh
 from model.errors import InputError
 from tests.weights.nets import some_weights
@@ -19,7 +18,7 @@ from training.config import Config
 from training.input import make_preprocess
 from training.loop import Trainer, build_model
 from training.resume import open_run
-from training.source import check_data, read_source
+from training.source import check_channels, check_classes, read_source
 from training.totals import Totals
 from weights.files import write_file
 
@@ -170,14 +169,12 @@ def test_a_net_that_normalises_across_towers_stays_in_one_process(small_nets, tm
     assert read_source(tmp_path / "net.npz").settings["placement"] == "local"
 
 
-@pytest.mark.parametrize(
-    ("classes", "channels", "complaint"),
-    [(7, 3, "tells 10 classes apart, and synthetic has 7"), (10, 1, r"reads images of 3 channel")],
-)
-def test_other_data_than_the_net_is_for_are_refused(small_nets, classes, channels, complaint):
+def test_other_data_than_the_net_is_for_are_refused(small_nets):
     config = Config.model_validate({"data": {"name": "synthetic"}})
-    with pytest.raises(InputError, match=complaint):
-        check_data(some_weights(), classes, channels, config)
+    with pytest.raises(InputError, match="tells 10 classes apart, and synthetic has 7"):
+        check_classes(some_weights(), 7, config)
+    with pytest.raises(InputError, match=r"reads images of 3 channel"):
+        check_channels(some_weights(), 1, config)
 
 
 @pytest.fixture(scope="module")
@@ -189,24 +186,27 @@ def given(tmp_path_factory):
     shutil.rmtree(path.parent)
 
 
-def _begin(path, runs, world_size, placement):
-    """Start a run from given weights; whether this rank holds its slices of them."""
+def _begin(path, runs, world_size, placement, classes=10):
+    """Start a run from given weights; (the placement, which do not hold them, whether
+    those have their initial values).
+    """
     settings = {"variant": "d2l", "towers": 2, "placement": placement, "data": {"size": 64}}
     config = Config.model_validate({**settings, "weights": path, "runs": runs})
     mesh = Mesh.over_running_group(plan_mesh(world_size, 2, placement), torch.device("cpu"))
-    images = Synthetic("train", 4, classes=10, channels=3, height=28, width=28)
-    model = build_model(config, mesh, 10, images.channels)
+    model = build_model(config, mesh, classes, 3)
     trainer = Trainer(config, mesh, model, make_preprocess(config, 3), 1)
     open_run(trainer, resume=False)
-    tensors = some_weights_of(path)
-    return mesh.plan.placement, all(
-        torch.equal(parameter, model.towers.shard(name, tensors[name]))
+    tensors = read_source(Path(path)).weights.tensors
+    fresh = build_model(config, mesh, classes, 3)
+    others = [
+        name
         for name, parameter in model.named_parameters()
+        if not torch.equal(parameter, model.towers.shard(name, tensors[name]))
+    ]
+    begun_anew = all(
+        torch.equal(model.get_parameter(name), fresh.get_parameter(name)) for name in others
     )
-
-
-def some_weights_of(path):
-    return read_source(Path(path)).weights.tensors
+    return mesh.plan.placement, others, begun_anew
 
 
 @pytest.mark.parametrize(
@@ -221,4 +221,11 @@ def some_weights_of(path):
 def test_training_starts_from_given_weights_on_any_mesh(request, given, tmp_path, pool, placement):
     ranks = request.getfixturevalue(pool)
     found = ranks.run(_begin, str(given), str(tmp_path), len(ranks.pipes), placement)
-    assert found == [(placement, True)] * len(ranks.pipes)
+    assert found == [(placement, [], True)] * len(ranks.pipes)
+
+
+@pytest.mark.parametrize(("pool", "placement"), [("one_rank", "local"), ("two_ranks", "split")])
+def test_fc8_begins_anew_for_another_number_of_classes(request, given, tmp_path, pool, placement):
+    ranks = request.getfixturevalue(pool)
+    found = ranks.run(_begin, str(given), str(tmp_path), len(ranks.pipes), placement, 7)
+    assert found == [(placement, ["fc8.weight", "fc8.bias"], True)] * len(ranks.pipes)
