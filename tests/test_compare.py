@@ -11,6 +11,8 @@ from tests.programs import finish, processes_mentioning, run, start, wait_until
 from tests.wandb_files import read_run
 from training.folder import read_objects
 
+pytestmark = pytest.mark.programs
+
 COMPARE = [sys.executable, "compare.py"]
 TINY = (
     *("--rounds", "1", "--steps", "1", "--warmup", "1", "--batches", "4"),

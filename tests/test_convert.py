@@ -11,6 +11,8 @@ from tests.programs import run
 from tests.weights.nets import some_weights
 from weights.files import read_file, write_file
 
+pytestmark = pytest.mark.programs
+
 CONVERT = [sys.executable, "convert.py"]
 
 

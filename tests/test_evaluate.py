@@ -10,6 +10,8 @@ from tests.programs import ranks, run
 from tests.weights.nets import some_weights
 from weights.files import write_file
 
+pytestmark = pytest.mark.programs
+
 SETTINGS = (
     *("name=run", "variant=d2l", "data.name=synthetic", "data.size=64", "data.stored_size=72"),
     *("data.resize=72", "data.synthetic_length=52", "data.mean=100.0", "data.deviation=20.0"),

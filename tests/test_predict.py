@@ -11,6 +11,8 @@ from tests.programs import run
 from tests.weights.nets import some_weights
 from weights.files import write_file
 
+pytestmark = pytest.mark.programs
+
 PREDICT = [sys.executable, "predict.py"]
 LONG = "a name that is longer than any terminal is wide, " * 4
 

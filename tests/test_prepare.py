@@ -24,6 +24,8 @@ from tests.preparation.trees import (
 )
 from tests.programs import ROOT, finish, ranks, run, start
 
+pytestmark = pytest.mark.programs
+
 PREPARE = [sys.executable, "prepare.py"]
 SMALL = ("--size", 16, "--shard-images", 4, "--workers", 2)
 SLOW = ("--size", 16, "--shard-images", 2, "--workers", 2)

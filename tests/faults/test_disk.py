@@ -9,6 +9,8 @@ import pytest
 from tests.faults.runs import STEPS, losses, steps_saved, train
 from training.checkpoint import newest_checkpoint
 
+pytestmark = pytest.mark.programs
+
 ROOM = "26m"
 """For one checkpoint of a small run, and for most of the next."""
 

@@ -19,6 +19,8 @@ from tests.programs import (
 from tests.test_train import SETTINGS
 from training.folder import read_metrics
 
+pytestmark = pytest.mark.programs
+
 TRAIN = Path(__file__).with_name("injected.py")
 PATIENCE = 400
 TIMEOUT = 20

@@ -18,6 +18,8 @@ from tests.programs import LAUNCH, TORCHRUN, finish, processes_mentioning, run, 
 from tests.test_train import SETTINGS
 from training.folder import read_metrics
 
+pytestmark = pytest.mark.programs
+
 TRAIN = Path(__file__).with_name("injected.py")
 PATIENCE = 400
 LAUNCHERS = pytest.mark.parametrize("launcher", [LAUNCH, TORCHRUN], ids=["ours", "torchrun"])

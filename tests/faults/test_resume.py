@@ -6,6 +6,8 @@ import pytest
 
 from tests.faults.runs import STEPS, last_digests, losses, train, train_with
 
+pytestmark = pytest.mark.programs
+
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):

@@ -28,6 +28,8 @@ from tests.wandb_files import read_run
 from training.folder import read_metrics, read_objects
 from training.tracking import INIT_SECONDS, Tracker
 
+pytestmark = pytest.mark.programs
+
 KEY = "a1b2c3d4e5" * 4
 RUN: dict[str, Any] = {"id": None, "project": "alexnet", "name": "run", "config": {}}
 ROWS = 40

@@ -5,6 +5,8 @@ import pytest
 from tests.faults.runs import STEPS, losses, steps_saved, train_with
 from training.folder import read_metrics
 
+pytestmark = pytest.mark.programs
+
 
 @pytest.mark.parametrize(("world", "rank"), [(0, 0), (2, 1)])
 def test_a_loss_that_is_no_number_is_never_trained_on(tmp_path, happened, world, rank):
