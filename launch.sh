@@ -9,13 +9,14 @@ stamp=$venv/.pyproject.sha256
 
 usage() {
     cat <<'END'
-Usage: ./launch.sh [--nproc N] [torchrun flags] [PROGRAM.py] [program's arguments]
+Usage: ./launch.sh [--nproc N] [train.py's arguments]
+       ./launch.sh [--nproc N] [torchrun flags] PROGRAM.py [program's arguments]
        ./launch.sh test [pytest's arguments]
        ./launch.sh setup
 
-Runs PROGRAM.py (train.py, if none is named) in N processes: by default one for each GPU that
-CUDA_VISIBLE_DEVICES leaves, or two on the CPU where there is none. It runs in the folder of this
-script, so paths are relative to that.
+Runs PROGRAM.py, or train.py, in N processes: by default one for each GPU that CUDA_VISIBLE_DEVICES
+leaves, or two on the CPU where there is none. It runs in the folder of this script, so paths are
+relative to that.
 
   ./launch.sh --config configs/ci.yaml             train; all of this is train.py's
   ./launch.sh train.py --help                      what train.py takes
@@ -137,24 +138,28 @@ start() { # exec, so that signals reach the program and its status is ours
 
 case ${1:-} in
     -h | --help) usage; exit ;;
-    setup) setup; exit ;;
+    setup) setup && echo "$venv is ready."; exit ;;
     test) start $venv/bin/python -m pytest "${@:2}" ;;
 esac
 
 # Everything up to the first PROGRAM.py is for torchrun; without one, only a leading --nproc is.
-before=()
+before=() named=
 program=(train.py "$@")
 for ((i = 1; i <= $#; i++)); do
     if [[ ${!i} == *.py && ${!i} != -* ]]; then
         before=("${@:1:i-1}")
-        program=("${@:i}")
+        program=("${@:i}") named=yes
         break
     fi
 done
-if [ ${#before[@]} -eq 0 ]; then
+if [ -z "$named" ]; then
     case ${1:-} in
         --nproc) before=("${@:1:2}") program=(train.py "${@:3}") ;;
         --nproc=*) before=("$1") program=(train.py "${@:2}") ;;
+    esac
+    case ${program[1]:-} in
+        --config | --config=* | --resume | --print-config | -h | --help) ;;
+        -*) die "after torchrun's ${program[1]} name the program: ./launch.sh … train.py …" ;;
     esac
 fi
 

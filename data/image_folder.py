@@ -93,8 +93,9 @@ def decode_with_mode(path: str, size: int, channels: int = 3) -> tuple[Tensor, s
             f"{path} has more pixels than the {limit} that are safe: shrink or remove it"
         ) from error
     except Exception as error:
+        reason = getattr(error, "strerror", None) or error
         raise InputError(
-            f"{path} cannot be read as an image ({error}): replace or remove it"
+            f"{path} cannot be read as an image ({reason}): replace it, or leave it out"
         ) from error
 
 

@@ -73,8 +73,8 @@ class Preprocess:
             )
         if len(mean) != len(std) or not all(value > 0 for value in std):
             raise InputError(
-                "the mean and the deviation of the pixels need one number per channel, and each "
-                f"deviation must be positive: correct {list(mean)} and {list(std)}"
+                "data.mean and data.deviation need one number per channel, each deviation a "
+                f"positive one, and are {list(mean)} and {list(std)}"
             )
         self.size, self.resize, self.mirror, self.dtype = size, resize, mirror, dtype
         self.channels, self.mean_image = len(mean), mean_image

@@ -47,10 +47,12 @@ def test_a_form_that_cannot_hold_the_net_leaves_what_was_there(source, tmp_path,
     assert [path.read_text() for path in tmp_path.iterdir()] == ["before"]
 
 
-def test_a_folder_that_is_missing_is_named(source, tmp_path):
-    status, _, err = run(*CONVERT, source, tmp_path / "no" / "net.npz")
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
+def test_a_folder_that_is_missing_is_named(source, tmp_path, suffix):
+    target = tmp_path / "no" / f"net{suffix}"
+    status, _, err = run(*CONVERT, source, target)
     assert status == 2
-    assert f"cannot write {tmp_path / 'no' / 'net.npz'}" in err
+    assert f"cannot write {target}: No such file or directory" in err
     assert err.count("\n") == 1
 
 

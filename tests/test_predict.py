@@ -1,6 +1,7 @@
 """The program that says what is on pictures, as a user runs it."""
 
 import json
+import shlex
 import shutil
 import sys
 
@@ -97,3 +98,11 @@ def test_bad_input_is_refused_in_a_sentence(arguments, complaint):
     status, out, err = run(*PREDICT, *arguments)
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert complaint in err
+
+
+def test_what_nobody_could_read_is_a_failure(folder):
+    arguments = shlex.join(map(str, [folder / "a.png", "--weights", folder / "net.safetensors"]))
+    shell = f"{shlex.join(PREDICT)} {arguments} > /dev/full"
+    status, _, err = run("sh", "-c", shell)
+    assert status == 2
+    assert err == "error: cannot write standard output: No space left on device\n"

@@ -276,13 +276,6 @@ def load_checkpoint(path: Path, state: dict[str, Any], trainer: Trainer) -> None
         raise InputError(f"the checkpoint {path} is damaged: its state is not valid") from None
 
 
-def load_tensor(path: Path, name: str) -> Tensor:
-    """One parameter of a checkpoint, in the local form; raises InputError if it has none."""
-    with _tensors(path / "model.safetensors") as file:
-        tensor: Tensor = file.get_tensor(name)
-        return tensor
-
-
 @contextmanager
 def _tensors(path: Path) -> Iterator[Any]:
     try:

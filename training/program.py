@@ -63,14 +63,16 @@ def _run(main: Callable[[], int]) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # None where it was closed
             stream.reconfigure(errors="backslashreplace")  # a name may be no text at all
+    console = _Console()
     if launched_world().rank == 0:
-        logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[_Console()])
+        logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[console])
     else:
         logging.getLogger().setLevel(logging.ERROR)  # what rank 0 also says, it says alone
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the life of the process
     _die_with_parent()
     try:
         status = main()
+        console.check()
     except Exception as error:
         told = error if isinstance(error, (InputError, RunError)) else _out_of_memory(error)
         status, is_first = _agree_on_failure(told.status if told else 1)
@@ -103,7 +105,9 @@ def _in_words(error: Exception) -> str:
     if waited := re.search(r"Timed out waiting (\d+)ms", message):
         return _with_places(f"no answer within {int(waited[1]) / 1000:.0f} s")
     if isinstance(error, dist.DistError) or "gloo" in message or "pair closure" in message:
-        return f"lost the connection to another rank ({message.splitlines()[0]})"
+        # gloo begins with the place in its source, and goes on with advice
+        reason = re.sub(r"^\[\S+\] ", "", message.splitlines()[0]).partition(". ")[0]
+        return f"lost the connection to another rank ({reason})"
     return traceback.format_exc()
 
 
@@ -123,6 +127,7 @@ class ArgumentParser(argparse.ArgumentParser):
 
     @override
     def error(self, message: str) -> NoReturn:
+        message = message.replace(", key.sub=value", "")  # which may be left out
         raise InputError(f"{message}; --help says what there is")
 
 
@@ -165,14 +170,23 @@ class _LogFile(logging.FileHandler):
 class _Console(logging.Handler):
     """Standard output, or error, above the live line if there is one."""
 
+    refusal: OSError | None = None
+
+    def check(self) -> None:
+        """Raise InputError if something was not written, and is in no log either."""
+        kept = any(isinstance(each, _LogFile) for each in logging.getLogger().handlers)
+        if self.refusal and not kept:
+            raise InputError(f"cannot write standard output: {self.refusal.strerror}")
+
     @override
     def emit(self, record: logging.LogRecord) -> None:
         stream = sys.stderr if record.levelno >= logging.ERROR else sys.stdout
         try:
             tqdm.write(self.format(record), file=stream)
             stream.flush()
-        except (OSError, ValueError, AttributeError):
+        except (OSError, ValueError, AttributeError) as error:
             # Nobody reads any more (a closed pipe, a full disk): the run goes on without a word.
+            self.refusal = error if isinstance(error, OSError) else None
             logging.getLogger().removeHandler(self)
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the life of the process
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from typing_extensions import Self, override
 
 from distributed.ledger import PARTS
+from model.first_layer import Kinds
 from training.config import Config
 from training.folder import MetricsFile, RunFolder, writing
 from training.input import Share
@@ -218,9 +219,9 @@ def closing_words(summary: dict[str, Any], folder: RunFolder, tracked: str) -> s
         accuracy = f"{summary['test_top1']:.4f} (top-5 {summary['test_top5']:.4f})"
         lines = {"test accuracy": accuracy, **lines}
     if "kernels_colour_0" in summary:
-        lines["colour/grey"] = ", ".join(
-            f"tower {tower}: {summary[f'kernels_colour_{tower}']}"
-            f"/{summary[f'kernels_grey_{tower}']} kernels"
+        lines["kernels of"] = "; ".join(
+            f"tower {tower}: "
+            + ", ".join(f"{summary[f'kernels_{kind}_{tower}']} {kind}" for kind in Kinds._fields)
             for tower in range(summary["towers"])
         )
     if summary["steps"] < summary["total_steps"]:

@@ -2,6 +2,7 @@
 
 import copy
 import difflib
+import textwrap
 import typing
 from collections.abc import Hashable, Iterator
 from pathlib import Path
@@ -20,6 +21,8 @@ MOST_BYTES = 2**16
 LARGEST_INT = 2**63
 SHOWN = 80
 """Letters of a wrong value that are quoted."""
+MOST_FAULTS = 8
+"""That are told; of a file that is no configuration there may be thousands."""
 
 # Settings that a resumed run may change: they do not touch what is computed.
 CHANGEABLE = {
@@ -59,8 +62,11 @@ def resolve_config(values: dict[str, Any], overrides: list[str], path: Path) -> 
         return Config.model_validate(values)
     except ValidationError as error:
         given = {override.partition("=")[0] for override in overrides}
-        faults = (_explain(path, given, fault) for fault in error.errors())
-        raise InputError(*faults) from None
+        found = error.errors()
+        told = [_explain(path, given, fault) for fault in found[:MOST_FAULTS]]
+        if more := len(found) - len(told):
+            told.append(f"and {more} more")
+        raise InputError(*told) from None
 
 
 def dump_config(config: Config) -> str:
@@ -86,7 +92,7 @@ def settings_help() -> str:
         choices = _choices(field.annotation)
         listed = f"  ({', '.join(map(str, choices))})" if choices else ""
         lines.append(f"  {key} = {_plain(field.get_default())}{listed}")
-        lines.append(f"      {field.description}")
+        lines.append(textwrap.indent(textwrap.fill(field.description, 92), 6 * " "))
     return "\n".join(lines)
 
 
@@ -189,7 +195,8 @@ def _override(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise InputError(
-            f"cannot use the argument {_quoted(override)}: overrides look like key.sub=value"
+            f"cannot use the argument {_quoted(override)}: overrides look like key=value or "
+            "key.sub=value, without spaces"
         )
     *parents, last = key.split(".")
     for parent in parents:
@@ -208,15 +215,30 @@ def _override(values: dict[str, Any], override: str) -> None:
 def _explain(path: Path, overridden: set[str], fault: Any) -> str:
     # Of a setting that may be a number or a list, pydantic names the form it tried as well.
     key = ".".join(str(part) for part in fault["loc"] if part not in ("float", "list[float]"))
-    where = "command line" if key in overridden else path
+    where = _source_of(key, path, overridden)
     if fault["type"] == "extra_forbidden":
-        names = _valid_keys(fault["loc"][:-1])
-        near = difflib.get_close_matches(str(fault["loc"][-1]), names, n=1, cutoff=0.4)
-        hint = f"did you mean {near[0]!r}?" if near else f"the keys are {', '.join(names)}"
-        return f"{where}: {key}: unknown key, {hint}"
+        return f"{where}: {key}: unknown key, {_hint(fault['loc'])}"
     message = fault["msg"].removeprefix("Value error, ")
     got = _quoted(fault["input"])
     return f"{where}: {key}: {message} (got {got})" if key else f"{where}: {message}"
+
+
+def _source_of(key: str, path: Path, overridden: set[str]) -> str:
+    """Where a value is from, or those of a section, the empty key being all, that do not agree."""
+    if any(key == given or key.startswith(f"{given}.") for given in overridden):
+        return "command line"
+    inside = any(not key or given.startswith(f"{key}.") for given in overridden)
+    return f"{path} and the command line" if inside else str(path)
+
+
+def _hint(place: tuple[Any, ...]) -> str:
+    """What an unknown key may have been meant to be: of its section, or of another."""
+    name, names = str(place[-1]), _valid_keys(place[:-1])
+    elsewhere = [key for key, _ in _fields(Config) if key.rpartition(".")[2] == name]
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
+    if meant := elsewhere or near:
+        return f"did you mean {' or '.join(map(repr, meant))}?"
+    return f"the keys are {', '.join(names)}"
 
 
 def _quoted(value: Any) -> str:

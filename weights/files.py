@@ -38,7 +38,10 @@ def read_safetensors(path: Path) -> Weights:
 def write_safetensors(weights: Weights, path: Path) -> None:
     """Write the tensors of the local form, with what is known of the net as metadata."""
     tensors = {name: tensor.contiguous() for name, tensor in weights.tensors.items()}
-    save_file(tensors, path, metadata={"format": "pt", **describe(weights)})
+    try:
+        save_file(tensors, path, metadata={"format": "pt", **describe(weights)})
+    except SafetensorError as error:  # its own name for what the disk refused
+        raise OSError(str(error)) from None
 
 
 def read_pth(path: Path) -> Weights:

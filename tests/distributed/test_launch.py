@@ -238,6 +238,15 @@ def test_launch_sh_refuses_a_wrong_number_of_processes(arguments):
     assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize("before", [[], ["--nproc", "2"]])
+def test_launch_sh_wants_the_program_named_after_flags_of_torchrun(before):
+    status, _, err = launch_sh(*before, "--max-restarts", "1", "--config", "configs/ci.yaml")
+    assert status == 1
+    assert err == (
+        "launch.sh: after torchrun's --max-restarts name the program: ./launch.sh … train.py …\n"
+    )
+
+
 def test_help_is_given_once_by_one_process():
     status, out, _ = launch_sh("train.py", "--help")
     assert status == 0

@@ -14,6 +14,8 @@ from model.errors import InputError
 from model.first_layer import Kinds, count_kinds
 from tests.programs import ranks, run
 from training.kernels import _montage, draw_kernels, kinds_of_towers, summary_of
+from training.source import read_source
+from weights.files import write_file
 
 KERNELS = [sys.executable, "kernels.py"]
 
@@ -98,13 +100,14 @@ def test_a_split_run_gathers_and_counts_both_towers_kernels(split_run):
     for tower, kernels in enumerate(conv1.chunk(2)):
         counted = [summary[f"kernels_{kind}_{tower}"] for kind in Kinds._fields]
         assert counted == list(count_kinds(kernels))
-        assert f"tower {tower}: {counted[0]}/{counted[1]} kernels" in out
+        assert "tower {}: {} colour, {} grey, {} noise".format(tower, *counted) in out
 
 
 def test_the_program_draws_the_same_from_the_run_and_from_its_checkpoint(split_run, tmp_path):
     folder, _ = split_run
     [checkpoint] = (folder / "checkpoints").iterdir()
-    for source in (folder, checkpoint):
+    write_file(read_source(checkpoint).weights, tmp_path / "net.safetensors")
+    for source in (folder, checkpoint, tmp_path / "net.safetensors"):
         picture = tmp_path / f"{source.name}.png"
         status, out, err = run(*KERNELS, source, picture)
         assert status == 0, err
@@ -112,9 +115,17 @@ def test_the_program_draws_the_same_from_the_run_and_from_its_checkpoint(split_r
         assert Image.open(picture).size == Image.open(folder / "kernels.png").size
 
 
-@pytest.mark.parametrize("source", ["nowhere", "."])
-def test_what_is_no_checkpoint_is_refused_in_a_sentence(tmp_path, source):
-    status, _, err = run(*KERNELS, tmp_path / source, tmp_path / "kernels.png")
+@pytest.mark.parametrize(
+    ("source", "picture", "told"),
+    [
+        ("nowhere", "kernels.png", "cannot read weights from"),
+        (".", "kernels.png", "no checkpoint"),
+        ("nowhere", "kernels.jpg", "its name must end in .png"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused_in_a_sentence(tmp_path, source, picture, told):
+    status, _, err = run(*KERNELS, tmp_path / source, tmp_path / picture)
     assert status == 2
-    assert "cannot read the checkpoint" in err
+    assert told in err
     assert err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
