@@ -1,6 +1,7 @@
 """The net as a graph that runs without this project."""
 
 import importlib.util
+import io
 import logging
 import warnings
 from collections.abc import Iterator
@@ -57,7 +58,9 @@ def write_exported(weights: Weights, path: Path) -> None:
     model, example, batch = _to_export(weights)
     with _quietly():
         program = torch.export.export(model, (example,), dynamic_shapes=(batch,))
-        torch.export.save(program, path, extra_files=describe(weights))
+        content = io.BytesIO()  # written by torch itself, a full disk would raise a RuntimeError
+        torch.export.save(program, content, extra_files=describe(weights))
+    path.write_bytes(content.getbuffer())
 
 
 def _to_export(weights: Weights) -> tuple[AlexNet, Tensor, dict[int, object]]:

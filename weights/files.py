@@ -1,5 +1,6 @@
 """Files of weights: which suffix is read and written how."""
 
+import io
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from model.errors import InputError
@@ -38,10 +39,7 @@ def read_safetensors(path: Path) -> Weights:
 def write_safetensors(weights: Weights, path: Path) -> None:
     """Write the tensors of the local form, with what is known of the net as metadata."""
     tensors = {name: tensor.contiguous() for name, tensor in weights.tensors.items()}
-    try:
-        save_file(tensors, path, metadata={"format": "pt", **describe(weights)})
-    except SafetensorError as error:  # its own name for what the disk refused
-        raise OSError(str(error)) from None
+    path.write_bytes(save(tensors, {"format": "pt", **describe(weights)}))
 
 
 def read_pth(path: Path) -> Weights:
@@ -84,7 +82,9 @@ def write_pth(weights: Weights, path: Path) -> None:
             "a .pth holds torchvision's net, the variant torchvision with one tower, and this is "
             f"{weights.variant} with {weights.towers}: write a .safetensors, .npz, .onnx or .pt2"
         )
-    torch.save(to_torchvision(weights.tensors), path)
+    content = io.BytesIO()  # written by torch itself, a full disk would raise a RuntimeError
+    torch.save(to_torchvision(weights.tensors), content)
+    path.write_bytes(content.getbuffer())
 
 
 READERS: dict[str, Callable[[Path], Weights]] = {

@@ -22,6 +22,8 @@ pytestmark = pytest.mark.programs
 
 TRAIN = Path(__file__).with_name("injected.py")
 PATIENCE = 400
+MOST_KILLS = 50
+"""In a soak, which ends before."""
 LAUNCHERS = pytest.mark.parametrize("launcher", [LAUNCH, TORCHRUN], ids=["ours", "torchrun"])
 
 
@@ -163,16 +165,16 @@ def test_a_run_killed_at_random_ends_as_if_it_had_not_been(tmp_path, happened):
     seed = int(os.environ.get("SOAK_SEED", time.time()))
     print(f"seed {seed}")
     chance = random.Random(seed)
-    long = ("epochs=6", "max_steps=30", "checkpoint_every=2")
+    long = ("epochs=80", "max_steps=400", "checkpoint_every=5")
     began = time.monotonic()
     status, _, err = train(tmp_path / "calm", "none:9:9", *long)
     assert status == 0, err
     span = time.monotonic() - began
     settings = [*SETTINGS, f"runs={tmp_path}/wild", *long]
-    wild = start(*LAUNCH, "2", "--max-restarts=100", "train.py", *settings)
+    wild = start(*LAUNCH, "2", f"--max-restarts={MOST_KILLS}", "train.py", *settings)
     kills = 0
-    while wild.poll() is None:
-        time.sleep(chance.uniform(0, span))
+    while wild.poll() is None and kills < MOST_KILLS:
+        time.sleep(chance.uniform(0, 0.5 * span))  # never long enough to train to the end
         children = [
             process
             for process in processes_mentioning(f"runs={tmp_path}/wild")
@@ -183,6 +185,7 @@ def test_a_run_killed_at_random_ends_as_if_it_had_not_been(tmp_path, happened):
             kills += 1
     status, _, err = finish(wild)
     assert status == 0, err
+    assert kills
     assert_same_run(tmp_path / "wild" / "run", tmp_path / "calm" / "run")
     attempts = json.loads((tmp_path / "wild" / "run" / "launch.json").read_text())["number"]
     happened(

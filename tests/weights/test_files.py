@@ -18,6 +18,7 @@ from model.alexnet import AlexNet
 from model.errors import InputError
 from model.towers import LocalTowers
 from model.variants import net_form
+from tests.disks import files_of_at_most
 from tests.weights.nets import some_weights
 from weights.files import READERS, WRITERS, check_target, read_file, write_file
 from weights.net import NAMES, make_weights
@@ -280,3 +281,11 @@ def test_a_changed_net_is_kept_with_its_changes_or_refused(tmp_path):
             write_file(weights, tmp_path / f"net{suffix}")
     with pytest.raises(InputError, match="holds no AlexNet"):
         make_weights(Path("changed"), tensors, "paper")
+
+
+@small
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".npz", ".pt2"])
+def test_what_the_disk_refuses_is_an_error_of_the_system(tmp_path, suffix):
+    weights = some_weights("torchvision", towers=1)
+    with files_of_at_most(2**16), pytest.raises(OSError, match="File too large"):
+        write_file(weights, tmp_path / f"net{suffix}")
