@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import save_file
 from torch import Tensor
 
 from model.errors import InputError
@@ -39,7 +39,10 @@ def read_safetensors(path: Path) -> Weights:
 def write_safetensors(weights: Weights, path: Path) -> None:
     """Write the tensors of the local form, with what is known of the net as metadata."""
     tensors = {name: tensor.contiguous() for name, tensor in weights.tensors.items()}
-    path.write_bytes(save(tensors, {"format": "pt", **describe(weights)}))
+    try:
+        save_file(tensors, path, metadata={"format": "pt", **describe(weights)})
+    except SafetensorError as error:  # its own name for what the disk refused
+        raise OSError(str(error)) from None
 
 
 def read_pth(path: Path) -> Weights:

@@ -252,7 +252,7 @@ def test_a_resize_below_the_size_is_refused():
     [([1.0, 2.0], [1.0]), ([1.0], [0.0]), ([1.0, 1.0], [1.0, -2.0]), ([1.0], [float("nan")])],
 )
 def test_a_mean_and_a_deviation_that_do_not_fit_are_refused(mean, deviation):
-    with pytest.raises(InputError, match="deviation must be positive") as caught:
+    with pytest.raises(InputError, match="each deviation a positive one") as caught:
         Preprocess(8, 8, mean, deviation, mirror=False)
     assert f"{mean} and {deviation}" in str(caught.value)
 
