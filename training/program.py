@@ -173,7 +173,7 @@ class _Console(logging.Handler):
     refusal: OSError | None = None
 
     def check(self) -> None:
-        """Raise InputError if something was not written, and is in no log either."""
+        """Raise InputError if a disk refused what was said, and it is in no log either."""
         kept = any(isinstance(each, _LogFile) for each in logging.getLogger().handlers)
         if self.refusal and not kept:
             raise InputError(f"cannot write standard output: {self.refusal.strerror}")
@@ -186,7 +186,8 @@ class _Console(logging.Handler):
             stream.flush()
         except (OSError, ValueError, AttributeError) as error:
             # Nobody reads any more (a closed pipe, a full disk): the run goes on without a word.
-            self.refusal = error if isinstance(error, OSError) else None
+            if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
+                self.refusal = error
             logging.getLogger().removeHandler(self)
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the life of the process
 
