@@ -10,6 +10,7 @@ on this mesh or another.
 """
 
 import argparse
+import logging
 import signal
 from pathlib import Path
 
@@ -27,6 +28,8 @@ from training.reporter import Reporter, start_reporter
 from training.resume import open_run
 from training.settings import dump_config, load_config, settings_help
 
+log = logging.getLogger(__name__)
+
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "fashion.yaml"
 
 
@@ -36,7 +39,7 @@ def main() -> int:
     config = load_config(arguments.config, arguments.overrides)
     plan = plan_mesh(launched_world().size, config.towers, config.placement)
     if arguments.print_config:
-        print(dump_config(config), end="")
+        log.info("%s", dump_config(config).rstrip())
         return 0
 
     stop = StopRequest()

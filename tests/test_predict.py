@@ -100,9 +100,12 @@ def test_bad_input_is_refused_in_a_sentence(arguments, complaint):
     assert complaint in err
 
 
-def test_what_nobody_could_read_is_a_failure(folder):
+@pytest.mark.parametrize(
+    ("redirection", "reason"),
+    [("> /dev/full", "No space left on device"), (">&-", "it is closed")],
+)
+def test_what_nobody_could_read_is_a_failure(folder, redirection, reason):
     arguments = shlex.join(map(str, [folder / "a.png", "--weights", folder / "net.safetensors"]))
-    shell = f"{shlex.join(PREDICT)} {arguments} > /dev/full"
-    status, _, err = run("sh", "-c", shell)
+    status, _, err = run("sh", "-c", f"{shlex.join(PREDICT)} {arguments} {redirection}")
     assert status == 2
-    assert err == "error: cannot write standard output: No space left on device\n"
+    assert err == f"error: cannot write standard output: {reason}\n"

@@ -29,6 +29,7 @@ from model.files import open_plain
 from training.folder import writing
 from training.loop import Trainer
 from training.totals import Totals
+from weights.files import refusal_of_disk
 
 log = logging.getLogger(__name__)
 
@@ -173,7 +174,7 @@ def _write_aside(target: Path, tensors: list[dict[str, Tensor]], state: dict[str
             for content, name in zip(tensors, _FILES, strict=False):
                 save_file(content, aside / name)
         except SafetensorError as error:
-            raise OSError(f"{error}") from None
+            raise refusal_of_disk(error) from None
         (aside / "state.json").write_text(json.dumps(state, indent=1))
         manifest = {name: _sha256(aside / name) for name in _FILES}
         (aside / "manifest.json").write_text(json.dumps(manifest, indent=1))

@@ -170,13 +170,13 @@ class _LogFile(logging.FileHandler):
 class _Console(logging.Handler):
     """Standard output, or error, above the live line if there is one."""
 
-    refusal: OSError | None = None
+    refusal: str | None = None
 
     def check(self) -> None:
-        """Raise InputError if a disk refused what was said, and it is in no log either."""
+        """Raise InputError if something could not be said, and is in no log either."""
         kept = any(isinstance(each, _LogFile) for each in logging.getLogger().handlers)
         if self.refusal and not kept:
-            raise InputError(f"cannot write standard output: {self.refusal.strerror}")
+            raise InputError(f"cannot write standard output: {self.refusal}")
 
     @override
     def emit(self, record: logging.LogRecord) -> None:
@@ -186,8 +186,8 @@ class _Console(logging.Handler):
             stream.flush()
         except (OSError, ValueError, AttributeError) as error:
             # Nobody reads any more (a closed pipe, a full disk): the run goes on without a word.
-            if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
-                self.refusal = error
+            if not isinstance(error, BrokenPipeError):
+                self.refusal = getattr(error, "strerror", None) or "it is closed"
             logging.getLogger().removeHandler(self)
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the life of the process
 

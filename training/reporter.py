@@ -224,6 +224,7 @@ def closing_words(summary: dict[str, Any], folder: RunFolder, tracked: str) -> s
             + ", ".join(f"{summary[f'kernels_{kind}_{tower}']} {kind}" for kind in Kinds._fields)
             for tower in range(summary["towers"])
         )
-    if summary["steps"] < summary["total_steps"]:
-        lines["unfinished"] = f"continue with name={folder.path.name} --resume"
+    if min(summary["steps"], summary["test_step"]) < summary["total_steps"]:
+        again = f"name={folder.path.name} --resume"
+        lines["unfinished"] = f"to continue, add {again} to the same command"
     return "\n".join(f"{name:<15}{text}" for name, text in lines.items())

@@ -1,6 +1,7 @@
 """Weights to start from or to use: a checkpoint, a run's folder or a file, and its settings."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -106,7 +107,7 @@ def _check_description(weights: Weights) -> None:
 
 def _read_checkpoint(source: Path) -> Source:
     """How a run was placed and compiled is not the business of those who use its weights."""
-    if os.path.lexists(source / "manifest.json"):
+    if os.path.lexists(source / "manifest.json") or re.fullmatch(r"step-\d+", source.name):
         path, state = source, verify_checkpoint(source)
     else:
         path, state = newest_checkpoint(RunFolder(source).checkpoints)

@@ -16,6 +16,7 @@ class Totals:
     bytes_sent: int = 0
     parts: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
     test: dict[str, float] = field(default_factory=dict)
+    test_step: int = 0
     best_top1: float = -1.0
     best_step: int = 0
     run_id: str | None = None
@@ -31,7 +32,7 @@ class Totals:
 
     def tested(self, step: int, metrics: dict[str, float]) -> None:
         """Note the evaluation after ``step``."""
-        self.test = metrics
+        self.test, self.test_step = metrics, step
         if metrics["test/top1"] > self.best_top1:
             self.best_top1, self.best_step = metrics["test/top1"], step
 
@@ -41,6 +42,7 @@ class Totals:
         best = {"best_top1": self.best_top1, "best_step": self.best_step} if self.best_step else {}
         return {
             **{key.replace("/", "_"): value for key, value in self.test.items()},
+            "test_step": self.test_step,
             **best,
             "images_per_second": self.images / self.seconds if self.seconds else 0.0,
             "train_seconds": self.seconds,

@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 Mode = Literal["online", "offline", "disabled"]
 
+WANDB_MODES = ("online", "offline", "disabled", "shared", "dryrun", "run")
+"""Values of WANDB_MODE that wandb knows."""
 FINISH_SECONDS = 30
 INIT_SECONDS = 10
 
@@ -161,6 +163,8 @@ def _set_up(folder: Path, complaints: list[str]) -> Any:
     """
     # Telemetry would contact the server from offline runs too, and wait for it at every end.
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    if os.environ.get("WANDB_MODE") not in WANDB_MODES:
+        os.environ.pop("WANDB_MODE", None)  # wandb would refuse to start
     if "HOME" not in os.environ:
         home = os.path.expanduser("~")
         os.environ["HOME"] = str(folder) if home == "~" else home

@@ -1,6 +1,8 @@
 """Files of weights: which suffix is read and written how."""
 
 import io
+import os
+import re
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable
@@ -41,8 +43,15 @@ def write_safetensors(weights: Weights, path: Path) -> None:
     tensors = {name: tensor.contiguous() for name, tensor in weights.tensors.items()}
     try:
         save_file(tensors, path, metadata={"format": "pt", **describe(weights)})
-    except SafetensorError as error:  # its own name for what the disk refused
-        raise OSError(str(error)) from None
+    except SafetensorError as error:
+        raise refusal_of_disk(error) from None
+
+
+def refusal_of_disk(error: SafetensorError) -> OSError:
+    """What the system said, of which safetensors makes an error of its own."""
+    if number := re.search(r"os error (\d+)", str(error)):
+        return OSError(int(number[1]), os.strerror(int(number[1])))
+    return OSError(str(error))
 
 
 def read_pth(path: Path) -> Weights:

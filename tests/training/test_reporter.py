@@ -45,6 +45,7 @@ def test_totals_give_the_means_of_steps_and_the_sums_of_images():
     totals.tested(1, evaluation_metrics(top1=0.875))
     totals.tested(2, evaluation_metrics())
     assert totals.summary() == {
+        "test_step": 2,
         "best_top1": 0.875,
         "best_step": 1,
         "test_loss": 0.5,
@@ -244,16 +245,17 @@ def test_the_closing_words_say_what_came_of_the_run(words, tmp_path):
         "curves": str(tmp_path / "fashion-2" / "curves.png"),
         "kernels": str(tmp_path / "fashion-2" / "kernels.png"),
         "W&B": "none",
-        "unfinished": "continue with name=fashion-2 --resume",
+        "unfinished": "to continue, add name=fashion-2 --resume to the same command",
     }
 
 
 def test_a_finished_run_is_not_to_be_continued(words):
-    assert "unfinished" not in words(steps=4)
+    assert "unfinished" not in words(steps=4, test_step=4)
+    assert "unfinished" in words(steps=4, test_step=2), "its evaluation was cut short"
 
 
 def test_a_run_without_an_evaluation_says_nothing_of_accuracy(folder):
-    summary = {key: value for key, value in _summary().items() if not key.startswith("test_")}
+    summary = {key: value for key, value in _summary().items() if not key.startswith("test_top")}
     assert "accuracy" not in closing_words(summary, folder, "none")
 
 

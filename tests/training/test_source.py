@@ -137,6 +137,12 @@ def test_a_folder_without_a_checkpoint_is_refused(tmp_path):
         read_source(tmp_path)
 
 
+def test_a_checkpoint_without_a_manifest_is_named_itself(tmp_path):
+    (tmp_path / "step-00000008").mkdir()
+    with pytest.raises(InputError, match="cannot read the checkpoint .*step-00000008"):
+        read_source(tmp_path / "step-00000008")
+
+
 def test_a_file_then_the_command_line_change_the_settings(run, tmp_path):
     (tmp_path / "more.yaml").write_text("data: {size: 66}\nbatch_size: 5\n")
     config = read_source(run).config(tmp_path / "more.yaml", ["batch_size=7"])
