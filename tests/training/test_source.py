@@ -139,7 +139,7 @@ def test_a_folder_without_a_checkpoint_is_refused(tmp_path):
 
 def test_a_checkpoint_without_a_manifest_is_named_itself(tmp_path):
     (tmp_path / "step-00000008").mkdir()
-    with pytest.raises(InputError, match="cannot read the checkpoint .*step-00000008"):
+    with pytest.raises(InputError, match=r"cannot read the checkpoint .*step-00000008"):
         read_source(tmp_path / "step-00000008")
 
 
