@@ -47,7 +47,7 @@ def test_a_form_that_cannot_hold_the_net_leaves_what_was_there(source, tmp_path,
     assert [path.read_text() for path in tmp_path.iterdir()] == ["before"]
 
 
-@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors", ".pt2"])
 def test_a_folder_that_is_missing_is_named(source, tmp_path, suffix):
     target = tmp_path / "no" / f"net{suffix}"
     status, _, err = run(*CONVERT, source, target)

@@ -239,7 +239,6 @@ def replacing(path: Path) -> Iterator[Path]:
     aside = path.with_name(f".{path.stem}.part{path.suffix}")
     with writing(path):
         try:
-            aside.touch()  # what cannot be written is refused before there is anything to write
             yield aside
             handle = os.open(aside, os.O_RDONLY)
             try:

@@ -77,7 +77,7 @@ def _run(main: Callable[[], int]) -> None:
         told = error if isinstance(error, (InputError, RunError)) else _out_of_memory(error)
         status, is_first = _agree_on_failure(told.status if told else 1)
         if is_first:  # a rank without a log of its own says it on standard error all the same
-            log.error("error: %s", told or _in_words(error))
+            log.error("error: %s", told or in_words(error))
         os._exit(status)
     if dist.is_initialized():
         dist.destroy_process_group()
@@ -97,8 +97,8 @@ def _out_of_memory(error: Exception) -> RunError | None:
     )
 
 
-def _in_words(error: Exception) -> str:
-    """The traceback; where another rank is at fault, a line, or who waits where."""
+def in_words(error: Exception) -> str:
+    """The traceback of ``error``; where another rank is at fault, a line, or who waits where."""
     message = str(error)
     if isinstance(error, NoAnswerError):
         return _with_places(message)

@@ -1,11 +1,14 @@
 """How programs end, on real ranks."""
 
 import os
+import shlex
 import signal
+import sys
 
 import pytest
 
 from tests.programs import finish, ranks, run, start, wait_until
+from training.program import in_words
 
 HEAD = """
 import os, sys, time
@@ -85,3 +88,32 @@ def test_a_second_signal_ends_the_program_at_once(program, tmp_path):
         wait_until((tmp_path / sign).exists)
         process.send_signal(signal.SIGINT)
     assert finish(process, timeout=20)[0] == -signal.SIGINT
+
+
+def test_a_lost_connection_is_told_without_the_place_in_gloo_s_source():
+    message = (
+        "[/somewhere/gloo/transport/tcp/pair.cc:561] Connection closed by peer [127.0.0.1]:11432. "
+        "This is typically caused by a remote worker crashing."
+    )
+    told = in_words(RuntimeError(message))
+    assert (
+        told == "lost the connection to another rank (Connection closed by peer [127.0.0.1]:11432)"
+    )
+
+
+def test_a_configuration_that_is_printed_loads_as_the_same(tmp_path):
+    train = [sys.executable, "train.py", "--print-config"]
+    status, out, err = run(*train, "batch_size=7")
+    assert (status, err) == (0, "")
+    (tmp_path / "printed.yaml").write_text(out)
+    assert run(*train, "--config", tmp_path / "printed.yaml")[1] == out
+    assert "batch_size: 7\n" in out
+
+
+def test_a_configuration_that_cannot_be_printed_is_a_failure():
+    shell = f"{shlex.quote(sys.executable)} train.py --print-config > /dev/full"
+    status, _, err = run("sh", "-c", shell)
+    assert (status, err) == (
+        2,
+        "error: cannot write standard output: No space left on device\n",
+    )

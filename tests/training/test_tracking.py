@@ -55,6 +55,14 @@ def _login(machine):
     Path(os.environ["NETRC"]).write_text(f"machine {machine}\n login user\n password {KEY}\n")
 
 
+def test_a_mode_in_the_environment_that_is_none_does_no_harm(track, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "nonsense")
+    tracker = track("offline")
+    tracker.log(1, {"train/loss": 0.5})
+    tracker.finish(0)
+    assert tracker.location.startswith("offline, to upload: wandb sync ")
+
+
 def test_auto_is_offline_without_a_key():
     assert choose_mode("auto") == "offline"
 
