@@ -4,6 +4,8 @@ import re
 
 import pytest
 
+from tests.preparation.trees import make_tree, pack_tree
+
 IN_WORDS = {
     "kill": "SIGKILL of",
     "segfault": "a segmentation fault in",
@@ -31,3 +33,9 @@ def happened(record_property):
         record_property("fault", (re.sub(r"\b(\w+):(\d+):(\d+)", words, fault), outcome))
 
     return note
+
+
+@pytest.fixture
+def packed(tmp_path):
+    """A folder of packed images."""
+    return pack_tree(make_tree(tmp_path / "tree"), tmp_path / "packed")[0]

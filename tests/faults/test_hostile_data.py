@@ -1,0 +1,99 @@
+"""Packed images and configurations that are lies: none leads out of its folder or never ends."""
+
+import json
+import os
+
+import pytest
+
+from data.packed import Packed
+from tests.faults.hostile import npy, refused
+from tests.preparation.trees import SIZE
+from training.settings import load_config
+
+
+@pytest.mark.parametrize(
+    "name", ["../secret.npy", "/etc/secret.npy", "a/b.npy", ".npy", "..", "a.npy\n", "\udcff.npy"]
+)
+def test_an_index_cannot_lead_out_of_its_folder(packed, name, happened):
+    index = json.loads((packed / "index.json").read_text())
+    index["splits"]["train"]["shards"][0]["file"] = name
+    (packed / "index.json").write_text(json.dumps(index))
+    assert str(packed / "index.json") in refused(Packed, "train", packed)
+    happened(f"{name!a} in an index", "refused by name")
+
+
+@pytest.mark.parametrize("shape", [f"({2**70}, {SIZE}, {SIZE}, 3)", "(-1,)", "(" * 3000])
+def test_a_shard_of_lies(packed, shape):
+    (packed / "train-00000.npy").write_bytes(npy(shape, "|u1"))
+    assert str(packed / "train-00000.npy") in refused(Packed, "train", packed)
+
+
+@pytest.mark.parametrize("name", ["index.json", "train-labels.npy", "train-00001.npy"])
+def test_packed_images_that_never_end(packed, name):
+    (packed / name).unlink()
+    os.mkfifo(packed / name)
+    assert "a pipe or a device" in refused(Packed, "train", packed)
+
+
+def aliases(levels):
+    lines = ["a0: &a0 [" + "x," * 9 + "]"]
+    for level in range(1, levels):
+        lines.append(f"a{level}: &a{level} [" + f"*a{level - 1}," * 9 + "]")
+    return "\n".join([*lines, f"name: *a{levels - 1}"])
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (aliases(9), "write out what the alias stands for"),
+        ("a: &a [*a]", "write out what the alias stands for"),
+        ("name: " + "[" * 50_000, "nested too deeply"),
+        ("\n".join(" " * depth + "a:" for depth in range(350)), "nested too deeply"),
+        ("seed: " + "9" * 5000, "digits"),
+        ("seed: 0x" + "f" * 5000, "a number is too large"),
+        ("batch_size: 1" + "0" * 30, "a number is too large"),
+        ("epochs: 1\nepochs: 2", "the key epochs is there twice"),
+        ("data: {size: 64, size: 96}", "the key size is there twice"),
+        ("? [a, b]\n: 1", "unhashable key"),
+        ("#" * 70_000, "it has more than 65,536 bytes"),
+        ("batch_size: true", "batch_size: Input should be no truth value"),
+        ('data: {folder: "a\\0b"}', "data.folder: Input should have no control characters"),
+        ('"\\e[2J": 1', r"\x1b[2J: unknown key"),
+        ("name: " + "a" * 101, "name: String should have at most 100"),
+        ("runs: " + "a" * 256, "names of at most 255 bytes"),
+        ("data: {size: 1000000}", "data.size"),
+        ("data: {workers: 1000000}", "data.workers"),
+        ("data: {synthetic_length: 1000000000000}", "data.synthetic_length"),
+        ("optimizer: {accumulation: 1000000000000}", "optimizer.accumulation"),
+        ("wandb_api_key: a-secret", "wandb_api_key: unknown key"),
+        ("tracking: {api_key: a-secret}", "tracking.api_key: unknown key"),
+    ],
+    ids=lambda value: value[:24],
+)
+def test_a_configuration_that_cannot_be_meant(tmp_path, text, complaint):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    message = refused(load_config, path, [])
+    assert complaint in message
+    assert "a-secret" not in message
+    assert len(message) < 1000
+
+
+@pytest.mark.parametrize("override", ["name=" + "[" * 50_000, "data={size: 64, size: 96}"])
+def test_an_override_that_cannot_be_meant(tmp_path, override):
+    (tmp_path / "mine.yaml").touch()
+    message = refused(load_config, tmp_path / "mine.yaml", [override])
+    assert "is not valid YAML" in message
+    assert len(message) < 400
+
+
+@pytest.mark.parametrize("kind", ["a pipe", "/dev/zero", "a folder"])
+def test_a_configuration_that_never_ends(tmp_path, kind, happened):
+    path = tmp_path / "mine.yaml"
+    {
+        "a pipe": lambda: os.mkfifo(path),
+        "/dev/zero": lambda: path.symlink_to("/dev/zero"),
+        "a folder": path.mkdir,
+    }[kind]()
+    assert refused(load_config, path, []).startswith(f"cannot read the config {path}")
+    happened(f"{kind} as a configuration", "refused at once")
