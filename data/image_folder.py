@@ -21,6 +21,7 @@ FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "TIFF", "WEBP")
 Ghostscript."""
 DEEP = ("I", "F")
 """Beginnings of PIL's names for grey images of more than 8 bits."""
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # refused instead
 SPLIT_FOLDERS: dict[Split, tuple[str, ...]] = {"train": ("train",), "test": ("test", "val")}
 
 
@@ -81,13 +82,11 @@ def decode_with_mode(path: str, size: int, channels: int = 3) -> tuple[Tensor, s
     Raises InputError, whatever the decoder raised, which is its ``__cause__``.
     """
     try:
-        with open_plain(path) as file, warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with _open_image(file) as image:
-                mode, plain = image.mode, _of_8_bits(image).convert("L" if channels == 1 else "RGB")
+        with open_plain(path) as file, _open_image(file) as image:
+            mode, plain = image.mode, _of_8_bits(image).convert("L" if channels == 1 else "RGB")
         square = ImageOps.fit(plain, (size, size), Image.Resampling.BILINEAR)
         return pil_to_tensor(square), mode
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except Image.DecompressionBombError as error:
         limit = Image.MAX_IMAGE_PIXELS
         raise InputError(
             f"{path} has more pixels than the {limit} that are safe: shrink or remove it"
@@ -100,10 +99,14 @@ def decode_with_mode(path: str, size: int, channels: int = 3) -> tuple[Tensor, s
 
 
 def _open_image(file: BinaryIO) -> Image.Image:
+    """The image, not decoded yet; DecompressionBombError where PIL would only warn, too."""
     try:
-        return Image.open(file, formats=FORMATS)
+        image = Image.open(file, formats=FORMATS)
     except UnidentifiedImageError:
         raise ValueError(f"it is none of {', '.join(FORMATS)}") from None
+    if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+        raise Image.DecompressionBombError
+    return image
 
 
 def _of_8_bits(image: Image.Image) -> Image.Image:

@@ -1,17 +1,14 @@
 """The order of an epoch, and its batches."""
 
-import multiprocessing
+from collections import deque
 from collections.abc import Iterator, Sequence
-from multiprocessing.context import BaseContext
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
-from torch.utils.data import Dataset as TorchDataset
 
 from data.datasets import Dataset
-from model.errors import InputError
 from model.keyed_random import hash32
 
 
@@ -25,6 +22,8 @@ class Batch(NamedTuple):
 
 WINDOW = 8
 """Blocks whose images an epoch mixes with each other."""
+AHEAD = 2
+"""Batches that each worker reads ahead."""
 
 
 def epoch_order(seed: int, epoch: int, length: int, block: int = 0) -> Tensor:
@@ -49,62 +48,42 @@ def epoch_order(seed: int, epoch: int, length: int, block: int = 0) -> Tensor:
 
 
 class Loader:
-    """Reads given batches, ahead of their use where the set decodes and ``workers`` > 0.
+    """Reads given batches, ahead of their use in ``workers`` threads, if there are any.
 
     ``batches`` are the positions (B,) of each batch's images; B may differ, and be 0. A set that
-    does not decode is read in this process. With ``pin`` they are in memory that a GPU reads by
-    itself.
+    does not decode needs no workers. With ``pin`` they are in memory that a GPU reads by itself,
+    which takes at least one thread.
 
-    Iterating raises InputError when an image cannot be read, from a worker as from this process.
+    Threads, since decoders and files are read without Python's lock, and since those of a rank that
+    is killed end with it. Iterating raises what reading raised, such as InputError for an image
+    that cannot be read.
     """
 
     def __init__(
         self, dataset: Dataset, batches: Sequence[Tensor], workers: int = 0, *, pin: bool = False
     ) -> None:
         self.dataset, self.batches, self.pin = dataset, batches, pin
-        self.workers = min(workers, len(batches)) if dataset.decodes else 0
+        self.workers = max(workers if dataset.decodes else 0, pin)
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[Batch]:
-        if not self.workers and not self.pin:  # which a DataLoader would take longer for
-            yield from (Batch(*self.dataset.read(batch), batch) for batch in self.batches)
+        if not self.workers:
+            yield from map(self._read, self.batches)
             return
-        reader: DataLoader[Batch | InputError] = DataLoader(
-            _Reader(self.dataset),
-            batch_size=None,
-            sampler=[batch.tolist() for batch in self.batches],
-            num_workers=self.workers,
-            multiprocessing_context=_forkserver() if self.workers else None,
-            pin_memory=self.pin,
-            generator=torch.Generator(),
-        )
-        for read in reader:
-            if isinstance(read, InputError):
-                raise read
-            yield read
-
-
-class _Reader(TorchDataset[Batch | InputError]):
-    """Batches by the list of their positions.
-
-    An InputError is returned: raised in a worker, it would arrive with a traceback as its message.
-    """
-
-    def __init__(self, dataset: Dataset) -> None:
-        self.dataset = dataset
-
-    def __getitem__(self, positions: list[int]) -> Batch | InputError:
-        indices = torch.tensor(positions, dtype=torch.int64)
+        pool = ThreadPoolExecutor(self.workers, "loader", torch.set_num_threads, (1,))
+        ahead: deque[Future[Batch]] = deque()
         try:
-            return Batch(*self.dataset.read(indices), indices)
-        except InputError as error:
-            return InputError(*error.args)
+            for batch in self.batches:
+                ahead.append(pool.submit(self._read, batch))
+                if len(ahead) > AHEAD * self.workers:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
-
-def _forkserver() -> BaseContext:
-    """Workers fork from a small process without threads or GPU, which has imported the packages."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "torchvision", "data.loading"])
-    return context
+    def _read(self, indices: Tensor) -> Batch:
+        batch = Batch(*self.dataset.read(indices), indices)
+        return Batch(*(each.pin_memory() for each in batch)) if self.pin else batch

@@ -2,6 +2,7 @@
 
 import math
 import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -46,12 +47,10 @@ class Packed:
         counts = [shard.images for shard in index.splits[split].shards]
         self.starts = np.cumsum([0, *counts])
         self._open: dict[int, _OpenFile] = {}
+        self._opening = threading.Lock()
 
     def __len__(self) -> int:
         return len(self.labels)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_open": {}}
 
     def read(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Images (B, 3, size, size) uint8 and labels (B,) int64 at ``indices`` (B,).
@@ -86,16 +85,17 @@ class Packed:
             done += count
 
     def _file(self, shard: int) -> "_OpenFile":
-        if shard not in self._open:
-            if len(self._open) == MOST_OPEN:
-                del self._open[next(iter(self._open))]  # the one opened first
-            try:
-                self._open[shard] = _OpenFile(self.shards[shard])
-            except OSError as error:
-                raise InputError(
-                    f"{self.shards[shard]} cannot be opened ({error.strerror}): see to its disk"
-                ) from None
-        return self._open[shard]
+        with self._opening:  # for several threads read
+            if shard not in self._open:
+                if len(self._open) == MOST_OPEN:
+                    del self._open[next(iter(self._open))]  # the one opened first
+                try:
+                    self._open[shard] = _OpenFile(self.shards[shard])
+                except OSError as error:
+                    raise InputError(
+                        f"{self.shards[shard]} cannot be opened ({error.strerror}): see to its disk"
+                    ) from None
+            return self._open[shard]
 
 
 class _OpenFile:

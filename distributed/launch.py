@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 from typing import TYPE_CHECKING
 
 from model.errors import InputError
@@ -82,14 +83,17 @@ def main(argv: list[str] | None = None) -> int:
         kept = [name for name in args.signals_to_handle.split(",") if name.strip() != "SIGHUP"]
         args.signals_to_handle = ",".join(kept)
     try:
-        torchrun.run(args)
+        with tempfile.TemporaryDirectory(prefix="torchelastic_") as folder:
+            if args.log_dir is None and args.redirects == args.tee == "0":
+                args.log_dir = folder  # torchrun's would stay, though it holds nothing to read
+            torchrun.run(args)
     except agent.RankFailedError as error:
         if error.code != InputError.status:  # there the program has said it all
             print(error, file=sys.stderr)
         return error.code if error.code > 0 else 128 - error.code
     except SignalException as error:
         return 128 + error.sigval
-    except (RendezvousError, ValueError) as error:
+    except (RendezvousError, ValueError, OSError) as error:
         print(f"cannot launch: {error}", file=sys.stderr)
         return 1
     return 0

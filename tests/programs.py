@@ -47,11 +47,12 @@ def run(*command, timeout=150, **environment):
 
 
 def processes_mentioning(text):
-    """Ids of the processes whose command line holds ``text``."""
+    """Ids of the other processes whose command line or environment holds ``text``."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            if text in (folder / "cmdline").read_bytes().decode(errors="replace"):
+            words = (folder / "cmdline").read_bytes() + (folder / "environ").read_bytes()
+            if text in words.decode(errors="replace") and int(folder.name) != os.getpid():
                 found.append(int(folder.name))
         except OSError:
             continue

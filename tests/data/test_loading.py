@@ -1,13 +1,14 @@
 """The order of an epoch, and the batches that follow from it."""
 
-import os
+import threading
+import time
 from collections.abc import Sequence
 
 import pytest
 import torch
 
 from data.image_folder import ImageFolder
-from data.loading import WINDOW, Loader, epoch_order
+from data.loading import AHEAD, WINDOW, Loader, epoch_order
 from data.synthetic import Synthetic
 from model.errors import InputError
 
@@ -113,27 +114,63 @@ def test_only_sets_that_decode_are_read_by_workers(pictures):
     batches = uneven([0], [1], [2])
     assert Loader(synthetic(), batches, workers=2).workers == 0
     assert Loader(ImageFolder("train", pictures, 8), batches, workers=2).workers == 2
-    assert Loader(ImageFolder("train", pictures, 8), batches, workers=9).workers == 3
 
 
-class Parents:
-    """A set whose labels are the parent of the process that reads them."""
+class Noted:
+    """A set that decodes, and notes what was read; ``gate`` lets the reading go on."""
 
     classes: Sequence[str] = ["any"]
     channels = height = width = 1
     decodes = True
     block = 0
 
+    def __init__(self):
+        self.read_so_far: list[list[int]] = []
+        self.gate = threading.Event()
+
     def __len__(self):
-        return 1
+        return 100
 
     def read(self, indices):
-        return torch.zeros(len(indices), 1, 1, 1).byte(), torch.full_like(indices, os.getppid())
+        self.gate.wait(60)
+        self.read_so_far.append(indices.tolist())
+        return torch.zeros(len(indices), 1, 1, 1).byte(), indices
 
 
-def test_workers_are_not_forked_from_this_process_and_its_threads():
-    (batch,) = Loader(Parents(), uneven([0]), workers=1)
-    assert batch.labels.item() not in (os.getpid(), os.getppid())
+def loader_threads():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("loader")]
+
+
+def test_workers_read_ahead_so_far_and_no_further():
+    dataset = Noted()
+    dataset.gate.set()
+    batches = iter(Loader(dataset, list(torch.arange(100).split(1)), workers=3))
+    assert next(batches).indices.tolist() == [0]
+    known = 1 + 3 * AHEAD
+    deadline = time.monotonic() + 60
+    while len(dataset.read_so_far) < known and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.1)
+    assert sorted(dataset.read_so_far) == [[number] for number in range(known)]
+    assert len(loader_threads()) == 3
+    del batches
+
+
+def test_no_worker_goes_on_once_nobody_reads():
+    dataset = Noted()
+    batches = iter(Loader(dataset, list(torch.arange(100).split(1)), workers=2))
+    threading.Timer(0.1, dataset.gate.set).start()
+    next(batches)
+    del batches
+    assert loader_threads() == []
+    assert len(dataset.read_so_far) <= 1 + 2 * AHEAD
+
+
+def test_workers_leave_the_threads_of_torch_alone(pictures):
+    before = torch.get_num_threads()
+    assert before > 1
+    list(Loader(ImageFolder("train", pictures, 8), uneven([0], [1]), workers=2))
+    assert torch.get_num_threads() == before
 
 
 @pytest.mark.parametrize("workers", [0, 2])

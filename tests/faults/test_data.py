@@ -2,10 +2,12 @@
 
 import json
 import os
+import signal
 
 import pytest
 
 from tests.data.conftest import save_picture
+from tests.faults.runs import INJECTED
 from tests.preparation.trees import make_tree, pack_tree
 from tests.programs import finish, processes_mentioning, ranks, run, start, wait_until
 
@@ -55,6 +57,18 @@ def test_a_bad_image_is_named_when_its_batch_comes(
         f"a {kind} among the images, {workers} workers",
         "named when its batch comes, all ranks ended",
     )
+
+
+def test_nothing_is_left_of_ranks_that_read_ahead_when_one_is_killed(tree, tmp_path, happened):
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    folder = ("data.name=image_folder", f"data.folder={tree}", "data.workers=2", "epochs=4")
+    command = (*ranks(2), INJECTED, *SETTINGS, *folder, f"runs={tmp_path}")
+    status, _, err = run(*command, FAULT="kill:1:3", TMPDIR=str(scratch))
+    assert status == 128 + signal.SIGKILL, err
+    assert processes_mentioning(str(tmp_path)) == []
+    assert list(scratch.iterdir()) == []
+    happened("kill:1:3, while two workers read images", "no process and no file is left of them")
 
 
 def test_packed_images_cut_short_in_the_middle_of_training(tree, tmp_path, happened):
