@@ -22,7 +22,10 @@ What it leaves lies in runs/NAME: results.json, .csv and .md, charts, and W&B ru
 import argparse
 import logging
 import shutil
+import signal
 from pathlib import Path
+
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C just ends the imports
 
 import torch
 

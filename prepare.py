@@ -28,7 +28,10 @@ classes.
 import argparse
 import logging
 import math
+import signal
 from pathlib import Path
+
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C just ends the imports
 
 from data.packed_index import PackedIndex
 from distributed.device import share_of_cores

@@ -83,8 +83,10 @@ def decode_with_mode(path: str, size: int, channels: int = 3) -> tuple[Tensor, s
     """
     try:
         with open_plain(path) as file, _open_image(file) as image:
-            mode, plain = image.mode, _of_8_bits(image).convert("L" if channels == 1 else "RGB")
-        square = ImageOps.fit(plain, (size, size), Image.Resampling.BILINEAR)
+            mode, plain = image.mode, _of_8_bits(image)
+            if plain.mode != (wanted := "L" if channels == 1 else "RGB"):
+                plain = plain.convert(wanted)
+            square = ImageOps.fit(plain, (size, size), Image.Resampling.BILINEAR)
         return pil_to_tensor(square), mode
     except Image.DecompressionBombError as error:
         limit = Image.MAX_IMAGE_PIXELS
@@ -104,8 +106,9 @@ def _open_image(file: BinaryIO) -> Image.Image:
         image = Image.open(file, formats=FORMATS)
     except UnidentifiedImageError:
         raise ValueError(f"it is none of {', '.join(FORMATS)}") from None
-    if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
-        raise Image.DecompressionBombError
+    pixels, limit = image.width * image.height, Image.MAX_IMAGE_PIXELS
+    if limit and pixels > limit:
+        raise Image.DecompressionBombError(f"its {pixels} pixels exceed the limit of {limit}")
     return image
 
 

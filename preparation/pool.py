@@ -6,12 +6,14 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 
 import torch
 from tqdm import tqdm
@@ -24,6 +26,8 @@ log = logging.getLogger(__name__)
 PLAIN_EVERY = 15.0
 """Seconds between plain lines, where there is no terminal for a live one."""
 
+_Finished = tuple[Record, bool]
+"""A shard's record, and whether the shard was there."""
 _stop = ctypes.c_bool(False)
 """In a worker: shared with the program, which sets it when it is to end."""
 
@@ -42,7 +46,8 @@ def finish_all(tasks: Sequence[Task], workers: int) -> list[Record]:
     records: dict[str, Record] = {}
     progress = _Progress(sum(len(task.files) for task in tasks))
     try:
-        futures = {pool.submit(_finish, task): task for task in tasks}
+        with _signals_held():  # a worker half started could not be told to end
+            futures = _started(pool, tasks)
         for future in as_completed(futures):
             task, (record, was_kept) = futures[future], future.result()
             records[task.name] = record
@@ -59,8 +64,34 @@ def finish_all(tasks: Sequence[Task], workers: int) -> list[Record]:
     return [records[task.name] for task in tasks]
 
 
-def _finish(task: Task) -> tuple[Record, bool]:
-    """The record, and whether the shard was there."""
+def _started(pool: ProcessPoolExecutor, tasks: Sequence[Task]) -> "dict[Future[_Finished], Task]":
+    try:
+        return {pool.submit(_finish, task): task for task in tasks}
+    except OSError as error:  # such as a path that is too long for a socket
+        raise InputError(
+            f"workers cannot be started with the temporary folder {tempfile.gettempdir()} "
+            f"({error}): set TMPDIR to another one"
+        ) from None
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Ctrl-C and SIGTERM are answered at the end of the block."""
+    held: list[int] = []
+    handlers = {
+        number: signal.signal(number, lambda number, _: held.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if held:
+            signal.raise_signal(held[0])
+
+
+def _finish(task: Task) -> _Finished:
     try:
         if record := kept(task):
             return record, True

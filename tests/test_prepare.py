@@ -5,7 +5,9 @@ import os
 import shlex
 import signal
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +24,7 @@ from tests.preparation.trees import (
     pack_tree,
     save_noise,
 )
-from tests.programs import ROOT, finish, ranks, run, start
+from tests.programs import ROOT, finish, processes_mentioning, ranks, run, start, wait_until
 
 pytestmark = pytest.mark.programs
 
@@ -177,6 +179,34 @@ def test_a_signal_ends_it_soon_without_a_partial_file(slow_tree, tmp_path, numbe
     assert "the same command goes on" in out
     assert not list(target.rglob("*.part"))
     assert (target / UNFINISHED / "plan.json").exists()
+
+
+@pytest.fixture
+def scratch():
+    """A folder for temporary files, with a path short enough for a socket's."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_workers_start_leaves_nothing_behind(slow_tree, tmp_path, scratch, number):
+    process = start(*PREPARE, slow_tree, tmp_path / "packed", *SLOW, TMPDIR=str(scratch))
+    wait_until(lambda: list(scratch.glob("pymp-*")))  # what Python starts workers with
+    os.kill(process.pid, number)
+    status, out, err = finish(process, timeout=60)
+    assert (status, err) == (128 + number, "")
+    assert "the same command goes on" in out
+    assert not processes_mentioning(str(scratch))
+    assert not list(scratch.glob("pymp-*"))
+
+
+def test_a_temporary_folder_too_deep_for_workers_is_named(tree, tmp_path):
+    deep = tmp_path / ("deep" * 25)
+    deep.mkdir()
+    status, _, err = run(*PREPARE, tree, tmp_path / "packed", *SMALL, TMPDIR=str(deep))
+    assert status == 2
+    assert f"workers cannot be started with the temporary folder {deep}" in err
+    assert err.count("\n") == 1
 
 
 def test_a_full_disk_is_a_sentence_and_no_loss(tree, tmp_path):

@@ -28,6 +28,7 @@ from training.folder import writing
 
 log = logging.getLogger(__name__)
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 PR_SET_PDEATHSIG = 1
 WAIT_FOR_RANK_0 = 20.0
 
@@ -39,12 +40,18 @@ def run_program(main: Callable[[], int]) -> None:
     SIGTERM, unless ``main`` sees to them), 1 after any other exception. A failing rank leaves at
     once, without waiting for collectives that will never complete.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in SIGNALS:
         signal.signal(number, _interrupt)
     try:
-        _run(main)
+        status = _run(main)
     except Interrupted as signalled:
-        os._exit(128 + signalled.number)
+        status = 128 + signalled.number
+    # Here no traceback holds on to anything any more.
+    if dist.is_initialized():
+        os._exit(status)
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+    sys.exit(status)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -59,7 +66,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise Interrupted(number)
 
 
-def _run(main: Callable[[], int]) -> None:
+def _run(main: Callable[[], int]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # None where it was closed
             stream.reconfigure(errors="backslashreplace")  # a name may be no text at all
@@ -78,10 +85,10 @@ def _run(main: Callable[[], int]) -> None:
         status, is_first = _agree_on_failure(told.status if told else 1)
         if is_first:  # a rank without a log of its own says it on standard error all the same
             log.error("error: %s", told or in_words(error))
-        os._exit(status)
+        return status
     if dist.is_initialized():
         dist.destroy_process_group()
-    sys.exit(status)
+    return status
 
 
 def _out_of_memory(error: Exception) -> RunError | None:
@@ -136,7 +143,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal = self.told = 0
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in SIGNALS:
             signal.signal(number, self._note)
 
     def _note(self, number: int, frame: FrameType | None) -> None:

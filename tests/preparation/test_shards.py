@@ -54,7 +54,7 @@ def test_a_bomb_is_skipped_with_the_reason(tree, tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 5000)
     (skipped,) = pack(make_task(tree, tmp_path)).skipped
     assert skipped.file == "train/ant/bomb.png"
-    assert "exceeds limit" in skipped.reason
+    assert "10000 pixels exceed the limit of 5000" in skipped.reason
 
 
 def test_a_link_that_leads_nowhere_is_skipped(tree, tmp_path):
