@@ -1,11 +1,12 @@
-"""From image files on the disk to augmented batches, on one thread.
+"""From image files on the disk to augmented batches, on one thread or by two workers.
 
 Beside torchvision as its reference training has it: ImageFolder, RandomResizedCrop or RandomCrop,
-flip, ToTensor and Normalize, in a DataLoader without workers. Ours packs the same files once with
-``prepare.py``, then reads pixels, crops 224 of 256, mirrors and standardizes a batch at once. The
-JPEG files are made up, 500 by 375 pixels and about as long as ImageNet's; all that is read lies in
-the page cache, and more than fits into the processor's. So is a cut batch of 128, 38 MB, while one
-of 32 may stay in it.
+flip, ToTensor and Normalize, in a DataLoader. Ours packs the same files once with ``prepare.py``,
+then reads pixels, crops 224 of 256, mirrors and standardizes a batch at once; or it decodes the
+files each time, as theirs does. Workers are processes there, and threads here. The JPEG files are
+made up, 500 by 375 pixels and about as long as ImageNet's; all that is read lies in the page cache,
+and more than fits into the processor's. So is a cut batch of 128, 38 MB, while one of 32 may stay
+in it.
 """
 
 import logging
@@ -34,7 +35,7 @@ from preparation.target import prepare
 
 Make = Callable[..., Callable[[], Tensor]]
 
-BATCH, SMALL = 128, 32
+BATCH, SMALL, WORKERS = 128, 32, 2
 PICTURES, IMAGES = 256, 4096
 """Files made, and names given to them: 805 MB packed."""
 STORED, SIZE = 256, 224
@@ -83,18 +84,22 @@ def _stream(epoch: Callable[[int], Iterator[Tensor]], batches: int) -> Callable[
     return read
 
 
-def torchvisions(folder: Path, crop: str, batch: int, batches: int) -> Callable[[], Tensor]:
+def torchvisions(
+    folder: Path, crop: str, workers: int, batch: int, batches: int
+) -> Callable[[], Tensor]:
     """The reference's loader."""
     torch.set_num_threads(1)
     normalize = transforms.Normalize(*([v / 255 for v in each] for each in (MEAN, DEVIATION)))
     flip = transforms.RandomHorizontalFlip()
     transform = transforms.Compose([*CROPS[crop], flip, transforms.ToTensor(), normalize])
     images = ImageFolder(str(folder / "images" / "train"), transform)
-    loader = DataLoader(images, batch, shuffle=True, drop_last=True)
+    loader = DataLoader(images, batch, shuffle=True, drop_last=True, num_workers=workers)
     return _stream(lambda number: (read for read, _ in loader), batches)
 
 
-def ours(folder: Path, name: str, cut: bool, batch: int, batches: int) -> Callable[[], Tensor]:
+def ours(
+    folder: Path, name: str, cut: bool, workers: int, batch: int, batches: int
+) -> Callable[[], Tensor]:
     """The trainer's, of the data set called ``name``; without ``cut`` images are read alone."""
     torch.set_num_threads(1)
     keep_freed_memory()
@@ -103,7 +108,7 @@ def ours(folder: Path, name: str, cut: bool, batch: int, batches: int) -> Callab
 
     def epoch(number: int) -> Iterator[Tensor]:
         order = epoch_order(0, number, len(images), images.block).split(batch)
-        for read in Loader(images, order):
+        for read in Loader(images, order, workers):
             keys = image_keys(0, number, read.indices)
             yield preprocess(read.images, keys) if cut else read.images
 
@@ -112,12 +117,16 @@ def ours(folder: Path, name: str, cut: bool, batch: int, batches: int) -> Callab
 
 def contestants(folder: Path) -> dict[str, tuple[Contestant, int]]:
     """By name, with the images that a call reads."""
-    rows: list[tuple[str, Make, tuple[str | bool, ...], int, int]] = [
-        *((f"torchvision, {crop}", torchvisions, (crop,), BATCH, BATCH) for crop in CROPS),
-        ("ours, image_folder", ours, ("image_folder", True), BATCH, BATCH),
-        ("ours, packed", ours, ("packed", True), BATCH, IMAGES),
-        (f"ours, packed, batches of {SMALL}", ours, ("packed", True), SMALL, IMAGES),
-        ("ours, packed, reading alone", ours, ("packed", False), BATCH, IMAGES),
+    *_, crop = CROPS
+    decoding, two = ("image_folder", True), f"{WORKERS} workers"
+    rows: list[tuple[str, Make, tuple[str | int, ...], int, int]] = [
+        *((f"torchvision, {crop}", torchvisions, (crop, 0), BATCH, BATCH) for crop in CROPS),
+        ("ours, image_folder", ours, (*decoding, 0), BATCH, BATCH),
+        (f"torchvision, {crop}, {two}", torchvisions, (crop, WORKERS), BATCH, IMAGES),
+        (f"ours, image_folder, {two}", ours, (*decoding, WORKERS), BATCH, IMAGES),
+        ("ours, packed", ours, ("packed", True, 0), BATCH, IMAGES),
+        (f"ours, packed, batches of {SMALL}", ours, ("packed", True, 0), SMALL, IMAGES),
+        ("ours, packed, reading alone", ours, ("packed", False, 0), BATCH, IMAGES),
     ]
     return {
         name: (Contestant(name, make, (folder, *arguments, batch, images // batch)), images)

@@ -86,7 +86,7 @@ class DataConfig(Section):
     """Of a test image: its centre; and mirrored; and its corners. Their probabilities are averaged.
     """
     workers: int = Field(0, ge=0, le=256)
-    """Reading processes of each rank, for image folders and packed images."""
+    """Reading threads of each rank, for image folders and packed images."""
     stored_size: int = Field(256, gt=0, le=LARGEST_SIDE)
     """Side at which decoded or made-up images are kept, in pixels."""
     synthetic_length: int = Field(2048, gt=0, le=10**8)
