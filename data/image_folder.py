@@ -21,8 +21,9 @@ FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "TIFF", "WEBP")
 Ghostscript."""
 DEEP = ("I", "F")
 """Beginnings of PIL's names for grey images of more than 8 bits."""
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # refused instead
 SPLIT_FOLDERS: dict[Split, tuple[str, ...]] = {"train": ("train",), "test": ("test", "val")}
+
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # refused instead
 
 
 class ImageFolder:

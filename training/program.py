@@ -45,10 +45,7 @@ def run_program(main: Callable[[], int]) -> None:
     try:
         status = _run(main)
     except Interrupted as signalled:
-        status = 128 + signalled.number
-    # Here no traceback holds on to anything any more.
-    if dist.is_initialized():
-        os._exit(status)
+        status = _leave_group(128 + signalled.number)
     for number in SIGNALS:
         signal.signal(number, signal.SIG_DFL)
     sys.exit(status)
@@ -85,9 +82,16 @@ def _run(main: Callable[[], int]) -> int:
         status, is_first = _agree_on_failure(told.status if told else 1)
         if is_first:  # a rank without a log of its own says it on standard error all the same
             log.error("error: %s", told or in_words(error))
-        return status
+        return _leave_group(status)
     if dist.is_initialized():
         dist.destroy_process_group()
+    return status
+
+
+def _leave_group(status: int) -> int:
+    """``status``, outside of a process group; in one the process ends here and now with it."""
+    if dist.is_initialized():
+        os._exit(status)
     return status
 
 

@@ -166,6 +166,18 @@ def test_no_worker_goes_on_once_nobody_reads():
     assert len(dataset.read_so_far) <= 1 + 2 * AHEAD
 
 
+def test_for_a_gpu_a_thread_pins_each_batch(monkeypatch):
+    pinned = []
+
+    def pin(tensor):
+        pinned.append((threading.current_thread().name[:6], tensor.tolist()))
+        return tensor
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    ((images, labels, indices),) = Loader(synthetic(), uneven([3, 1]), pin=True)
+    assert pinned == [("loader", each.tolist()) for each in (images, labels, indices)]
+
+
 def test_workers_leave_the_threads_of_torch_alone(pictures):
     before = torch.get_num_threads()
     assert before > 1
