@@ -1,6 +1,7 @@
 """How a program starts and ends: its log, its signals, and one sentence for the user's mistakes."""
 
 import argparse
+import contextlib
 import ctypes
 import io
 import logging
@@ -11,6 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -31,6 +33,7 @@ log = logging.getLogger(__name__)
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 PR_SET_PDEATHSIG = 1
 WAIT_FOR_RANK_0 = 20.0
+LONGEST_ENDING = timedelta(seconds=60)
 
 
 def run_program(main: Callable[[], int]) -> None:
@@ -84,8 +87,19 @@ def _run(main: Callable[[], int]) -> int:
             log.error("error: %s", told or in_words(error))
         return _leave_group(status)
     if dist.is_initialized():
+        if status:
+            _let_rank_0_end()
         dist.destroy_process_group()
     return status
+
+
+def _let_rank_0_end() -> None:
+    """Wait for rank 0: the launcher ends all ranks when the first has ended with a status."""
+    with contextlib.suppress(RuntimeError):  # the store has gone with the launcher
+        if launched_world().rank == 0:
+            group_store().set("rank 0 ends", "")
+        else:
+            group_store().wait(["rank 0 ends"], LONGEST_ENDING)
 
 
 def _leave_group(status: int) -> int:
