@@ -78,6 +78,12 @@ def test_a_signal_to_one_rank_is_agreed_on_by_all(program, tmp_path):
     assert "Traceback" not in err
 
 
+def test_a_rank_that_has_stopped_lets_rank_0_say_what_it_has_to(program):
+    path = program(MESH + "if not mesh.rank:\n    time.sleep(5)\n    print('told')\nreturn 143")
+    status, out, _ = run(*ranks(2), path)
+    assert (status, out) == (143, "told\n")
+
+
 def test_a_second_signal_ends_the_program_at_once(program, tmp_path):
     path = program(
         f"stop = StopRequest()\nopen('{tmp_path}/up', 'w')\n"
