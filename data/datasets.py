@@ -19,9 +19,9 @@ from model.errors import InputError
 class Dataset(Protocol):
     """Labelled images of one size, read by their positions.
 
-    ``decodes`` is True where reading costs enough for worker processes to pay off. ``block`` is how
-    many neighbouring images an epoch should visit at about the same time (see ``epoch_order``); 0
-    where any order is as fast.
+    ``decodes`` is True where reading costs enough for workers to pay off, threads that read at the
+    same time. ``block`` is how many neighbouring images an epoch should visit at about the same
+    time (see ``epoch_order``); 0 where any order is as fast.
     """
 
     classes: Sequence[str]
