@@ -29,6 +29,7 @@ signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C just ends the imports
 
 import torch
 
+from common.files import writing
 from comparison.forms import FORMS
 from comparison.formulas import Net
 from comparison.learning import compare_learning
@@ -39,9 +40,9 @@ from comparison.report import track_learning, track_results, write_results
 from comparison.results import make_row
 from comparison.session import Comparison
 from data.datasets import open_dataset
+from launch.program import ArgumentParser, log_to_file, run_program
+from recording.folder import RunFolder
 from training.config import DTYPES
-from training.folder import RunFolder, writing
-from training.program import ArgumentParser, log_to_file, run_program
 from training.settings import load_config
 
 log = logging.getLogger(__name__)

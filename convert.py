@@ -23,10 +23,10 @@ from pathlib import Path
 
 signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C just ends the imports
 
+from common.files import replacing
+from launch.program import ArgumentParser, run_program
 from model.variants import VARIANTS
-from training.folder import replacing
-from training.program import ArgumentParser, run_program
-from training.source import read_source
+from recording.source import read_source
 from weights.files import check_target, write_file
 
 log = logging.getLogger(__name__)

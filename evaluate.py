@@ -19,17 +19,17 @@ from pathlib import Path
 
 signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C just ends the imports
 
+from common.errors import ReportedError
+from common.files import replacing
 from data.datasets import Dataset
 from distributed.mesh import Mesh, plan_mesh
-from distributed.world import launched_world
-from model.errors import InputError
+from launch.program import ArgumentParser, run_program
+from launch.world import launched_world
+from recording.source import check_channels, check_classes, read_source
+from training.batches import make_preprocess, open_test_set, test_batches
 from training.config import Config
-from training.folder import replacing
 from training.inference import score
-from training.input import make_preprocess, open_test_set, test_batches
-from training.loop import build_model
-from training.program import ArgumentParser, run_program
-from training.source import check_channels, check_classes, read_source
+from training.trainer import build_model
 from weights.net import Weights
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ def main() -> int:
     scores = score(model, preprocess, config, mesh, batches)
     assert scores is not None, "nobody stops it"
     if not math.isfinite(scores["test/loss"]):
-        raise InputError(
+        raise ReportedError(
             f"the loss of {weights.source} is {scores['test/loss']}: use precision=fp32, or other "
             "weights"
         )

@@ -15,10 +15,10 @@ from pathlib import Path
 
 signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C just ends the imports
 
-from model.errors import InputError
-from training.kernels import draw_kernels, in_words, kinds_of_towers
-from training.program import ArgumentParser, run_program
-from training.source import read_source
+from common.errors import ReportedError
+from launch.program import ArgumentParser, run_program
+from recording.kernels import draw_kernels, in_words, kinds_of_towers
+from recording.source import read_source
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ def main() -> int:
     """Draw and count; returns the exit status."""
     arguments = parse_arguments()
     if arguments.picture.suffix != ".png":
-        raise InputError(f"cannot write {arguments.picture}: its name must end in .png")
+        raise ReportedError(f"cannot write {arguments.picture}: its name must end in .png")
     weights = read_source(arguments.source).weights
     conv1 = weights.tensors["conv1.weight"]
     draw_kernels(conv1, weights.towers, arguments.picture, str(weights.source))

@@ -191,5 +191,5 @@ if [ -z "$processes" ]; then
 fi
 [[ $processes =~ ^[1-9][0-9]*$ ]] || die "--nproc needs a number of processes, not '$processes'."
 
-start $venv/bin/python -m distributed.launch --nproc-per-node "$processes" \
+start $venv/bin/python -m launch --nproc-per-node "$processes" \
     ${flags[@]+"${flags[@]}"} "${program[@]}"

@@ -16,10 +16,10 @@ from typing import Any
 
 signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C just ends the imports
 
-from model.errors import InputError, printable
+from common.errors import ReportedError, printable
+from launch.program import ArgumentParser, run_program
+from recording.source import read_source
 from training.prediction import Guess, Predictor
-from training.program import ArgumentParser, run_program
-from training.source import read_source
 
 log = logging.getLogger(__name__)
 
@@ -35,10 +35,10 @@ def main() -> int:
     for image in arguments.images:
         try:
             guesses = predictor.top(image, arguments.top)
-        except InputError as error:
+        except ReportedError as error:
             log.error("error: %s", error)
             outcomes.append({"image": image, "error": str(error)})
-            status = InputError.status
+            status = ReportedError.status
             continue
         outcomes.append({"image": image, "classes": [guess._asdict() for guess in guesses]})
         if not arguments.json:

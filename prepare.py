@@ -33,15 +33,16 @@ from pathlib import Path
 
 signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C just ends the imports
 
-from data.packed_index import PackedIndex
+from common.errors import ReportedError, printable
+from common.files import writing
+from data.packed.index import PackedIndex
+from data.packed.source import list_source
+from data.packed.statistics import MOST_IMAGES
+from data.packed.verify import verify
+from data.packed.writer import prepare
 from distributed.device import share_of_cores
-from model.errors import InputError, printable
-from preparation.source import list_source
-from preparation.statistics import MOST_IMAGES
-from preparation.target import prepare
-from preparation.verify import verify
-from training.folder import RunFolder, writing
-from training.program import ArgumentParser, run_program
+from launch.program import ArgumentParser, run_program
+from recording.folder import RunFolder
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +93,7 @@ def tell(index: PackedIndex, target: Path) -> None:
     covariance = index.statistics.covariance
     deviation = [math.sqrt(covariance[channel][channel]) for channel in range(3)]
     log.info(
-        "train with data.name=packed data.folder=%s 'data.mean=%s' 'data.deviation=%s'",
+        "train with data.name=packed data.folder=%s 'data.mean=%s' 'data.std=%s'",
         *(target, _short(index.statistics.mean), _short(deviation)),
     )
     log.info(
@@ -114,9 +115,9 @@ def parse_arguments() -> argparse.Namespace:
     add("--verify", type=Path, metavar="TARGET", help="compare its files with their sums, instead")
     arguments = parser.parse_args()
     if (arguments.target is None) is (arguments.verify is None):
-        raise InputError("name SOURCE and TARGET, or --verify TARGET; --help says what there is")
+        raise ReportedError("name SOURCE and TARGET, or --verify TARGET; --help says what there is")
     if arguments.verify and arguments.source:
-        raise InputError("--verify takes TARGET alone; --help says what there is")
+        raise ReportedError("--verify takes TARGET alone; --help says what there is")
     return arguments
 
 

@@ -19,14 +19,14 @@ signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the run can end well, Ctrl
 from data.datasets import Dataset
 from distributed.device import peak_memory
 from distributed.mesh import Mesh, plan_mesh
-from distributed.world import launched_world
-from training.checkpoint import CheckpointWriter
-from training.input import count_steps, make_preprocess, open_sets, test_batches, training_shares
-from training.loop import Trainer, build_model
-from training.program import ArgumentParser, StopRequest, run_program
-from training.reporter import Reporter, start_reporter
-from training.resume import open_run
+from launch.program import ArgumentParser, StopRequest, run_program
+from launch.world import launched_world
+from recording.checkpoint import CheckpointWriter
+from recording.reporter import Reporter, start_reporter
+from recording.resume import open_run
+from training.batches import count_steps, local_batches, make_preprocess, open_sets, test_batches
 from training.settings import dump_config, load_config, settings_help
+from training.trainer import Trainer, build_model
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ def main() -> int:
         if trainer.owes_evaluation:
             evaluate(trainer, test_set, stop, reporter)
         stopped_by = 0
-        for share in training_shares(config, mesh, train_set, trainer.steps, trainer.total_steps):
+        for share in local_batches(config, mesh, train_set, trainer.steps, trainer.total_steps):
             metrics = trainer.train_step(share)
             if trainer.is_due(config.compare_ranks_every):
                 metrics.update(trainer.compare_ranks())

@@ -51,7 +51,7 @@ def main() -> None:
                 "recipe": " ".join(["fashion.yaml", *RECIPES[recipe]]),
                 "seconds": mean(seconds),
                 "accuracy": mean(accuracies),
-                "deviation": stdev(accuracies) if len(runs) > 1 else None,
+                "std": stdev(accuracies) if len(runs) > 1 else None,
                 "lowest": min(accuracies),
                 "seeds": len(runs),
             }

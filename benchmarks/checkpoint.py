@@ -13,8 +13,8 @@ from statistics import median
 
 from benchmarks.contest import Contestant, Row, contest, parser, report
 from benchmarks.step import make_trainer
-from training.checkpoint import CheckpointWriter
-from training.totals import Totals
+from recording.checkpoint import CheckpointWriter
+from recording.totals import Totals
 
 BATCH, SIZE, EVERY = 256, 96, 20
 

@@ -25,8 +25,8 @@ from tabulate import tabulate
 from tqdm import tqdm
 from typing_extensions import Self
 
+from common.files import writing
 from comparison.machine import describe_machine, in_words
-from training.folder import writing
 
 Row = dict[str, Any]
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from benchmarks.contest import Contestant, Row, contest, parser, report
 from benchmarks.step import ours
-from distributed.ledger import Ledger
-from distributed.towers import SplitTowers
+from distributed.split import SplitTowers
+from distributed.timer import StepTimer
 
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
@@ -24,9 +24,9 @@ _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_sc
 
 class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup, ledger: Ledger) -> Tensor:
-        ctx.group, ctx.ledger = group, ledger
-        with ledger.part("exchange"):
+    def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup, timer: StepTimer) -> Tensor:
+        ctx.group, ctx.timer = group, timer
+        with timer.part("exchange"):
             own = x.movedim(1, -1).contiguous()
             parts = own.new_empty(group.size(), *own.shape)
             _all_gather(parts.flatten(0, 1), own, group=group)
@@ -34,8 +34,8 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        group, ledger = ctx.group, ctx.ledger
-        with ledger.part("exchange"):
+        group, timer = ctx.group, ctx.timer
+        with timer.part("exchange"):
             by_rank = grad.movedim(1, -1).unflatten(-1, (group.size(), -1))
             parts = by_rank.movedim(-2, 0).contiguous()
             own = torch.empty_like(parts[0])
@@ -47,7 +47,7 @@ def gather_first(batch: int) -> Callable[[], dict[str, float]]:
     """Our step, but for the meetings."""
 
     def meet(self: SplitTowers, layer: nn.Conv2d | nn.Linear, x: Tensor) -> Tensor:
-        out: Tensor = layer(_Gather.apply(x, self.group, self.ledger))
+        out: Tensor = layer(_Gather.apply(x, self.group, self.timer))
         return out
 
     SplitTowers.meet = meet  # type: ignore[method-assign]

@@ -36,7 +36,7 @@ from comparison.measure import ROOT, steady_speed
 from model.alexnet import AlexNet
 from model.towers import LocalTowers
 from model.variants import VARIANTS
-from training.folder import RunFolder
+from recording.folder import RunFolder
 
 NAMESPACES, ADDRESSES, CABLE = ("alexnet-a", "alexnet-b"), ("10.77.0.1", "10.77.0.2"), "alexnet0"
 PORT, SIZE, CLASSES = 29555, 224, 10

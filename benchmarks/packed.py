@@ -27,11 +27,11 @@ from tqdm import trange
 from benchmarks.contest import Contestant, contest, parser, report
 from data.datasets import open_dataset
 from data.loading import Loader, epoch_order
+from data.packed.source import list_source
+from data.packed.writer import prepare
 from data.preprocess import Preprocess
 from distributed.device import keep_freed_memory, share_of_cores
 from model.keyed_random import image_keys
-from preparation.source import list_source
-from preparation.target import prepare
 
 Make = Callable[..., Callable[[], Tensor]]
 

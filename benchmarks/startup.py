@@ -35,7 +35,7 @@ def seconds_of(program: str) -> float:
 def first_step() -> dict[str, float]:
     """Seconds from the command to the first line it prints, and to the end of its first step."""
     with tempfile.TemporaryDirectory() as runs:
-        command = [sys.executable, "-m", "distributed.launch", "--nproc-per-node", "2"]
+        command = [sys.executable, "-m", "launch", "--nproc-per-node", "2"]
         command += ["train.py", "--config", "configs/fashion.yaml", "max_steps=1"]
         command += [f"runs={runs}", "tracking.mode=disabled", "keep_checkpoints=0"]
         reached: dict[str, float] = {}

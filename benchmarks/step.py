@@ -19,10 +19,10 @@ from comparison.formulas import Net
 from comparison.machine import measure_peak
 from data.synthetic import Synthetic
 from distributed.mesh import Mesh, plan_mesh
-from distributed.world import launched_world
+from launch.world import launched_world
+from training.batches import LocalBatch, local_batches, make_preprocess
 from training.config import Config
-from training.input import Share, make_preprocess, training_shares
-from training.loop import Trainer, build_model
+from training.trainer import Trainer, build_model
 
 SIZE = 224
 NETS = {"paper": (2, 3, 1000), "d2l": (1, 1, 10)}
@@ -46,7 +46,7 @@ def ours(variant: str, towers: int, batch: int) -> Callable[[], dict[str, float]
 
 def make_trainer(
     variant: str, towers: int, batch: int, size: int = SIZE
-) -> tuple[Trainer, Iterator[Share]]:
+) -> tuple[Trainer, Iterator[LocalBatch]]:
     """A trainer on this process's place in the mesh, and its shares of made-up images."""
     _, channels, classes = NETS[variant]
     config = Config.model_validate(
@@ -56,7 +56,7 @@ def make_trainer(
             "batch_size": batch,
             "epochs": 10**6,
             "precision": "bf16",
-            "data": {"name": "synthetic", "size": size, "mean": 128.0, "deviation": 1.0},
+            "data": {"name": "synthetic", "size": size, "mean": 128.0, "std": 1.0},
             "optimizer": {"learning_rate": 1e-5},
         }
     )
@@ -66,7 +66,7 @@ def make_trainer(
         "train", 8 * batch, classes=classes, channels=channels, height=size, width=size
     )
     trainer = Trainer(config, mesh, model, make_preprocess(config, channels), 10**6)
-    return trainer, training_shares(config, mesh, images, 0, 10**6)
+    return trainer, local_batches(config, mesh, images, 0, 10**6)
 
 
 def profiled(variant: str, towers: int, batch: int) -> Callable[[], list[Row]]:

@@ -7,11 +7,13 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from common.errors import ReportedError
+from common.files import writing
 from comparison.measure import TrainingError, steady_speed, train
 from comparison.session import check_plan
-from model.errors import InputError
+from recording.folder import RunFolder
+from recording.metrics import read_metrics
 from training.config import Config
-from training.folder import RunFolder, read_metrics, writing
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +46,7 @@ def compare_learning(
     Each is evaluated ``evaluations`` times on its way, and at the end of each epoch too.
     ``overrides`` are those that made ``config`` from the file ``source``. The outcomes are written
     to ``folder/learning.json`` as they come, and those that it holds are not made again. Raises
-    InputError when those are of other settings, and when a training fails.
+    ReportedError when those are of other settings, and when a training fails.
     """
     budget = _Budget(images, minutes, evaluations)
     plan = {"config": config.model_dump(mode="json"), "forms": forms, **budget._asdict()}
@@ -59,7 +61,7 @@ def compare_learning(
         try:
             outcome = _learn(source, processes, own, config.batch_size, budget)
         except TrainingError as failure:
-            raise InputError(f"{form}: {failure}") from None
+            raise ReportedError(f"{form}: {failure}") from None
         outcomes.append({"form": form, **outcome})
         with writing(path):
             path.write_text(json.dumps(outcomes, indent=1) + "\n")

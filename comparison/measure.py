@@ -9,8 +9,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from distributed.ledger import PARTS
-from training.folder import RunFolder, read_metrics
+from distributed.timer import PARTS
+from recording.folder import RunFolder
+from recording.metrics import read_metrics
 
 ROOT = Path(__file__).parents[1]
 
@@ -26,7 +27,7 @@ def train(
 
     Raises TrainingError when it fails, and passes on Ctrl-C after the ranks have ended.
     """
-    command = [sys.executable, "-m", "distributed.launch", "--nproc-per-node", str(processes)]
+    command = [sys.executable, "-m", "launch", "--nproc-per-node", str(processes)]
     command += ["train.py", "--config", str(config.resolve()), *settings]
     command += [f"runs={runs.resolve()}", f"name={name}", "tracking.mode=disabled"]
     with subprocess.Popen(

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from model.errors import InputError
+from common.errors import ReportedError
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,17 @@ def placements(towers: int) -> dict[str, Placement]:
 def chosen(names: list[str], towers: int, devices: int) -> list[Placement]:
     """Those of the names; without names, those that ``devices`` are enough for.
 
-    Raises InputError for a name that there is not, and for towers that there are not.
+    Raises ReportedError for a name that there is not, and for towers that there are not.
     """
     if towers < 2:
-        raise InputError(f"a comparison splits the net, which needs 2 towers or more, not {towers}")
+        raise ReportedError(
+            f"a comparison splits the net, which needs 2 towers or more, not {towers}"
+        )
     table = placements(towers)
     if unknown := [name for name in names if name not in table]:
-        raise InputError(f"there is no placement {unknown[0]!r}: name some of {', '.join(table)}")
+        raise ReportedError(
+            f"there is no placement {unknown[0]!r}: name some of {', '.join(table)}"
+        )
     return [
         placement
         for placement in table.values()

@@ -5,12 +5,12 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from common.files import writing
 from comparison.charts import draw_charts
 from comparison.machine import in_words
 from comparison.tables import as_text, write_csv
+from recording.tracking import Tracker, choose_mode
 from training.config import TrackingConfig
-from training.folder import writing
-from training.tracking import Tracker, choose_mode
 
 log = logging.getLogger(__name__)
 

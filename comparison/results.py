@@ -7,7 +7,7 @@ import torch
 
 from comparison.formulas import Net, averaged_bytes
 from comparison.placements import Placement
-from distributed.ledger import PARTS
+from distributed.timer import PARTS
 from training.config import DTYPES, Config
 
 Measurement = dict[str, Any]
@@ -85,7 +85,7 @@ def make_row(
         "speedup_local": speedup("local"),
         "efficiency": ratio / min(placement.processes, devices) if ratio else None,
         "gflops": gflops,
-        "share_of_peak": gflops / (peak_gflops * min(placement.processes, devices)),
+        "mfu": gflops / (peak_gflops * min(placement.processes, devices)),
         **{f"seconds_{p}": median(each[f"seconds_{p}"] for each in whole) for p in PARTS},
         "bytes_per_step": whole[-1]["bytes_per_step"],
         "bytes_per_step_formula": bytes_by_formula(placement, net, batch, config, held),

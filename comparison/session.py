@@ -12,12 +12,13 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
+from common.errors import ReportedError
+from common.files import writing
 from comparison.measure import TrainingError, steady_speed, train
 from comparison.placements import Placement
 from comparison.results import Measurement
-from model.errors import InputError
+from recording.metrics import read_objects
 from training.config import Config
-from training.folder import read_objects, writing
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ class Comparison:
     def measure(self, folder: Path) -> list[Measurement]:
         """Make the measurements that ``folder`` does not hold yet; all of them.
 
-        Each is written as it is made. What has failed is not tried again. Raises InputError when
+        Each is written as it is made. What has failed is not tried again. Raises ReportedError when
         those that the folder holds are of other settings.
         """
         plan = {"config": self.config.model_dump(mode="json"), "steps": [self.warmup, self.steps]}
@@ -92,10 +93,10 @@ class Comparison:
 
 
 def check_plan(folder: Path, plan: dict[str, Any]) -> None:
-    """Raise InputError when the comparison in ``folder`` was begun with another plan."""
+    """Raise ReportedError when the comparison in ``folder`` was begun with another plan."""
     path = folder / "plan.json"
     if path.exists() and json.loads(path.read_text()) != plan:
-        raise InputError(
+        raise ReportedError(
             f"the comparison in {folder} was started with other settings: give the same again, or "
             "start a new one without --resume"
         )

@@ -6,8 +6,8 @@ from typing import Any
 
 import tabulate
 
-from distributed.ledger import PARTS
-from training.folder import writing
+from common.files import writing
+from distributed.timer import PARTS
 
 Rows = list[dict[str, Any]]
 
@@ -58,7 +58,7 @@ def _speed(row: dict[str, Any]) -> dict[str, str]:
         "effic.": f"{row['efficiency']:.0%}" if row["efficiency"] else "-",
         "GFLOP": f"{row['flops_per_image'] / 1e9:.2f}",
         "GFLOP/s": f"{row['gflops']:.0f}",
-        "of peak": f"{row['share_of_peak']:.0%}",
+        "of peak": f"{row['mfu']:.0%}",
     }
 
 

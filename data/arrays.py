@@ -5,7 +5,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from model.files import open_plain
+from common.files import open_plain
 
 
 class Header(NamedTuple):

@@ -7,13 +7,13 @@ from typing import Protocol
 
 from torch import Tensor
 
+from common.errors import ReportedError
 from data import Split
 from data.fashion_mnist import FashionMNIST
 from data.image_folder import ImageFolder
-from data.packed import Packed
+from data.packed.reader import Packed
 from data.synthetic import Synthetic
 from data.textures import Textures
-from model.errors import InputError
 
 
 class Dataset(Protocol):
@@ -38,7 +38,7 @@ class Dataset(Protocol):
     def read(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Images (B, C, H, W) uint8 and labels (B,) int64 at ``indices`` (B,), on the CPU.
 
-        Raises InputError when an image cannot be read.
+        Raises ReportedError when an image cannot be read.
         """
         ...
 
@@ -77,10 +77,10 @@ def open_dataset(
     those of the other sets squares of ``stored_size`` pixels. ``synthetic_length`` is the number of
     made-up training images; there are a quarter as many for testing.
 
-    Raises InputError for an unknown name, and when the files are missing or not as expected.
+    Raises ReportedError for an unknown name, and when the files are missing or not as expected.
     """
     if name not in DATASETS:
-        raise InputError(f"there is no data set '{name}': name one of {', '.join(DATASETS)}")
+        raise ReportedError(f"there is no data set '{name}': name one of {', '.join(DATASETS)}")
     return DATASETS[name](
         split, folder and Path(os.path.expanduser(folder)), stored_size, synthetic_length
     )

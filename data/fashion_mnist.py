@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from torchvision import datasets
 
+from common.cache import cache_folder
+from common.errors import ReportedError
+from common.files import open_plain
 from data import Split
-from model.cache import cache_folder
-from model.errors import InputError
-from model.files import open_plain
 
 MD5 = {
     "train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
@@ -40,7 +40,7 @@ MOST_BYTES = IMAGE_HEADER + 60_000 * 28 * 28
 class FashionMNIST:
     """60,000 training and 10,000 test images of clothes, 28 by 28 pixels, grey, in ten classes.
 
-    Raises InputError when the files cannot be found, downloaded or trusted.
+    Raises ReportedError when the files cannot be found, downloaded or trusted.
     """
 
     classes: Sequence[str] = tuple(datasets.FashionMNIST.classes)
@@ -69,12 +69,12 @@ def prepare(folder: Path | None = None) -> Path:
 
     Only ``folder`` is searched if it is given. Processes that call this at once download once.
 
-    Raises InputError when the files are not in ``folder``, or cannot be downloaded.
+    Raises ReportedError when the files are not in ``folder``, or cannot be downloaded.
     """
     if folder:
         if found := _files_in(folder):
             return found
-        raise InputError(
+        raise ReportedError(
             f"{folder} does not hold the four files of Fashion-MNIST ({', '.join(MD5)}, with or "
             "without .gz): put them there, or leave data.folder out to have them downloaded"
         )
@@ -98,7 +98,7 @@ def _packed_or_not(folder: Path, name: str) -> Path | None:
 
 
 def _read_file(folder: Path, name: str) -> Tensor:
-    """The unpacked bytes of a file, (N,) uint8; InputError if they are not the expected ones."""
+    """The unpacked bytes of a file, (N,) uint8; ReportedError if they are not the expected ones."""
     path = _packed_or_not(folder, name) or folder / name
     remedy = "replace it by the original, or delete it"
     try:
@@ -108,10 +108,10 @@ def _read_file(folder: Path, name: str) -> Tensor:
         ):
             content = bytearray(unpacked.read(MOST_BYTES + 1))
     except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path} cannot be read ({error}): {remedy}") from error
+        raise ReportedError(f"{path} cannot be read ({error}): {remedy}") from error
     found = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if found != MD5[name]:
-        raise InputError(
+        raise ReportedError(
             f"{path} is not Fashion-MNIST's: its unpacked bytes have the MD5 sum {found} instead "
             f"of {MD5[name]}; {remedy}"
         )
@@ -134,11 +134,11 @@ def _download(cache: Path) -> Path:
                     with tempfile.TemporaryDirectory(dir=cache, prefix=".download-") as scratch:
                         _keep(fetch(Path(scratch)), cache)
                     return cache
-                except (*FETCH_ERRORS, InputError) as error:
+                except (*FETCH_ERRORS, ReportedError) as error:
                     failures.append(f"{source}: {_one_line(error)}")
     except OSError as error:
         failures.append(f"{cache}: {error}")
-    raise InputError(
+    raise ReportedError(
         f"Fashion-MNIST is neither in {SYSTEM_FOLDER} nor in {cache}, and could not be downloaded "
         f"({'; '.join(failures)}): connect this machine to the network, or put the four files of "
         "https://github.com/zalandoresearch/fashion-mnist into a folder and name it as data.folder"
@@ -182,7 +182,7 @@ def _keep(fetched: Path, cache: Path) -> None:
     """Move the verified files from ``fetched`` to ``cache``, each in one step."""
     folder = _files_in(fetched)
     if folder is None:
-        raise InputError("the download lacks some of the four files")
+        raise ReportedError("the download lacks some of the four files")
     for name in MD5:
         _read_file(folder, name)
     for name in MD5:

@@ -12,9 +12,9 @@ from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS, has_file_allowed_extension
 from torchvision.transforms.v2.functional import pil_to_tensor
 
+from common.errors import ReportedError
+from common.files import open_plain
 from data import Split
-from model.errors import InputError
-from model.files import open_plain
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "TIFF", "WEBP")
 """What is decoded, whatever a file is called. PIL knows more, such as EPS, for which it would start
@@ -35,8 +35,8 @@ class ImageFolder:
     Images may lie in folders of their class's folder. Links are followed, out of ``folder`` too,
     but no folder is read twice for one class.
 
-    Raises InputError when a folder is missing, unreadable or linked to twice, a class has no image,
-    or the test classes are not those of training.
+    Raises ReportedError when a folder is missing, unreadable or linked to twice, a class has no
+    image, or the test classes are not those of training.
     """
 
     channels = 3
@@ -45,7 +45,7 @@ class ImageFolder:
 
     def __init__(self, split: Split, folder: Path | None, size: int) -> None:
         if folder is None:
-            raise InputError("image_folder needs data.folder, the folder with train/ and test/")
+            raise ReportedError("image_folder needs data.folder, the folder with train/ and test/")
         self.height = self.width = size
         alone = split == "test" and not os.path.exists(folder / "train")
         self.classes: Sequence[str] = _classes(_split_folder(folder, split if alone else "train"))
@@ -59,7 +59,7 @@ class ImageFolder:
     def read(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Decode images (B, 3, size, size) uint8, with labels (B,) int64, at ``indices`` (B,).
 
-        Raises InputError for a file that is no image, or has more pixels than PIL finds safe.
+        Raises ReportedError for a file that is no image, or has more pixels than PIL finds safe.
         """
         samples = [self.samples[index] for index in indices.tolist()]
         shape = (len(samples), self.channels, self.height, self.width)
@@ -72,7 +72,7 @@ class ImageFolder:
 def decode(path: str, size: int, channels: int = 3) -> Tensor:
     """The image at ``path`` as (channels, size, size) uint8: shorter side resized, centre cut out.
 
-    One channel is grey, three are RGB. Raises InputError, whatever the decoder raised.
+    One channel is grey, three are RGB. Raises ReportedError, whatever the decoder raised.
     """
     return decode_with_mode(path, size, channels)[0]
 
@@ -80,7 +80,7 @@ def decode(path: str, size: int, channels: int = 3) -> Tensor:
 def decode_with_mode(path: str, size: int, channels: int = 3) -> tuple[Tensor, str]:
     """What ``decode`` gives, and PIL's name for how the file keeps its colours: RGB, L, CMYK, …
 
-    Raises InputError, whatever the decoder raised, which is its ``__cause__``.
+    Raises ReportedError, whatever the decoder raised, which is its ``__cause__``.
     """
     try:
         with open_plain(path) as file, _open_image(file) as image:
@@ -91,12 +91,12 @@ def decode_with_mode(path: str, size: int, channels: int = 3) -> tuple[Tensor, s
         return pil_to_tensor(square), mode
     except Image.DecompressionBombError as error:
         limit = Image.MAX_IMAGE_PIXELS
-        raise InputError(
+        raise ReportedError(
             f"{path} has more pixels than the {limit} that are safe: shrink or remove it"
         ) from error
     except Exception as error:
         reason = getattr(error, "strerror", None) or error
-        raise InputError(
+        raise ReportedError(
             f"{path} cannot be read as an image ({reason}): replace it, or leave it out"
         ) from error
 
@@ -126,52 +126,56 @@ def _of_8_bits(image: Image.Image) -> Image.Image:
 
 
 def _split_folder(folder: Path, split: Split) -> Path:
-    """The folder of a split; InputError if there is none."""
+    """The folder of a split; ReportedError if there is none."""
     for name in SPLIT_FOLDERS[split]:
         if os.path.isdir(folder / name):
             return folder / name
     places = " nor ".join(str(folder / name) for name in SPLIT_FOLDERS[split])
-    raise InputError(f"there is no folder {places}: put one folder of images per class there")
+    raise ReportedError(f"there is no folder {places}: put one folder of images per class there")
 
 
 def _classes(root: Path) -> list[str]:
-    """The names of the class folders in ``root``, sorted; InputError if there are none."""
+    """The names of the class folders in ``root``, sorted; ReportedError if there are none."""
     try:
         names = [entry.name for entry in os.scandir(root) if entry.is_dir()]
     except OSError as error:
         _refuse(error)
     visible = sorted(name for name in names if not name.startswith("."))
     if not visible:
-        raise InputError(f"{root} has no class folders: put one folder of images per class there")
+        raise ReportedError(
+            f"{root} has no class folders: put one folder of images per class there"
+        )
     return visible
 
 
 def _check_same_classes(root: Path, classes: Sequence[str]) -> None:
     if differing := sorted(set(_classes(root)) ^ set(classes)):
-        raise InputError(
+        raise ReportedError(
             f"the class folders of {root} are not those of training: make both the same, they "
             f"differ in {', '.join(differing[:5])}{' …' * (len(differing) > 5)}"
         )
 
 
 def _samples(root: Path, classes: Sequence[str]) -> list[tuple[str, int]]:
-    """Paths and labels, in the order of the classes; InputError for a class without images."""
+    """Paths and labels, in the order of the classes; ReportedError for a class without images."""
     samples = []
     for label, name in enumerate(classes):
         paths = _images_below(str(root / name))
         if not paths:
-            raise InputError(f"{root / name} holds no images: put some there or remove the folder")
+            raise ReportedError(
+                f"{root / name} holds no images: put some there or remove the folder"
+            )
         samples += [(path, label) for path in paths]
     return samples
 
 
 def _images_below(folder: str) -> list[str]:
-    """Paths of the image files in a folder and those in it, sorted; InputError as above."""
+    """Paths of the image files in a folder and those in it, sorted; ReportedError as above."""
     found, known = [], set()
     for place, _, names in os.walk(folder, onerror=_refuse, followlinks=True):
         real = os.path.realpath(place)
         if real in known:
-            raise InputError(
+            raise ReportedError(
                 f"{place} leads to {real}, where images of its class were found already: remove "
                 "the link"
             )
@@ -182,4 +186,4 @@ def _images_below(folder: str) -> list[str]:
 
 
 def _refuse(error: OSError) -> NoReturn:
-    raise InputError(f"{error.filename} cannot be listed ({error.strerror}): make it readable")
+    raise ReportedError(f"{error.filename} cannot be listed ({error.strerror}): make it readable")

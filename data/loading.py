@@ -55,7 +55,7 @@ class Loader:
     which takes at least one thread.
 
     Threads, since decoders and files are read without Python's lock, and since those of a rank that
-    is killed end with it. Iterating raises what reading raised, such as InputError for an image
+    is killed end with it. Iterating raises what reading raised, such as ReportedError for an image
     that cannot be read.
     """
 

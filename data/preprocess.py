@@ -3,18 +3,17 @@
 import ctypes
 import functools
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.errors import InputError
+from common.errors import ReportedError
 from model.keyed_random import normal, uniform
-from model.native import NAMES, load_kernels, run_kernel
+from native.compiler import NAMES, SOURCES, load_kernels, run_kernel
 
-KERNELS = Path(__file__).with_name("cut.cpp")
+KERNELS = SOURCES / "crop.cpp"
 WINDOW_STREAM, COLOR_STREAM = 0, 1
 """Keep these draws apart from each other and from those of the network's layers."""
 
@@ -48,9 +47,9 @@ class Preprocess:
     ``mean_image`` (resize, resize, C), of which the centre is subtracted wherever an image was
     cut, takes the place of ``mean``. ``colors`` (C, C) are changes of colour, of which each
     training image gets a normally distributed multiple. The output is of ``dtype``; so is a resized
-    image before it is standardized, where no kernel of cut.cpp is at hand; all else is float32.
+    image before it is standardized, where no kernel of crop.cpp is at hand; all else is float32.
 
-    Raises InputError when ``resize`` is below ``size``, or ``mean``, ``std`` and the images do
+    Raises ReportedError when ``resize`` is below ``size``, or ``mean``, ``std`` and the images do
     not fit.
     """
 
@@ -67,13 +66,13 @@ class Preprocess:
         colors: Tensor | None = None,
     ) -> None:
         if resize < size:
-            raise InputError(
+            raise ReportedError(
                 f"images resized to {resize} pixels cannot be cut to {size}: make data.resize at "
                 "least data.size"
             )
         if len(mean) != len(std) or not all(value > 0 for value in std):
-            raise InputError(
-                "data.mean and data.deviation need one number per channel, each deviation a "
+            raise ReportedError(
+                "data.mean and data.std need one number per channel, each deviation a "
                 f"positive one, and are {list(mean)} and {list(std)}"
             )
         self.size, self.resize, self.mirror, self.dtype = size, resize, mirror, dtype
@@ -92,10 +91,10 @@ class Preprocess:
         ``keys`` (B,) int64 make it training's; without them it is evaluation's ``view``. What
         becomes of an image depends on it and on its key alone, not on the rest of the batch.
 
-        Raises InputError when C is not the number of means.
+        Raises ReportedError when C is not the number of means.
         """
         if images.shape[1] != self.channels:
-            raise InputError(
+            raise ReportedError(
                 f"the images have {images.shape[1]} channels, and the mean and the deviation "
                 f"{self.channels}: give one number for each channel"
             )
@@ -194,7 +193,7 @@ _CUT_NUMBERS = ("height", "width", "channels", "resize", "size", "shift_rows", "
 
 
 class _Cut(ctypes.Structure):
-    """As in cut.cpp."""
+    """As in crop.cpp."""
 
     _fields_ = [
         ("batch", ctypes.c_int64),
@@ -215,7 +214,7 @@ def _interpolation(stored: int, resize: int, device: torch.device) -> Tensor:
 
 @functools.cache
 def _tables(height: int, width: int, channels: int, resize: int) -> list[Tensor]:
-    """What cut.cpp interpolates with, empty where it need not."""
+    """What crop.cpp interpolates with, empty where it need not."""
     if height == width == resize:
         return [torch.empty(0)] * 4
     cpu = torch.device("cpu")

@@ -9,7 +9,7 @@ from torch import Tensor
 from data import Split
 from model.keyed_random import hash32, image_keys, uniform
 
-COLOURS = {
+COLORS = {
     "red": (2.0, -1.0, -1.0),
     "green": (-1.0, 2.0, -1.0),
     "blue": (-1.0, -1.0, 2.0),
@@ -37,7 +37,7 @@ class Textures:
 
     def __init__(self, split: Split, length: int, size: int, seed: int = 0) -> None:
         self.classes: Sequence[str] = [
-            f"{color}, {angle} degrees" for color in COLOURS for angle in ANGLES
+            f"{color}, {angle} degrees" for color in COLORS for angle in ANGLES
         ]
         self.height = self.width = size
         self.keys = image_keys(seed, 1 if split == "train" else 2, torch.arange(length))
@@ -77,5 +77,5 @@ class Textures:
         down, over = (self.height * (0.2 + 0.6 * place) for place in chance[:2])
         radius = self.height * (0.15 + 0.2 * chance[2])
         disc = torch.exp(-((y - down).square() + (x - over).square()) / radius**2)
-        directions = torch.tensor(list(COLOURS.values()))[colour, :, None, None]
+        directions = torch.tensor(list(COLORS.values()))[colour, :, None, None]
         return directions * ((15 + 15 * chance[3]) * disc)[:, None]

@@ -7,9 +7,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from common.errors import ReportedError
 from distributed.mesh import Mesh
 from model.alexnet import AlexNet
-from model.errors import RunError
 
 log = logging.getLogger(__name__)
 
@@ -20,8 +20,8 @@ SLOW = 1.5
 def check_same_weights(mesh: Mesh, model: AlexNet) -> None:
     """Compare a sum of every weight's bits over the ranks that hold the same weights.
 
-    Every rank must call it, and reads its weights once. Raises RunError on every rank when some
-    differ, as after a bit flip in memory or a gradient that was not averaged.
+    Every rank must call it, and reads its weights once. Raises ReportedError on every rank when
+    some differ, as after a bit flip in memory or a gradient that was not averaged.
     """
     names = [name for name, _ in model.named_parameters()]
     sums = torch.stack([_sum_of_bits(parameter) for parameter in model.parameters()])
@@ -32,7 +32,7 @@ def check_same_weights(mesh: Mesh, model: AlexNet) -> None:
         for rank, row in enumerate(found):
             first = rank % holders
             if row[place] != found[first, place]:
-                raise RunError(
+                raise ReportedError(
                     f"ranks {first} and {rank} should hold the same {name}, and do not: a fault "
                     "of memory, of a device or of the network; go on with --resume"
                 )

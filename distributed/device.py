@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import torch
 
-from model.errors import InputError
+from common.errors import ReportedError
 
 Mark = float | torch.cuda.Event
 Tensors = TypeVar("Tensors", bound=tuple[torch.Tensor, ...])
@@ -23,7 +23,7 @@ Tensors = TypeVar("Tensors", bound=tuple[torch.Tensor, ...])
 def take_device(local_rank: int, local_world_size: int) -> torch.device:
     """The GPU of this process or, without any, the CPU with its share of the cores.
 
-    Raises InputError when there are fewer GPUs than processes on this machine.
+    Raises ReportedError when there are fewer GPUs than processes on this machine.
     """
     if not torch.cuda.is_available():
         torch.set_num_threads(share_of_cores(local_world_size))
@@ -31,7 +31,7 @@ def take_device(local_rank: int, local_world_size: int) -> torch.device:
         return torch.device("cpu")
     gpus = torch.cuda.device_count()
     if local_world_size > gpus:
-        raise InputError(
+        raise ReportedError(
             f"{local_world_size} processes were started on a machine with {gpus} GPUs: start at "
             f"most {gpus}, or set CUDA_VISIBLE_DEVICES to nothing to train on the CPU"
         )

@@ -11,11 +11,11 @@ from typing import Any, Literal, TypeVar, cast
 import torch
 import torch.distributed as dist
 
+from common.errors import ReportedError
 from distributed.device import backend_for, take_device
-from distributed.ledger import Ledger
-from distributed.watch import wait_for_key, watch
-from distributed.world import join, launched_world
-from model.errors import InputError
+from distributed.timer import StepTimer
+from launch.heartbeat import wait_for_key, watch
+from launch.world import join, launched_world
 
 T = TypeVar("T")
 
@@ -63,11 +63,11 @@ class Plan:
 def plan_mesh(world_size: int, towers: int, placement: str) -> Plan:
     """Share out ``world_size`` ranks; ``auto`` splits when they divide into the towers.
 
-    Raises InputError when ``split`` is asked for and the numbers do not allow it.
+    Raises ReportedError when ``split`` is asked for and the numbers do not allow it.
     """
     divides = towers > 1 and world_size % towers == 0
     if placement == "split" and not divides:
-        raise InputError(
+        raise ReportedError(
             "placement split needs one rank for each tower, so the ranks must be a multiple of "
             f"the towers, and those at least 2: there are {world_size} ranks and {towers} towers"
         )
@@ -77,14 +77,14 @@ def plan_mesh(world_size: int, towers: int, placement: str) -> Plan:
 
 @dataclass(frozen=True)
 class Mesh:
-    """This rank's place in a running process group, and the ledger of what it costs."""
+    """This rank's place in a running process group, and the timer of what it costs."""
 
     plan: Plan
     rank: int
     device: torch.device
     tower_group: dist.ProcessGroup
     replica_group: dist.ProcessGroup
-    ledger: Ledger
+    timer: StepTimer
     timeout: float = TIMEOUT
     _turns: Iterator[int] = field(default_factory=itertools.count)
 
@@ -92,8 +92,8 @@ class Mesh:
     def start(plan: Plan, timeout: float = TIMEOUT) -> "Mesh":
         """Take this process's device and join the process group (one of its own, if alone).
 
-        A rank then waits ``timeout`` seconds for another. Raises InputError when there are too few
-        GPUs, and NoAnswerError when a rank does not start.
+        A rank then waits ``timeout`` seconds for another. Raises ReportedError when there are too
+        few GPUs, and NoAnswerError when a rank does not start.
         """
         world = launched_world()
         device = take_device(world.local_rank, world.local_size)
@@ -112,7 +112,7 @@ class Mesh:
         )
         mesh = Mesh.over_running_group(plan, device, timeout)
         if world.size > 1:
-            watch(group_store(), world.rank, mesh.ledger)
+            watch(group_store(), world.rank, mesh.timer)
         return mesh
 
     @staticmethod
@@ -120,7 +120,7 @@ class Mesh:
         """The mesh of a default group that runs already."""
         ranks = torch.arange(plan.world_size).view(plan.replicas, plan.ranks_per_replica)
         towers, replicas = (_own_group(ranks, timeout), _own_group(ranks.T, timeout))
-        return Mesh(plan, dist.get_rank(), device, towers, replicas, Ledger(device), timeout)
+        return Mesh(plan, dist.get_rank(), device, towers, replicas, StepTimer(device), timeout)
 
     @property
     def replica(self) -> int:
@@ -134,14 +134,14 @@ class Mesh:
 
     def sum_over_replicas(self, values: torch.Tensor) -> torch.Tensor:
         """The sum over replicas, in place; equal on every rank."""
-        with self.ledger.inside("sum over replicas"):
+        with self.timer.inside("sum over replicas"):
             dist.all_reduce(values, group=self.replica_group)
         return values
 
     def largest(self, value: float) -> float:
         """The largest of all ranks' values, on every rank."""
         everyone = torch.tensor(value, dtype=torch.float64, device=self.device)
-        with self.ledger.inside("agreement of all ranks"):
+        with self.timer.inside("agreement of all ranks"):
             dist.all_reduce(everyone, dist.ReduceOp.MAX)
         return float(everyone)
 
@@ -152,21 +152,21 @@ class Mesh:
         return set().union(*everyone)
 
     def from_main(self, work: Callable[[], T]) -> T:
-        """What ``work`` gives on rank 0, on every rank; its InputError is raised on every rank.
+        """What ``work`` gives on rank 0, on every rank; its ReportedError is raised on every rank.
 
         The others wait for it as long as rank 0 shows signs of life, but at most ``MAIN_WORK``.
         """
         outcome: list[Any] = [None, None]
         if self.is_main:
             try:
-                with self.ledger.inside("work for all ranks"):
+                with self.timer.inside("work for all ranks"):
                     outcome[0] = work()
-            except InputError as error:
+            except ReportedError as error:
                 outcome[1] = error.args
         self._wait_for_main()
         dist.broadcast_object_list(outcome, src=0)
         if outcome[1] is not None:
-            raise InputError(*outcome[1])
+            raise ReportedError(*outcome[1])
         return outcome[0]
 
     def _wait_for_main(self) -> None:
@@ -177,7 +177,7 @@ class Mesh:
         if self.is_main:
             store.set(turn, "")
             return
-        with self.ledger.inside("wait for rank 0"):
+        with self.timer.inside("wait for rank 0"):
             wait_for_key(store, turn, 0, self.timeout, MAIN_WORK)
 
 

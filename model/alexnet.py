@@ -4,9 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.activation import ACTIVATIONS
-from model.dropout import Dropout
-from model.errors import InputError
+from common.errors import ReportedError
+from model.layers import ACTIVATIONS, Dropout
 from model.normalization import LocalResponseNorm
 from model.pooling import ActivatedPool
 from model.towers import ConvShape, Towers
@@ -18,9 +17,9 @@ SMALLEST_SIDE = 64
 class AlexNet(nn.Module):
     """The eight layers of Krizhevsky et al. 2012, figure 2, for any number of towers.
 
-    ``towers`` builds the layers and answers what it takes to meet: at conv3, fc6 and fc7, where
-    the variant says so, at fc8, and nowhere else. Raises InputError when the towers do not divide
-    a layer's width, or are apart in a net that normalises across them.
+    ``towers`` builds the layers and answers what it takes to meet: at conv3, fc6 and fc7, where the
+    variant says so, at fc8, and nowhere else. Raises ReportedError when the towers do not divide a
+    layer's width, or are apart in a net that normalises across them.
     """
 
     def __init__(self, variant: Variant, classes: int, channels: int, towers: Towers) -> None:
@@ -29,7 +28,7 @@ class AlexNet(nn.Module):
             towers.check_width(f"conv{number}", width)
         towers.check_width("fc6", variant.hidden)
         if variant.lrn_spans_towers and len(towers.here) < towers.count:
-            raise InputError(
+            raise ReportedError(
                 "this net normalises across its towers, which must be in one process for that: "
                 "set placement=local"
             )
@@ -63,7 +62,7 @@ class AlexNet(nn.Module):
         ``keys`` (B,) name each image's dropout masks; without them nothing is dropped.
         """
         if min(images.shape[-2:]) < SMALLEST_SIDE:
-            raise InputError(
+            raise ReportedError(
                 f"images of {images.shape[-2]}×{images.shape[-1]} px are too small for AlexNet: "
                 f"the smallest side is {SMALLEST_SIDE} px"
             )

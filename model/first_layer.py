@@ -5,19 +5,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-COLOUR = 0.5
+COLOR = 0.5
 NOISE = 0.8
 
 
 class Kinds(NamedTuple):
     """How many kernels of a tower are of each kind."""
 
-    colour: int
+    color: int
     grey: int
     noise: int
 
 
-def colour_share(kernels: Tensor) -> Tensor:
+def color_share(kernels: Tensor) -> Tensor:
     """The share of each kernel's energy that is colour: (K, 3, H, W) to (K,), from 0 to 1.
 
     A pixel's three weights are its component along the grey axis R = G = B, which a grey image
@@ -50,6 +50,6 @@ def count_kinds(kernels: Tensor) -> Kinds:
     """
     kernels = kernels.double()
     formed = (roughness(kernels) <= NOISE) & (kernels.abs().amax((1, 2, 3)) > 0)
-    colour = formed & (colour_share(kernels) > COLOUR)
+    colour = formed & (color_share(kernels) > COLOR)
     counts = [int(mask.sum()) for mask in (colour, formed & ~colour, ~formed)]
     return Kinds(*counts)

@@ -53,7 +53,7 @@ SCHEMES = {"released": released, "text": text, "xavier": xavier, "he": he, "defa
 @torch.no_grad()
 def initialize(model: AlexNet, seed: int, scheme: str | None = None) -> None:
     """Fill every parameter from ``seed``; ``scheme`` None is the variant's own."""
-    fill = SCHEMES[scheme or model.variant.initial_values]
+    fill = SCHEMES[scheme or model.variant.init]
     draw = torch.Generator().manual_seed(seed)
     for layer, module in model.named_children():
         fan_in = 0
@@ -64,3 +64,10 @@ def initialize(model: AlexNet, seed: int, scheme: str | None = None) -> None:
                 fan_in = full[0].numel()
             fill(layer, kind, full, fan_in, draw)
             parameter.copy_(model.towers.shard(name, full))
+
+
+@torch.no_grad()
+def fill(model: AlexNet, tensors: dict[str, Tensor]) -> None:
+    """Set those parameters, or what the model holds of them, from ``tensors`` of the local form."""
+    for name, tensor in tensors.items():
+        model.get_parameter(name).copy_(model.towers.shard(name, tensor))

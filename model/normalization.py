@@ -1,7 +1,6 @@
 """Local response normalisation, Krizhevsky et al. 2012, section 3.3."""
 
 import ctypes
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -10,9 +9,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from typing_extensions import override
 
-from model.native import NAMES, load_kernels, run_kernel
+from native.compiler import NAMES, SOURCES, load_kernels, run_kernel
 
-KERNELS = Path(__file__).with_suffix(".cpp")
+KERNELS = SOURCES / "normalization.cpp"
 WINDOW = 5
 
 

@@ -1,7 +1,6 @@
 """Max pooling, Krizhevsky et al. 2012, section 3.4, with what stands before it."""
 
 import ctypes
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,12 +9,12 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from typing_extensions import override
 
-from model.activation import ACTIVATIONS
-from model.native import NAMES, load_kernels, run_kernel
+from model.layers import ACTIVATIONS
 from model.normalization import WINDOW, LocalResponseNorm
 from model.variants import Activation
+from native.compiler import NAMES, SOURCES, load_kernels, run_kernel
 
-KERNELS = Path(__file__).with_suffix(".cpp")
+KERNELS = SOURCES / "pooling.cpp"
 SIDE, STRIDE = 3, 2
 
 

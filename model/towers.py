@@ -2,7 +2,7 @@
 
 A tower is one of the parallel streams of the network. Most layers read their own tower only; at a
 few places the towers *meet*. ``AlexNet`` is written once against ``Towers``, whose other form,
-one tower per rank, is ``distributed.towers.SplitTowers``.
+one tower per rank, is ``distributed.split.SplitTowers``.
 """
 
 from abc import ABC, abstractmethod
@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from model.errors import InputError
-from model.folding import FoldedConv2d
-from model.grouped import GroupedLinear
+from common.errors import ReportedError
+from model.layers import GroupedLinear, SpaceToDepthConv2d
 
 
 class ConvShape(NamedTuple):
@@ -27,7 +26,7 @@ class ConvShape(NamedTuple):
     def layer(self, inputs: int, outputs: int, groups: int = 1) -> nn.Conv2d:
         """A convolution with this window."""
         if self.stride > 1 and groups == 1:
-            return FoldedConv2d(inputs, outputs, *self)
+            return SpaceToDepthConv2d(inputs, outputs, *self)
         return nn.Conv2d(inputs, outputs, *self, groups=groups)
 
 
@@ -42,9 +41,9 @@ class Towers(ABC):
         self.count = count
 
     def check_width(self, name: str, width: int) -> None:
-        """Raise InputError unless the towers divide a layer's width."""
+        """Raise ReportedError unless the towers divide a layer's width."""
         if width % self.count:
-            raise InputError(
+            raise ReportedError(
                 f"{self.count} towers do not divide the {width} outputs of {name}: "
                 "choose a number of towers that divides every layer's width"
             )

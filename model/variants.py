@@ -32,7 +32,7 @@ class Variant:
     pool: Literal[2, 3] = 3
     meet: tuple[Meeting, ...] = ("conv3", "fc6", "fc7")
     dropout: tuple[float, float, float] = (0.0, 0.5, 0.5)
-    initial_values: Literal["released", "text", "xavier", "he", "default"] = "default"
+    init: Literal["released", "text", "xavier", "he", "default"] = "default"
     source: str = ""
 
 
@@ -40,20 +40,20 @@ VARIANTS = {
     "paper": Variant(
         (96, 256, 384, 384, 256),
         local_response_norm=True,
-        initial_values="released",
+        init="released",
         source="Krizhevsky, Sutskever, Hinton, NIPS 2012",
     ),
     "half": Variant(
         (48, 128, 192, 192, 256),
         local_response_norm=True,
-        initial_values="released",
+        init="released",
         source="the same, section 3.2, footnote: the one-GPU control",
     ),
     "d2l": Variant(
         (96, 256, 384, 384, 256),
         features=5,
         conv1_padding=1,
-        initial_values="xavier",
+        init="xavier",
         source="Dive into Deep Learning, chapter 8.1",
     ),
     "torchvision": Variant(
@@ -67,7 +67,7 @@ VARIANTS = {
         local_response_norm=True,
         lrn_k=1.0,
         lrn_spans_towers=True,
-        initial_values="released",
+        init="released",
         source="Caffe's bvlc_alexnet, on images of 227 px",
     ),
     "caffenet": Variant(
@@ -77,7 +77,7 @@ VARIANTS = {
         lrn_k=1.0,
         lrn_spans_towers=True,
         pools_first=True,
-        initial_values="released",
+        init="released",
         source="Caffe's bvlc_reference_caffenet, on images of 227 px",
     ),
 }

@@ -35,7 +35,7 @@ def tracker_warnings(caplog):
     """What the tracker of W&B has warned of."""
 
     def warnings():
-        ours = [record for record in caplog.records if record.name == "training.tracking"]
+        ours = [record for record in caplog.records if record.name == "recording.tracking"]
         return [record.getMessage() for record in ours]
 
     return warnings

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-LAUNCH = [sys.executable, "-m", "distributed.launch", "--nproc-per-node"]
+LAUNCH = [sys.executable, "-m", "launch", "--nproc-per-node"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node"]
 
 

@@ -7,15 +7,18 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ALLOWED = {
-    "model": set(),
-    "data": {"model"},
-    "distributed": {"model"},
-    "weights": {"model"},
-    "training": {"model", "data", "distributed", "weights"},
-    "comparison": {"model", "data", "distributed", "training"},
-    "preparation": {"model", "data"},
-    "benchmarks": {"model", "data", "distributed", "training", "comparison", "preparation"},
+    "common": set(),
+    "native": {"common"},
+    "model": {"common", "native"},
+    "data": {"common", "native", "model"},
+    "launch": {"common"},
+    "distributed": {"common", "model", "launch"},
+    "weights": {"common", "model"},
+    "training": {"common", "model", "data", "launch", "distributed", "weights"},
+    "recording": {"common", "model", "data", "launch", "distributed", "weights", "training"},
+    "comparison": {"common", "model", "data", "launch", "distributed", "training", "recording"},
 }
+ALLOWED["benchmarks"] = set(ALLOWED)
 PROGRAMS = {"train", "evaluate", "predict", "convert", "compare", "prepare", "kernels"}
 SOURCES = [path for package in ALLOWED for path in sorted((ROOT / package).rglob("*.py"))]
 

@@ -7,9 +7,9 @@ import sys
 import pytest
 from PIL import Image
 
+from recording.metrics import read_objects
 from tests.programs import finish, processes_mentioning, run, start, wait_until
 from tests.wandb_files import read_run
-from training.folder import read_objects
 
 pytestmark = pytest.mark.programs
 

@@ -14,9 +14,9 @@ pytestmark = pytest.mark.programs
 
 SETTINGS = (
     *("name=run", "variant=d2l", "data.name=synthetic", "data.size=64", "data.stored_size=72"),
-    *("data.resize=72", "data.synthetic_length=52", "data.mean=100.0", "data.deviation=20.0"),
+    *("data.resize=72", "data.synthetic_length=52", "data.mean=100.0", "data.std=20.0"),
     *("data.test_views=2", "batch_size=8", "max_steps=3", "placement=split"),
-    *("precision=fp32", "initial_values=xavier", "keep_checkpoints=1", "tracking.mode=disabled"),
+    *("precision=fp32", "init=xavier", "keep_checkpoints=1", "tracking.mode=disabled"),
 )
 SCORES = ("test_loss", "test_top1", "test_top5")
 

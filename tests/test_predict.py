@@ -23,7 +23,7 @@ def folder(tmp_path_factory):
     """Weights that know all, two pictures, and a file that is none."""
     folder = tmp_path_factory.mktemp("predict")
     names = [f"thing {number}" for number in range(9)]
-    known = {"size": 64, "mean": 128.0, "deviation": 60.0}
+    known = {"size": 64, "mean": 128.0, "std": 60.0}
     weights = some_weights("d2l", class_names=[*names, LONG], preprocessing=known)
     write_file(weights, folder / "net.safetensors")
     for name, color in (("a.png", "red"), ("b.jpg", "white")):

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from data.packed import Packed
-from data.packed_index import UNFINISHED, read_index
-from tests.preparation.trees import (
+from data.packed.index import UNFINISHED, read_index
+from data.packed.reader import Packed
+from tests.data.packed.trees import (
     BROKEN,
     add_odd_files,
     contents,

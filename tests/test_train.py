@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
+from recording.metrics import read_metrics
 from tests.programs import (
     TORCHRUN,
     finish,
@@ -17,16 +18,15 @@ from tests.programs import (
     start,
     wait_until,
 )
-from training.folder import read_metrics
 
 STEPS = 6
 SETTINGS = (
     *("name=run", "data.name=synthetic", "data.size=64", "data.stored_size=72", "data.resize=72"),
-    *("data.synthetic_length=40", "data.mean=100.0", "data.deviation=20.0", "data.mirror=true"),
+    *("data.synthetic_length=40", "data.mean=100.0", "data.std=20.0", "data.mirror=true"),
     *("batch_size=8", "epochs=2", f"max_steps={STEPS}", "checkpoint_every=3", "variant=d2l"),
     *("net.hidden=64", "keep_best=false"),
     *("precision=fp32", "schedule.name=one_cycle", "tracking.mode=disabled"),
-    *("initial_values=xavier", "optimizer.learning_rate=0.006", "data.test_views=1"),
+    *("init=xavier", "optimizer.learning_rate=0.006", "data.test_views=1"),
 )
 
 

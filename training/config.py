@@ -73,7 +73,7 @@ class DataConfig(Section):
     """Subtracted from the pixels (0 to 255); one number, or one for each channel."""
     mean_image: Path | None = None
     """A NumPy file (resize, resize, channels) whose centre is subtracted in place of mean."""
-    deviation: float | list[float] = 255.0
+    std: float | list[float] = 255.0
     """Divides the pixels after that; one number, or one for each channel."""
     mirror: bool = False
     """Flip half of the training images left to right."""
@@ -128,7 +128,7 @@ class OptimizerConfig(Section):
     """Times the weight, added to its gradient (biases too)."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Probability spread evenly over all classes."""
-    accumulation: int = Field(1, ge=1)
+    gradient_accumulation: int = Field(1, ge=1)
     """Parts into which a replica cuts its share of a batch to save memory."""
 
 
@@ -165,7 +165,7 @@ class Config(Section):
     """The net: a row of model/variants.py."""
     towers: int = Field(2, ge=1)
     """Parallel streams of the net; 1 is the single-stream form."""
-    initial_values: Literal["released", "text", "xavier", "he", "default"] | None = None
+    init: Literal["released", "text", "xavier", "he", "default"] | None = None
     """Of the weights, see model/initialization.py; the variant's own, if not given."""
     weights: Path | None = None
     """A checkpoint, a run's folder or a file of weights to start from, in place of those. Of
@@ -226,8 +226,8 @@ class Config(Section):
             raise ValueError("data.folder must name the folder that prepare.py made")
         if self.data.color_noise and self.data.color_covariance is None:
             raise ValueError("data.color_noise needs data.color_covariance, which prepare.py tells")
-        if self.optimizer.accumulation > self.batch_size:
-            raise ValueError("optimizer.accumulation must be at most batch_size")
+        if self.optimizer.gradient_accumulation > self.batch_size:
+            raise ValueError("optimizer.gradient_accumulation must be at most batch_size")
         if self.optimizer.nesterov and not self.optimizer.momentum:
             raise ValueError("optimizer.nesterov needs a momentum above 0")
         return self

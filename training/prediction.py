@@ -5,13 +5,13 @@ from typing import NamedTuple
 
 import torch
 
+from common.errors import ReportedError
 from data.image_folder import decode
 from distributed.device import take_device
-from model.errors import InputError
+from recording.source import Source
+from training.batches import make_preprocess, stored_side
 from training.config import DTYPES
 from training.inference import predict
-from training.input import make_preprocess, stored_side
-from training.source import Source
 
 
 class Guess(NamedTuple):
@@ -25,7 +25,7 @@ class Guess(NamedTuple):
 class Predictor:
     """The net of ``source`` on this process's device, with the images prepared as in training.
 
-    A configuration at ``config`` may say otherwise. Raises InputError when nobody knows how the
+    A configuration at ``config`` may say otherwise. Raises ReportedError when nobody knows how the
     images are prepared, or they are neither grey nor RGB.
     """
 
@@ -33,7 +33,7 @@ class Predictor:
         self.config = source.config(config, ["data.folder=."])  # which is not opened
         weights = source.check_fits(self.config)
         if weights.channels not in (1, 3):
-            raise InputError(
+            raise ReportedError(
                 f"{weights.source} reads images of {weights.channels} channels: a picture has 1 "
                 "(grey) or 3"
             )
@@ -45,7 +45,7 @@ class Predictor:
     def top(self, path: str, count: int) -> list[Guess]:
         """The ``count`` most probable classes of the picture at ``path``, the best one first.
 
-        Raises InputError when it cannot be read.
+        Raises ReportedError when it cannot be read.
         """
         image = decode(path, stored_side(self.config.data), self.weights.channels).to(self.device)
         [logarithms] = predict(self.model, self.preprocess, self.config, image[None])

@@ -12,8 +12,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from typing_extensions import override as overriding
 
-from model.errors import InputError
-from model.files import open_plain
+from common.errors import ReportedError
+from common.files import open_plain
 from training.config import Config, Section
 
 MOST_BYTES = 2**16
@@ -28,7 +28,7 @@ MOST_FAULTS = 8
 CHANGEABLE = {
     *("name", "runs", "placement", "compile", "channels_last", "checkpoint_every"),
     *("keep_checkpoints", "keep_best", "write_errors", "compare_ranks_every", "timeout"),
-    *("data.folder", "data.workers", "optimizer.accumulation"),
+    *("data.folder", "data.workers", "optimizer.gradient_accumulation"),
     *("tracking.mode", "tracking.project", "tracking.group"),
 }
 
@@ -36,7 +36,7 @@ CHANGEABLE = {
 def load_config(path: Path, overrides: list[str]) -> Config:
     """The configuration of a YAML file with ``key.sub=value`` overrides.
 
-    Raises InputError that lists every fault with the file, the key and the nearest valid one.
+    Raises ReportedError that lists every fault with the file, the key and the nearest valid one.
     """
     return resolve_config(_read(path), overrides, path)
 
@@ -46,7 +46,7 @@ def config_over(
 ) -> Config:
     """``settings``, which came from ``source``, changed by a YAML file if any, then by overrides.
 
-    Raises InputError as ``load_config`` does.
+    Raises ReportedError as ``load_config`` does.
     """
     values = copy.deepcopy(settings)
     if path is not None:
@@ -66,7 +66,7 @@ def resolve_config(values: dict[str, Any], overrides: list[str], path: Path) -> 
         told = [_explain(path, given, fault) for fault in found[:MOST_FAULTS]]
         if more := len(found) - len(told):
             told.append(f"and {more} more")
-        raise InputError(*told) from None
+        raise ReportedError(*told) from None
 
 
 def dump_config(config: Config) -> str:
@@ -75,11 +75,11 @@ def dump_config(config: Config) -> str:
 
 
 def check_same_run(config: Config, saved: dict[str, Any]) -> None:
-    """Raise InputError when ``config`` would not continue the run saved as JSON values."""
+    """Raise ReportedError when ``config`` would not continue the run saved as JSON values."""
     before, now = dict(_flat(saved)), dict(_flat(config.model_dump(mode="json")))
     for key in sorted((before | now).keys() - CHANGEABLE):
         if before.get(key) != now.get(key):
-            raise InputError(
+            raise ReportedError(
                 f"cannot resume with another {key}: it was {before.get(key)} and is now "
                 f"{now.get(key)}; set it back, or start a new run without --resume"
             )
@@ -128,13 +128,13 @@ def _read(path: Path) -> dict[str, Any]:
         with open_plain(path, MOST_BYTES) as file:
             values = _parse(file.read())
     except OSError as error:
-        raise InputError(f"cannot read the config {path}: {error.strerror}") from None
+        raise ReportedError(f"cannot read the config {path}: {error.strerror}") from None
     except ValueError as error:
-        raise InputError(f"{path} is not valid YAML: {error}") from None
+        raise ReportedError(f"{path} is not valid YAML: {error}") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise InputError(f"{path} must hold a mapping of keys to values")
+        raise ReportedError(f"{path} must hold a mapping of keys to values")
     return values
 
 
@@ -194,7 +194,7 @@ def _merge(values: dict[str, Any], changes: dict[str, Any]) -> None:
 def _override(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
-        raise InputError(
+        raise ReportedError(
             f"cannot use the argument {_quoted(override)}: overrides look like key=value or "
             "key.sub=value, without spaces"
         )
@@ -202,14 +202,16 @@ def _override(values: dict[str, Any], override: str) -> None:
     for parent in parents:
         section = values.setdefault(parent, {})
         if not isinstance(section, dict):
-            raise InputError(
+            raise ReportedError(
                 f"cannot use the override {_quoted(override)}: {parent} is not a section"
             )
         values = section
     try:
         values[last] = _parse(text)
     except ValueError as error:
-        raise InputError(f"the value in {_quoted(override)} is not valid YAML: {error}") from None
+        raise ReportedError(
+            f"the value in {_quoted(override)} is not valid YAML: {error}"
+        ) from None
 
 
 def _explain(path: Path, overridden: set[str], fault: Any) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.errors import InputError
+from common.errors import ReportedError
 from weights.caffe import VARIANTS_OF_CAFFE, swap_rgb
 from weights.limits import check_unpacked
 from weights.metadata import describe, understand
@@ -26,20 +26,20 @@ METADATA = "metadata"
 def read_npz(path: Path) -> Weights:
     """The weights in an archive, Caffe's ``caffe`` net if it does not say which.
 
-    Raises InputError when it is not whole, or has other keys; objects are never unpickled.
+    Raises ReportedError when it is not whole, or has other keys; objects are never unpickled.
     """
     try:
         check_unpacked(path)
         with np.load(path, allow_pickle=False) as archive:
             if missing := [name for name in NAMES if name not in archive.files]:
-                raise InputError(f"{path} holds no AlexNet: it has no key {missing[0]}")
+                raise ReportedError(f"{path} holds no AlexNet: it has no key {missing[0]}")
             tensors = swap_rgb({name: _tensor(archive[name]) for name in NAMES})
             metadata = json.loads(str(archive[METADATA])) if METADATA in archive.files else None
-    except (InputError, OSError):
+    except (ReportedError, OSError):
         raise
     except Exception as error:  # whatever the bytes led zipfile, NumPy and json to
         reason = " ".join(str(error).split())[:100].rstrip(".") or "it is cut short"
-        raise InputError(
+        raise ReportedError(
             f"{path} is not a whole .npz archive of numbers ({reason}): write it anew"
         ) from None
     if isinstance(metadata, dict):

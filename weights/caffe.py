@@ -14,7 +14,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 from torch import Tensor
 
-from model.errors import InputError
+from common.errors import ReportedError
 from model.variants import VARIANTS
 from weights.net import LAYERS, Weights, make_weights
 from weights.presets import CAFFE_PREPROCESSING, imagenet_classes, rgb_only
@@ -81,14 +81,14 @@ def read_caffemodel(path: Path) -> Weights:
     """The weights in a ``.caffemodel``, of Caffe's version 1 or that before.
 
     Whether normalisation or pooling comes first is told by the order of the file's layers. Raises
-    InputError when the file is not whole or holds another net.
+    ReportedError when the file is not whole or holds another net.
     """
     try:
         net = _net_parameter().FromString(path.read_bytes())
     except DecodeError:
-        raise InputError(f"{path} is not a whole .caffemodel: fetch it again") from None
+        raise ReportedError(f"{path} is not a whole .caffemodel: fetch it again") from None
     if len(net.layer) + len(net.layers) > MOST_LAYERS:
-        raise InputError(f"{path} holds no AlexNet: it has more than {MOST_LAYERS} layers")
+        raise ReportedError(f"{path} holds no AlexNet: it has more than {MOST_LAYERS} layers")
     layers = [*net.layer, *net.layers]
     order = [_text(layer.name) for layer in layers]
     blobs = {_text(layer.name): layer.blobs for layer in layers if layer.blobs}
@@ -107,7 +107,7 @@ def _read_layers(path: Path, blobs: dict[str, Any]) -> Iterator[tuple[str, Tenso
     for layer in LAYERS:
         if len(blobs.get(layer, ())) != 2:
             found = ", ".join(sorted(blobs)[:MOST_NAMED]) or "none"
-            raise InputError(
+            raise ReportedError(
                 f"{path} holds no AlexNet: it has no weight and bias of a layer {layer} (the "
                 f"layers with weights: {found})"
             )
@@ -119,7 +119,7 @@ def _read_layers(path: Path, blobs: dict[str, Any]) -> Iterator[tuple[str, Tenso
 def _read_blob(path: Path, name: str, blob: Any, dims: int) -> Tensor:
     """Its numbers; the old form has four dimensions always, of which the first may be 1."""
     if len(blob.shape.dim) > 4:
-        raise InputError(
+        raise ReportedError(
             f"{path} is not a whole .caffemodel: its {name} has more than 4 dimensions"
         )
     shape = list(blob.shape.dim) or [blob.N, blob.C, blob.H, blob.W]
@@ -129,7 +129,7 @@ def _read_blob(path: Path, name: str, blob: Any, dims: int) -> Tensor:
     raw, dtype = (data, "<f4") if data else (double_data, "<f8")
     size = np.dtype(dtype).itemsize
     if min(shape) < 1 or len(raw) != size * int(np.prod(shape, dtype=object)):
-        raise InputError(
+        raise ReportedError(
             f"{path} is not a whole .caffemodel: its {name} has the shape {tuple(shape)} and "
             f"{len(raw) // size} numbers"
         )
@@ -139,10 +139,10 @@ def _read_blob(path: Path, name: str, blob: Any, dims: int) -> Tensor:
 def write_caffemodel(weights: Weights, path: Path) -> None:
     """Write what Caffe copies by the layers' names into a net of its own.
 
-    Raises InputError for a net that is none of Caffe's.
+    Raises ReportedError for a net that is none of Caffe's.
     """
     if weights.known_variant not in VARIANTS_OF_CAFFE:
-        raise InputError(
+        raise ReportedError(
             f"a .caffemodel holds nets of the variants {' and '.join(VARIANTS_OF_CAFFE)}, and "
             f"this is {weights.variant}: write a .safetensors or a .npz"
         )

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from common.errors import ReportedError
 from model.alexnet import AlexNet
-from model.errors import InputError
 from model.variants import VARIANTS
 from weights.metadata import describe
 from weights.net import Weights
@@ -31,10 +31,10 @@ def write_onnx(weights: Weights, path: Path) -> None:
     """Write an ONNX graph from normalised ``images`` (batch, C, side, side) to ``logits``.
 
     The batch may have any size; what is known of the net is the graph's metadata. Raises
-    InputError where the packages that write ONNX are missing.
+    ReportedError where the packages that write ONNX are missing.
     """
     if missing := [name for name in ONNX_PACKAGES if not importlib.util.find_spec(name)]:
-        raise InputError(
+        raise ReportedError(
             f"writing .onnx needs {' and '.join(missing)}: pip install {' '.join(missing)}"
         )
     model, example, batch = _to_export(weights)

@@ -3,8 +3,8 @@
 import zipfile
 from pathlib import Path
 
-from model.errors import InputError
-from model.files import open_plain
+from common.errors import ReportedError
+from common.files import open_plain
 
 MOST_BYTES = 2**31
 """A net of 60 million parameters in double precision takes a quarter of it."""
@@ -16,11 +16,11 @@ def check_size(path: Path) -> None:
 
 
 def check_unpacked(path: Path) -> None:
-    """The same of what is in a zip archive, as an InputError; zipfile.BadZipFile if it is none."""
+    """The same of a zip archive's content; raises ReportedError, or BadZipFile if it is none."""
     with zipfile.ZipFile(path) as archive:
         unpacked = sum(member.file_size for member in archive.infolist())
     if unpacked > MOST_BYTES:
-        raise InputError(
+        raise ReportedError(
             f"{path} would unpack to {unpacked:,} bytes, and no AlexNet has more than "
             f"{MOST_BYTES:,}: fetch it from a source that you trust"
         )

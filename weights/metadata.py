@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from model.errors import InputError
+from common.errors import ReportedError
 from weights.net import Weights
 
 
@@ -29,7 +29,7 @@ def understand(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     """The arguments ``variant``, ``class_names``, ``preprocessing`` and ``changes`` of
     ``make_weights``.
 
-    The numbers follow from the tensors. Raises InputError when the text was not ours.
+    The numbers follow from the tensors. Raises ReportedError when the text was not ours.
     """
     try:
         known = {
@@ -46,7 +46,7 @@ def understand(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
             if not isinstance(known.get(key, {}), dict):
                 raise ValueError(f"{key} is no mapping")
     except (TypeError, ValueError, RecursionError) as error:
-        raise InputError(
+        raise ReportedError(
             f"the description in {path} is not valid ({error}): write the file with convert.py"
         ) from None
     return {"variant": metadata.get("variant"), **known}

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from common.errors import ReportedError
 from model.alexnet import AlexNet
-from model.errors import InputError
+from model.initialization import fill
 from model.towers import LocalTowers
 from model.variants import VARIANTS, net_form
-from model.weights import fill
 
 LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
 NAMES = tuple(f"{layer}.{kind}" for layer in LAYERS for kind in ("weight", "bias"))
@@ -53,9 +53,9 @@ class Weights:
 
     @property
     def known_variant(self) -> str:
-        """The variant; raises InputError where it is not known."""
+        """The variant; raises ReportedError where it is not known."""
         if self.variant is None:
-            raise InputError(
+            raise ReportedError(
                 f"{self.source} does not say which net it holds: name its variant, one of "
                 f"{', '.join(_fitting(self.tensors, self.changes))}"
             )
@@ -64,21 +64,21 @@ class Weights:
     def of_variant(self, variant: str, changes: Mapping[str, Any] | None = None) -> "Weights":
         """The same as a net of ``variant``, with these changes or its own.
 
-        Raises InputError when it is another net.
+        Raises ReportedError when it is another net.
         """
         changes = self.changes if changes is None else changes
         if self.variant not in (variant, None):
-            raise InputError(
+            raise ReportedError(
                 f"{self.source} holds a net of the variant {self.variant}, not {variant}: "
                 f"name {self.variant}"
             )
         _, words = _difference(self.tensors, variant, changes)
         if words:
-            raise InputError(f"{self.source} holds no net of the variant {variant}: {words}")
+            raise ReportedError(f"{self.source} holds no net of the variant {variant}: {words}")
         return replace(self, variant=variant, changes=changes)
 
     def model(self) -> AlexNet:
-        """The net, all towers in this process; raises InputError without a variant."""
+        """The net, all towers in this process; raises ReportedError without a variant."""
         with torch.device("meta"):
             model = _empty_model(self.tensors, self.known_variant, self.changes)
         model = model.to_empty(device="cpu")
@@ -94,7 +94,7 @@ def make_weights(
     preprocessing: dict[str, Any] | None = None,
     changes: Mapping[str, Any] = MappingProxyType({}),
 ) -> Weights:
-    """What ``source`` holds, checked: raises InputError unless the tensors are an AlexNet's.
+    """What ``source`` holds, checked: raises ReportedError unless the tensors are an AlexNet's.
 
     Half-precision tensors become float32. Without a ``variant`` it is that which alone has these
     shapes, if there is such a one.
@@ -102,19 +102,19 @@ def make_weights(
     check_names(source, tensors)
     for name, tensor in tensors.items():
         if not _is_plain(tensor):
-            raise InputError(f"{source} holds no weights: its {name} is not of plain numbers")
+            raise ReportedError(f"{source} holds no weights: its {name} is not of plain numbers")
     fitting = _fitting(tensors, changes)
     if not fitting:
         known = [variant] if variant in VARIANTS else VARIANTS
         _, words = max(_difference(tensors, each, changes) for each in known)
-        raise InputError(f"{source} holds no AlexNet that model/variants.py lists: {words}")
+        raise ReportedError(f"{source} holds no AlexNet that model/variants.py lists: {words}")
     wide = {name: tensors[name].to(_at_least_float32(tensors[name])) for name in NAMES}
     weights = Weights(source, wide, fitting[0] if len(fitting) == 1 else None)
     if variant is not None:
         _check_known(source, variant)
         weights = weights.of_variant(variant, changes)
     if class_names is not None and len(class_names) != weights.classes:
-        raise InputError(
+        raise ReportedError(
             f"{source} names {len(class_names)} classes, and its net has {weights.classes}: "
             "leave the names out, or name all"
         )
@@ -122,10 +122,10 @@ def make_weights(
 
 
 def check_names(source: Path, names: Iterable[str]) -> None:
-    """Raise InputError unless the names of tensors are those of the local form."""
+    """Raise ReportedError unless the names of tensors are those of the local form."""
     if differing := sorted(set(NAMES).symmetric_difference(names)):
         has = "has no" if differing[0] in NAMES else "also has"
-        raise InputError(f"{source} holds no AlexNet: it {has} {differing[0]}")
+        raise ReportedError(f"{source} holds no AlexNet: it {has} {differing[0]}")
 
 
 def _is_plain(tensor: Tensor) -> bool:
@@ -138,7 +138,7 @@ def _is_plain(tensor: Tensor) -> bool:
 def _check_known(source: Path, variant: str) -> None:
     if variant not in VARIANTS:
         known = ", ".join(VARIANTS)
-        raise InputError(f"{source} names the variant {variant}: the variants are {known}")
+        raise ReportedError(f"{source} names the variant {variant}: the variants are {known}")
 
 
 def _at_least_float32(tensor: Tensor) -> torch.dtype:

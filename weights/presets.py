@@ -9,7 +9,7 @@ TORCHVISION_PREPROCESSING: dict[str, Any] = {
     "resize": 256,
     "stored_size": 256,
     "mean": [123.675, 116.28, 103.53],
-    "deviation": [58.395, 57.12, 57.375],
+    "std": [58.395, 57.12, 57.375],
 }
 """As torchvision prepares images, in pixels of 0 to 255."""
 
@@ -18,7 +18,7 @@ CAFFE_PREPROCESSING: dict[str, Any] = {
     "resize": 256,
     "stored_size": 256,
     "mean": [122.6789, 116.6688, 104.0070],
-    "deviation": 1.0,
+    "std": 1.0,
 }
 """The mean over the pixels of Caffe's mean image (ilsvrc_2012_mean.npy), in the order RGB.
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import packed
-from preparation.source import list_source
-from preparation.target import prepare
+from data.packed.source import list_source
+from data.packed.writer import prepare
 
 
 @pytest.fixture(scope="module")

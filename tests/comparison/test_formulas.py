@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from comparison.formulas import Net, averaged_bytes
 from model import alexnet
 from model.alexnet import AlexNet
-from model.folding import FoldedConv2d
+from model.layers import SpaceToDepthConv2d
 from model.towers import LocalTowers
 from model.variants import VARIANTS
 
@@ -27,7 +27,7 @@ def test_multiply_adds_are_the_published_ones(variant, towers, channels, classes
 @pytest.mark.parametrize(("variant", "towers"), [("d2l", 1), ("d2l", 2), ("torchvision", 1)])
 def test_multiply_adds_are_those_that_torch_counts(variant, towers, size, monkeypatch):
     # Forms that take less time for more arithmetic than the net needs.
-    monkeypatch.setattr(FoldedConv2d, "forward", nn.Conv2d.forward)
+    monkeypatch.setattr(SpaceToDepthConv2d, "forward", nn.Conv2d.forward)
     monkeypatch.setattr(alexnet, "resize", F.adaptive_avg_pool2d)
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         AlexNet(VARIANTS[variant], 10, 1, LocalTowers(towers))(torch.empty(1, 1, size, size))
@@ -37,7 +37,7 @@ def test_multiply_adds_are_those_that_torch_counts(variant, towers, size, monkey
 @pytest.mark.parametrize("size", [64, 112, 224])
 @pytest.mark.parametrize("changes", [{"meet": ()}, {"meet": ("fc7",)}, {"pool": 2}], ids=str)
 def test_multiply_adds_of_an_ablation_are_those_that_torch_counts(changes, size, monkeypatch):
-    monkeypatch.setattr(FoldedConv2d, "forward", nn.Conv2d.forward)
+    monkeypatch.setattr(SpaceToDepthConv2d, "forward", nn.Conv2d.forward)
     monkeypatch.setattr(alexnet, "resize", F.adaptive_avg_pool2d)
     net = Net("d2l", 2, 1, size, 10, changes)
     with torch.device("meta"), FlopCounterMode(display=False) as counter:

@@ -3,10 +3,10 @@
 import pytest
 from PIL import Image
 
+from common.errors import ReportedError
 from comparison.forms import FORMS
 from comparison.learning_report import as_text, draw_errors, reached
-from model.errors import InputError
-from training.plots import COLORS
+from recording.plots import COLORS
 from training.settings import load_config
 
 ALL = [pytest.param(f, id=f"{name}: {form}") for name, s in FORMS.items() for form, f in s.items()]
@@ -62,5 +62,5 @@ def test_the_race_is_told_as_multiples_of_the_first_form():
 def test_the_errors_are_drawn(tmp_path):
     draw_errors(OUTCOMES, tmp_path / "error.png", "made up")
     assert Image.open(tmp_path / "error.png").size == (800, 500)
-    with pytest.raises(InputError, match="cannot write"):
+    with pytest.raises(ReportedError, match="cannot write"):
         draw_errors(OUTCOMES, tmp_path / "nowhere" / "error.png", "made up")

@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from common.errors import ReportedError
 from comparison.charts import draw_charts
 from comparison.formulas import Net
 from comparison.placements import chosen, placements
 from comparison.results import bytes_by_formula, make_row
 from comparison.session import Comparison, Job
 from comparison.tables import as_text, write_csv
-from distributed.ledger import PARTS
-from model.errors import InputError
+from distributed.timer import PARTS
 from training.config import Config
 
 SPEEDS = {
@@ -146,10 +146,10 @@ def test_devices_decide_what_is_compared(devices, names):
 
 
 def test_an_unknown_placement_names_the_known_ones():
-    with pytest.raises(InputError, match=r"'splat'.*single, local, split, ddp"):
+    with pytest.raises(ReportedError, match=r"'splat'.*single, local, split, ddp"):
         chosen(["splat"], 2, 1)
 
 
 def test_one_tower_cannot_be_split():
-    with pytest.raises(InputError, match="2 towers"):
+    with pytest.raises(ReportedError, match="2 towers"):
         chosen([], 1, 1)

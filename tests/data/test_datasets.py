@@ -5,8 +5,8 @@ from typing import get_args
 import pytest
 import torch
 
+from common.errors import ReportedError
 from data.datasets import DATASETS, open_dataset
-from model.errors import InputError
 from training.config import DataConfig
 
 
@@ -15,7 +15,9 @@ def test_a_configuration_can_name_every_data_set_and_no_other():
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones():
-    with pytest.raises(InputError, match="'imagenet': name one of fashion_mnist, image_folder, p"):
+    with pytest.raises(
+        ReportedError, match="'imagenet': name one of fashion_mnist, image_folder, p"
+    ):
         open_dataset("imagenet", "train")
 
 

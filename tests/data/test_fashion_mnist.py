@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from common.errors import ReportedError
 from data import fashion_mnist
 from data.datasets import open_dataset
 from data.fashion_mnist import FashionMNIST, prepare
-from model.errors import InputError
 
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 
@@ -27,7 +27,7 @@ IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 def real_folder():
     try:
         return prepare()
-    except InputError as error:
+    except ReportedError as error:
         pytest.skip(str(error))
 
 
@@ -102,7 +102,7 @@ def sources(files, monkeypatch):
 
 
 def refusal(function, *arguments):
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(ReportedError) as caught:
         function(*arguments)
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -259,7 +259,7 @@ def test_wrong_files_of_a_source_are_rejected_and_the_next_is_tried(
 @pytest.mark.parametrize("error", [OSError("no route"), KeyboardInterrupt(), KeyError("a bug")])
 def test_nothing_half_written_stays_in_the_cache(cache, sources, error):
     sources(only=fails(error))
-    with pytest.raises((InputError, type(error))):
+    with pytest.raises((ReportedError, type(error))):
         prepare()
     assert [path.name for path in cache.iterdir()] == [".lock"]
 

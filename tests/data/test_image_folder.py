@@ -5,8 +5,8 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2.functional import pil_to_tensor
 
+from common.errors import ReportedError
 from data.image_folder import ImageFolder, decode
-from model.errors import InputError
 from tests.data.conftest import save_picture
 
 SIZE = 16
@@ -18,10 +18,10 @@ def open_pictures(folder, split="train"):
 
 @pytest.fixture
 def refused():
-    """Calls a function that must raise an InputError, whose one line it returns."""
+    """Calls a function that must raise an ReportedError, whose one line it returns."""
 
     def message(function, *arguments):
-        with pytest.raises(InputError) as caught:
+        with pytest.raises(ReportedError) as caught:
             function(*arguments)
         assert "\n" not in str(caught.value)
         return str(caught.value)

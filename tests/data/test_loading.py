@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import pytest
 import torch
 
+from common.errors import ReportedError
 from data.image_folder import ImageFolder
 from data.loading import AHEAD, WINDOW, Loader, epoch_order
 from data.synthetic import Synthetic
-from model.errors import InputError
 
 LARGEST_SEED = 2**32 - 1
 ORDER = [9, 8, 2, 3, 10, 0, 11, 4, 7, 6, 5, 1]
@@ -190,11 +190,11 @@ def test_an_unreadable_image_is_an_input_error_with_nothing_but_its_message(pict
     dataset = ImageFolder("train", pictures, 8)
     broken = pictures / "train" / "ant" / "2.png"
     broken.write_text("not a picture")
-    with pytest.raises(InputError) as direct:
+    with pytest.raises(ReportedError) as direct:
         dataset.read(torch.tensor([2]))
     batches = iter(Loader(dataset, uneven([0, 1], [2, 3], [4]), workers))
     assert next(batches).indices.tolist() == [0, 1]
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(ReportedError) as caught:
         next(batches)
     assert str(caught.value) == str(direct.value)
     assert str(caught.value).startswith(f"{broken} cannot be read as an image")

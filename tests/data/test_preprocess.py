@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from common.errors import ReportedError
 from data.preprocess import VIEWS, Preprocess
-from model.errors import InputError
 
 
 def preprocess(size, resize=None, mirror=False, channels=1):
@@ -243,21 +243,21 @@ def test_each_training_image_has_a_colour_change_of_its_own(stored):
 
 
 def test_a_resize_below_the_size_is_refused():
-    with pytest.raises(InputError, match=r"resized to 64 .* cut to 96.*data\.resize"):
+    with pytest.raises(ReportedError, match=r"resized to 64 .* cut to 96.*data\.resize"):
         preprocess(96, 64)
 
 
 @pytest.mark.parametrize(
-    ("mean", "deviation"),
+    ("mean", "std"),
     [([1.0, 2.0], [1.0]), ([1.0], [0.0]), ([1.0, 1.0], [1.0, -2.0]), ([1.0], [float("nan")])],
 )
-def test_a_mean_and_a_deviation_that_do_not_fit_are_refused(mean, deviation):
-    with pytest.raises(InputError, match="each deviation a positive one") as caught:
-        Preprocess(8, 8, mean, deviation, mirror=False)
-    assert f"{mean} and {deviation}" in str(caught.value)
+def test_a_mean_and_a_std_that_do_not_fit_are_refused(mean, std):
+    with pytest.raises(ReportedError, match="each deviation a positive one") as caught:
+        Preprocess(8, 8, mean, std, mirror=False)
+    assert f"{mean} and {std}" in str(caught.value)
 
 
 @pytest.mark.parametrize("channels", [1, 2])
 def test_images_of_other_channels_than_the_means_are_refused(channels):
-    with pytest.raises(InputError, match=f"images have {channels} channels.*3: give one number"):
+    with pytest.raises(ReportedError, match=f"images have {channels} channels.*3: give one number"):
         preprocess(8, channels=3)(random_images(2, channels, 8))

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from data.datasets import open_dataset
-from data.textures import ANGLES, COLOURS, Textures
+from data.textures import ANGLES, COLORS, Textures
 
 
 def read(split="train", length=320, side=48, seed=0):
@@ -31,7 +31,7 @@ def test_images_and_labels_are_what_the_set_declares():
     images, labels = dataset.read(torch.arange(len(dataset)))
     assert (images.shape, images.dtype) == ((400, 3, 40, 40), torch.uint8)
     assert images.is_contiguous(memory_format=torch.channels_last)
-    assert len(dataset.classes) == len(COLOURS) * len(ANGLES) == 16
+    assert len(dataset.classes) == len(COLORS) * len(ANGLES) == 16
     assert labels.unique().tolist() == list(range(16))
     assert len(open_dataset("textures", "test", synthetic_length=400)) == 100
     assert dataset.read(torch.arange(0))[0].shape == (0, 3, 40, 40)
@@ -52,7 +52,7 @@ def test_a_grey_copy_says_nothing_of_the_colour():
 def test_the_mean_colour_names_the_region_s():
     images, labels = read(length=2000)
     tint = images.float().mean((2, 3)) - images.float().mean((1, 2, 3))[:, None]
-    directions = torch.nn.functional.normalize(torch.tensor(list(COLOURS.values())), dim=1)
+    directions = torch.nn.functional.normalize(torch.tensor(list(COLORS.values())), dim=1)
     assert ((tint @ directions.T).argmax(1) == labels // 4).float().mean() > 0.95
 
 

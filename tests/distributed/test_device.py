@@ -1,4 +1,4 @@
-"""A process's share of the machine, and the ledger of its time."""
+"""A process's share of the machine, and the timer of its time."""
 
 import platform
 import subprocess
@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from common.errors import ReportedError
 from distributed import device
 from distributed.device import share_of_cores, take_device
-from distributed.ledger import PARTS, Ledger
-from model.errors import InputError
+from distributed.timer import PARTS, StepTimer
 
 CPU = torch.device("cpu")
 
@@ -63,20 +63,20 @@ def test_memory_that_was_freed_is_used_again_without_the_system():
 def test_more_processes_than_gpus_are_refused_with_both_numbers(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(InputError, match=r"4 processes .* 2 GPUs"):
+    with pytest.raises(ReportedError, match=r"4 processes .* 2 GPUs"):
         take_device(3, 4)
 
 
 def test_a_part_interrupts_the_part_around_it():
-    ledger, began = Ledger(CPU), time.perf_counter()
-    with ledger.part("forward"):
+    timer, began = StepTimer(CPU), time.perf_counter()
+    with timer.part("forward"):
         time.sleep(0.02)
-        with ledger.part("exchange"):
+        with timer.part("exchange"):
             time.sleep(0.08)
         time.sleep(0.02)
     inside = time.perf_counter() - began
     time.sleep(0.05)
-    seconds, _ = ledger.take()
+    seconds, _ = timer.take()
     assert set(seconds) == set(PARTS)
     assert seconds["exchange"] >= 0.08
     assert seconds["forward"] >= 0.04
@@ -84,24 +84,24 @@ def test_a_part_interrupts_the_part_around_it():
 
 
 def test_a_switch_ends_with_the_part_around_it():
-    ledger, began = Ledger(CPU), time.perf_counter()
-    with ledger.part("backward"):
-        ledger.switch("averaging")
+    timer, began = StepTimer(CPU), time.perf_counter()
+    with timer.part("backward"):
+        timer.switch("averaging")
         time.sleep(0.02)
     averaged = time.perf_counter() - began
-    with ledger.part("optimizer"):
+    with timer.part("optimizer"):
         time.sleep(0.01)
-    seconds, _ = ledger.take()
+    seconds, _ = timer.take()
     assert seconds["averaging"] >= 0.02
     assert seconds["averaging"] + seconds["backward"] <= averaged
     assert seconds["optimizer"] >= 0.01
 
 
 def test_what_was_taken_is_not_booked_again():
-    ledger = Ledger(CPU)
-    ledger.bytes_sent += 7
-    with ledger.part("data"):
+    timer = StepTimer(CPU)
+    timer.bytes_sent += 7
+    with timer.part("data"):
         time.sleep(0.01)
-    assert ledger.take()[1] == 7
-    seconds, sent = ledger.take()
+    assert timer.take()[1] == 7
+    seconds, sent = timer.take()
     assert sum(seconds.values()) == sent == 0

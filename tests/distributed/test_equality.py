@@ -21,10 +21,10 @@ from model.alexnet import AlexNet
 from model.initialization import initialize
 from model.towers import LocalTowers
 from model.variants import VARIANTS
+from training.batches import LocalBatch, make_preprocess
 from training.config import Config, NetConfig
 from training.inference import compute_logits
-from training.input import Share, make_preprocess
-from training.loop import Trainer, build_model
+from training.trainer import Trainer, build_model
 
 STEPS = 6
 CLASSES = 10
@@ -42,7 +42,7 @@ def _config(variant, towers, placement, precision="fp64", **optimizer):
             "placement": placement,
             "batch_size": BATCH,
             "precision": precision,
-            "data": {"size": 64, "resize": 72, "mean": 100.0, "deviation": 20.0, "mirror": True},
+            "data": {"size": 64, "resize": 72, "mean": 100.0, "std": 20.0, "mirror": True},
             "optimizer": {"learning_rate": 0.01, **optimizer},
             "schedule": {"name": "one_cycle"},
         }
@@ -60,7 +60,7 @@ def _global_batch(step):
 def _share(mesh, step):
     whole = _global_batch(step)
     parts = (part.tensor_split(mesh.plan.replicas)[mesh.replica] for part in whole)
-    return Share(Batch(*parts), len(whole.labels), 0, step / STEPS)
+    return LocalBatch(Batch(*parts), len(whole.labels), 0, step / STEPS)
 
 
 def _trainer(config, world_size):
@@ -224,12 +224,12 @@ def test_never_meeting_towers_train_alike_in_replicas(one_rank, four_ranks):
 
 
 def test_accumulated_gradients_equal_the_whole_batch(two_ranks, local_form):
-    config = _config("d2l", 2, "split", accumulation=2)
+    config = _config("d2l", 2, "split", gradient_accumulation=2)
     assert largest_error(two_ranks.run(train, config, 2)[0], local_form("d2l", 2)) <= 1e-10
 
 
 def test_accumulated_gradients_of_replicas_equal_the_whole_batch(two_ranks, local_form):
-    config = _config("d2l", 2, "local", accumulation=2)
+    config = _config("d2l", 2, "local", gradient_accumulation=2)
     assert largest_error(two_ranks.run(train, config, 2)[0], local_form("d2l", 2)) <= 1e-10
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
+from common.errors import ReportedError
 from distributed.mesh import plan_mesh
-from model.errors import InputError
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ def test_world_size_decides_the_mesh(world, towers, placement, replicas, ranks):
 
 @pytest.mark.parametrize(("world", "towers"), [(1, 2), (3, 2), (2, 1), (2, 4)])
 def test_an_impossible_split_names_the_numbers(world, towers):
-    with pytest.raises(InputError, match=f"{world} ranks and {towers} towers"):
+    with pytest.raises(ReportedError, match=f"{world} ranks and {towers} towers"):
         plan_mesh(world, towers, "split")
 
 

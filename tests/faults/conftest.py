@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tests.preparation.trees import make_tree, pack_tree
+from tests.data.packed.trees import make_tree, pack_tree
 
 IN_WORDS = {
     "kill": "SIGKILL of",

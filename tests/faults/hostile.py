@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from model.errors import InputError
+from common.errors import ReportedError
 
 SOON = 20.0
 """Seconds within which a refusal must come, on a busy machine too."""
@@ -14,7 +14,7 @@ SOON = 20.0
 def refused(function, *arguments):
     """The one line that ``function`` refuses with, soon."""
     began = time.monotonic()
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(ReportedError) as caught:
         function(*arguments)
     assert time.monotonic() - began < SOON
     message = str(caught.value)

@@ -14,8 +14,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import train
-from training.loop import Trainer
-from training.program import run_program
+from launch.program import run_program
+from training.trainer import Trainer
 
 
 def _signal(number):

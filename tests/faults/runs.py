@@ -3,13 +3,13 @@
 import json
 from pathlib import Path
 
+from recording.metrics import read_metrics
 from tests.programs import ranks, run, start
-from training.folder import read_metrics
 
 STEPS = 8
 SETTINGS = (
     *("data.name=synthetic", "data.size=64", "data.stored_size=72", "data.resize=72"),
-    *("data.synthetic_length=40", "data.mean=100.0", "data.deviation=20.0", "data.mirror=true"),
+    *("data.synthetic_length=40", "data.mean=100.0", "data.std=20.0", "data.mirror=true"),
     *("batch_size=8", "epochs=2", f"max_steps={STEPS}", "checkpoint_every=2", "variant=d2l"),
     "net.hidden=64",
     *("precision=fp32", "schedule.name=one_cycle", "tracking.mode=disabled", "name=run"),

@@ -7,15 +7,15 @@ import signal
 import pytest
 
 from tests.data.conftest import save_picture
+from tests.data.packed.trees import make_tree, pack_tree
 from tests.faults.runs import INJECTED
-from tests.preparation.trees import make_tree, pack_tree
 from tests.programs import finish, processes_mentioning, ranks, run, start, wait_until
 
 pytestmark = pytest.mark.programs
 
 SETTINGS = (
     *("name=run", "variant=d2l", "data.size=64", "data.resize=64", "data.stored_size=64"),
-    *("data.mean=100.0", "data.deviation=60.0", "batch_size=8", "precision=fp32"),
+    *("data.mean=100.0", "data.std=60.0", "batch_size=8", "precision=fp32"),
     *("epochs=1", "keep_checkpoints=0", "tracking.mode=disabled", "optimizer.learning_rate=0.001"),
 )
 

@@ -6,8 +6,8 @@ import subprocess
 
 import pytest
 
+from recording.checkpoint import newest_checkpoint
 from tests.faults.runs import STEPS, losses, steps_saved, train
-from training.checkpoint import newest_checkpoint
 
 pytestmark = pytest.mark.programs
 

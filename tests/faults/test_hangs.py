@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from recording.metrics import read_metrics
 from tests.programs import (
     LAUNCH,
     finish,
@@ -17,7 +18,6 @@ from tests.programs import (
     wait_until,
 )
 from tests.test_train import SETTINGS
-from training.folder import read_metrics
 
 pytestmark = pytest.mark.programs
 
@@ -60,8 +60,8 @@ PROGRAM = """
 import os, signal, sys, time
 import torch
 from distributed.mesh import Mesh, plan_mesh
-from distributed.world import launched_world
-from training.program import run_program
+from launch.world import launched_world
+from launch.program import run_program
 
 def main():
     mesh = Mesh.start(plan_mesh(launched_world().size, 2, "auto"), timeout=8.0)
@@ -109,7 +109,7 @@ def test_a_rank_that_never_starts_is_named(tmp_path, happened):
     path = tmp_path / "program.py"
     body = PROGRAM.format(body="pass").replace(
         "def main():\n",
-        "from datetime import timedelta\nfrom distributed import world\n"
+        "from datetime import timedelta\nfrom launch import world\n"
         "world.JOINING = timedelta(seconds=8)\n"
         "def main():\n    if launched_world().rank == 1: time.sleep(3600)\n",
     )

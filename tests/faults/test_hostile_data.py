@@ -5,9 +5,9 @@ import os
 
 import pytest
 
-from data.packed import Packed
+from data.packed.reader import Packed
+from tests.data.packed.trees import SIZE
 from tests.faults.hostile import npy, refused
-from tests.preparation.trees import SIZE
 from training.settings import load_config
 
 
@@ -64,7 +64,7 @@ def aliases(levels):
         ("data: {size: 1000000}", "data.size"),
         ("data: {workers: 1000000}", "data.workers"),
         ("data: {synthetic_length: 1000000000000}", "data.synthetic_length"),
-        ("optimizer: {accumulation: 1000000000000}", "optimizer.accumulation"),
+        ("optimizer: {gradient_accumulation: 1000000000000}", "optimizer.gradient_accumulation"),
         ("wandb_api_key: a-secret", "wandb_api_key: unknown key"),
         ("tracking: {api_key: a-secret}", "tracking.api_key: unknown key"),
     ],

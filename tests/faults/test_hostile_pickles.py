@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from data.fashion_mnist import MD5, FashionMNIST
-from data.packed import Packed
+from data.packed.reader import Packed
+from recording.metrics import read_metrics
+from recording.source import read_source
 from tests.faults.hostile import refused
+from training.batches import make_preprocess
 from training.config import Config
-from training.folder import read_metrics
-from training.input import make_preprocess
-from training.source import read_source
 from weights.net import NAMES
 
 

@@ -13,16 +13,16 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from recording.source import read_source
 from tests.programs import finish, run, start
 from tests.weights.nets import some_weights
-from training.source import read_source
 from weights.files import write_file
 
 
 @pytest.fixture(scope="module")
 def net(tmp_path_factory):
     path = tmp_path_factory.mktemp("net") / "net.safetensors"
-    known = {"size": 64, "mean": 128.0, "deviation": 60.0}
+    known = {"size": 64, "mean": 128.0, "std": 60.0}
     write_file(some_weights("d2l", preprocessing=known), path)
     yield path
     shutil.rmtree(path.parent)

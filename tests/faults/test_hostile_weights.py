@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from recording.source import read_source
 from tests.faults.hostile import npy, refused
 from tests.weights.nets import field, some_weights
-from training.source import read_source
 from weights.files import write_file
 from weights.net import LAYERS, NAMES
 

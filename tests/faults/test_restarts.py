@@ -13,10 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from recording.metrics import read_metrics
 from tests.faults.runs import losses
 from tests.programs import LAUNCH, TORCHRUN, finish, processes_mentioning, run, start, wait_until
 from tests.test_train import SETTINGS
-from training.folder import read_metrics
 
 pytestmark = pytest.mark.programs
 
@@ -132,8 +132,8 @@ import os, sys
 import torch
 import torch.distributed as dist
 from distributed.mesh import Mesh, plan_mesh
-from distributed.world import launched_world
-from training.program import run_program
+from launch.world import launched_world
+from launch.program import run_program
 
 def main():
     mesh = Mesh.start(plan_mesh(launched_world().size, 2, "auto"))

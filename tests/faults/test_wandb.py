@@ -22,11 +22,11 @@ import pytest
 import wandb
 from safetensors.torch import load_file
 
+from recording.metrics import read_metrics, read_objects
+from recording.tracking import INIT_SECONDS, Tracker
 from tests.programs import ROOT, finish, ranks, start, wait_until
 from tests.test_train import SETTINGS, STEPS
 from tests.wandb_files import read_run
-from training.folder import read_metrics, read_objects
-from training.tracking import INIT_SECONDS, Tracker
 
 pytestmark = pytest.mark.programs
 
@@ -77,8 +77,8 @@ def serve(tmp_path):
 def track(tmp_path, monkeypatch):
     """Makes a tracker of a server, online, or of none, offline."""
     monkeypatch.setenv("WANDB_API_KEY", KEY)
-    monkeypatch.setattr("training.tracking.INIT_SECONDS", 2)
-    monkeypatch.setattr("training.tracking.FINISH_SECONDS", 2)
+    monkeypatch.setattr("recording.tracking.INIT_SECONDS", 2)
+    monkeypatch.setattr("recording.tracking.FINISH_SECONDS", 2)
 
     def track(url=None, folder=tmp_path, run_id=None):
         if url:
@@ -190,8 +190,8 @@ def test_a_server_that_is_well_gets_everything(serve, track, tmp_path, tracker_w
 def test_a_slow_server_gets_everything(
     serve, track, tmp_path, monkeypatch, tracker_warnings, happened
 ):
-    monkeypatch.setattr("training.tracking.INIT_SECONDS", INIT_SECONDS)
-    monkeypatch.setattr("training.tracking.FINISH_SECONDS", 30)
+    monkeypatch.setattr("recording.tracking.INIT_SECONDS", INIT_SECONDS)
+    monkeypatch.setattr("recording.tracking.FINISH_SECONDS", 30)
     server = serve("slow")
     tracker = track(server.url)
     slowest = max(log_rows(tracker))
@@ -254,7 +254,7 @@ def test_another_server_that_speaks_wandb(
     track, tmp_path, closed_port, tracker_warnings, monkeypatch
 ):
     """A run online, its resumption, a run while the server is suspended, and its upload."""
-    monkeypatch.setattr("training.tracking.INIT_SECONDS", 30)
+    monkeypatch.setattr("recording.tracking.INIT_SECONDS", 30)
     port = closed_port.rpartition(":")[2]
     command = ["openwandb", "serve", "--host", "127.0.0.1", "--port", port]
     log = (tmp_path / "server.log").open("w")
@@ -336,7 +336,7 @@ def test_wandbs_process_dying_twice_ends_the_tracking(track, tmp_path, tracker_w
 TRAINING = f"""
 import sys, time
 from pathlib import Path
-from training.tracking import Tracker
+from recording.tracking import Tracker
 tracker = Tracker("offline", Path(sys.argv[1]), **{RUN!r})
 for step in range(1, 10**6):
     tracker.log(step, {{"train/loss": 1.0 / step}})
@@ -419,7 +419,7 @@ import pwd, sys
 if sys.argv[2] == "unknown user":
     pwd.getpwuid = {{}}.__getitem__
 from pathlib import Path
-from training.tracking import Tracker
+from recording.tracking import Tracker
 tracker = Tracker("offline", Path(sys.argv[1]), **{RUN!r})
 tracker.log(1, {{"train/loss": 1.0}})
 tracker.finish(0)

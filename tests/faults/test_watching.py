@@ -2,8 +2,8 @@
 
 import pytest
 
+from recording.metrics import read_metrics
 from tests.faults.runs import STEPS, losses, steps_saved, train_with
-from training.folder import read_metrics
 
 pytestmark = pytest.mark.programs
 

@@ -8,10 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from model.activation import ACTIVATIONS
 from model.alexnet import AlexNet
-from model.grouped import GroupedLinear
 from model.initialization import initialize
+from model.layers import ACTIVATIONS, GroupedLinear
 from model.normalization import LocalResponseNorm
 from model.pooling import ActivatedPool
 from model.towers import LocalTowers

@@ -4,13 +4,13 @@ import pytest
 import torch
 from torchvision.models import alexnet as torchvision_alexnet
 
+from common.errors import ReportedError
 from model.alexnet import AlexNet
-from model.dropout import Dropout
-from model.errors import InputError
 from model.initialization import initialize
+from model.layers import Dropout
 from model.towers import LocalTowers
 from model.variants import VARIANTS
-from model.weights import from_torchvision, to_torchvision
+from weights.torchvision import from_torchvision, to_torchvision
 
 
 def build(variant, towers=1, classes=10, channels=1):
@@ -49,12 +49,12 @@ def test_any_input_from_64_px_works(variant, side):
 def test_a_smaller_input_is_refused_with_the_smallest_size():
     with torch.device("meta"):
         model = build("paper")
-        with pytest.raises(InputError, match="64 px"):
+        with pytest.raises(ReportedError, match="64 px"):
             model(torch.empty(1, 1, 63, 63))
 
 
 def test_towers_that_do_not_divide_a_width_are_refused():
-    with pytest.raises(InputError, match="7 towers do not divide the 96 outputs of conv1"):
+    with pytest.raises(ReportedError, match="7 towers do not divide the 96 outputs of conv1"):
         build("paper", towers=7)
 
 
@@ -69,7 +69,7 @@ def test_torchvision_weights_convert_both_ways_with_equal_logits():
     assert all(torch.equal(back[key], value) for key, value in theirs.state_dict().items())
 
 
-def test_released_initial_values():
+def test_released_init():
     model = build("paper", 2)
     initialize(model, seed=0)
     assert abs(model.conv4.weight.std().item() - 0.03) < 1e-3
@@ -80,7 +80,7 @@ def test_released_initial_values():
             assert (bias == (1.0 if name in ones else 0.0)).all()
 
 
-def test_the_text_s_initial_values_are_narrower():
+def test_the_text_s_init_are_narrower():
     model = build("paper", 2)
     initialize(model, seed=0, scheme="text")
     assert abs(model.conv4.weight.std().item() - 0.01) < 1e-3

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from model import normalization
-from model.native import load_kernels
 from model.normalization import LocalResponseNorm
+from native.compiler import load_kernels
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 

@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from model import pooling
-from model.native import load_kernels
 from model.normalization import LocalResponseNorm
 from model.pooling import ActivatedPool
+from native.compiler import load_kernels
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 SHAPES = [(2, 96, 13, 13), (3, 8, 55, 26), (1, 260, 3, 4), (2, 4, 17, 40), (1, 4, 2, 9)]

@@ -4,14 +4,14 @@ import json
 
 import pytest
 
+from recording.metrics import read_metrics
 from tests.programs import ranks, run
-from training.folder import read_metrics
 
 SETTINGS = (
     *("name=run", "data.name=synthetic", "data.size=64", "data.stored_size=64", "batch_size=4"),
-    *("data.mean=100.0", "data.deviation=20.0", "max_steps=3", "tracking.mode=disabled"),
+    *("data.mean=100.0", "data.std=20.0", "max_steps=3", "tracking.mode=disabled"),
     *("variant=paper", "precision=fp32", "schedule.name=constant"),
-    *("initial_values=released", "optimizer.learning_rate=0.006"),
+    *("init=released", "optimizer.learning_rate=0.006"),
 )
 
 

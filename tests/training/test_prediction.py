@@ -5,11 +5,11 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2.functional import pil_to_tensor
 
+from common.errors import ReportedError
 from data.preprocess import VIEWS, Preprocess
-from model.errors import InputError
+from recording.source import read_source
 from tests.weights.nets import some_weights
 from training.prediction import Predictor
-from training.source import read_source
 from weights.files import write_file
 
 pytestmark = pytest.mark.usefixtures("small_nets")
@@ -18,7 +18,7 @@ NAMES = [f"thing {number}" for number in range(10)]
 
 
 def predictor(folder, channels=3, class_names=NAMES, **preprocessing):
-    known = {"size": 64, "stored_size": 28, "mean": 73.0, "deviation": 90.0, **preprocessing}
+    known = {"size": 64, "stored_size": 28, "mean": 73.0, "std": 90.0, **preprocessing}
     weights = some_weights("d2l", channels=channels, class_names=class_names, preprocessing=known)
     write_file(weights, folder / "net.safetensors")
     return Predictor(read_source(folder / "net.safetensors"))
@@ -70,5 +70,5 @@ def test_no_more_classes_are_told_than_there_are(tmp_path):
 
 
 def test_a_net_of_other_channels_is_refused(tmp_path):
-    with pytest.raises(InputError, match="reads images of 2 channels"):
+    with pytest.raises(ReportedError, match="reads images of 2 channels"):
         predictor(tmp_path, channels=2)

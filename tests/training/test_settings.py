@@ -9,7 +9,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from model.errors import InputError
+from common.errors import ReportedError
 from model.initialization import SCHEMES
 from model.variants import VARIANTS
 from training.config import Config
@@ -33,7 +33,7 @@ def fault(load):
     """What is said of a configuration that is refused."""
 
     def fault(text, *overrides):
-        with pytest.raises(InputError) as refusal:
+        with pytest.raises(ReportedError) as refusal:
             load(text, *overrides)
         return str(refusal.value)
 
@@ -79,7 +79,7 @@ def test_an_unknown_key_is_named_with_its_file_and_the_nearest_valid_one(fault, 
         ("data: {mean: [1, red]}", ["data.mean", "'red'"]),
         ("optimizer: {momentum: 1}", ["optimizer.momentum", "less than 1"]),
         ("optimizer: {learning_rate: .inf}", ["optimizer.learning_rate", "finite"]),
-        ("data: {deviation: .nan}", ["data.deviation", "finite"]),
+        ("data: {std: .nan}", ["data.std", "finite"]),
         ("towers: 5", ["5 towers", "width of 96"]),
         ("optimizer: {nesterov: true, momentum: 0}", ["optimizer.nesterov", "momentum"]),
         ("data: {size: 96, resize: 64}", ["data.resize", "data.size"]),
@@ -124,7 +124,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, content):
     path = tmp_path / "gone.yaml"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(InputError, match=r"gone\.yaml"):
+    with pytest.raises(ReportedError, match=r"gone\.yaml"):
         load_config(path, [])
 
 
@@ -206,14 +206,14 @@ def test_a_resumed_run_may_change_what_is_not_computed_with(load, override):
 )
 def test_a_resumed_run_may_not_change_what_is_computed(load, override, before):
     key, _, now = override.partition("=")
-    with pytest.raises(InputError, match=f"another {key}: it was {before} and is now {now}"):
+    with pytest.raises(ReportedError, match=f"another {key}: it was {before} and is now {now}"):
         check_same_run(load("", override), _saved(Config()))
 
 
 def test_a_setting_that_the_saved_run_did_not_have_counts_as_changed():
     saved = _saved(Config())
     del saved["optimizer"]["label_smoothing"]
-    with pytest.raises(InputError, match=r"optimizer\.label_smoothing"):
+    with pytest.raises(ReportedError, match=r"optimizer\.label_smoothing"):
         check_same_run(Config(), saved)
 
 
@@ -254,6 +254,6 @@ def test_the_variants_that_can_be_named_are_those_there_are():
     assert set(typing.get_args(Config.model_fields["variant"].annotation)) == set(VARIANTS)
 
 
-def test_the_initial_values_that_can_be_named_are_those_there_are():
-    named, _ = typing.get_args(Config.model_fields["initial_values"].annotation)
+def test_the_init_that_can_be_named_are_those_there_are():
+    named, _ = typing.get_args(Config.model_fields["init"].annotation)
     assert set(typing.get_args(named)) == set(SCHEMES)

@@ -7,7 +7,7 @@ import onnxruntime
 import pytest
 import torch
 
-from model.errors import InputError
+from common.errors import ReportedError
 from tests.weights.nets import some_weights
 from weights import export
 from weights.files import write_file
@@ -82,5 +82,5 @@ def test_the_description_says_how_images_are_prepared(tmp_path):
 
 def test_without_its_packages_onnx_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setattr(export, "ONNX_PACKAGES", ("onnx", "no_such_package"))
-    with pytest.raises(InputError, match="pip install no_such_package"):
+    with pytest.raises(ReportedError, match="pip install no_such_package"):
         write_file(some_weights("d2l"), tmp_path / "net.onnx")

@@ -14,8 +14,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torchvision.models import alexnet as torchvision_alexnet
 
+from common.errors import ReportedError
 from model.alexnet import AlexNet
-from model.errors import InputError
 from model.towers import LocalTowers
 from model.variants import net_form
 from tests.disks import files_of_at_most
@@ -25,13 +25,13 @@ from weights.net import NAMES, make_weights
 
 KNOWN = {
     "class_names": [f"thing {number}" for number in range(10)],
-    "preprocessing": {"size": 96, "mean": [1.0, 2.0, 3.0], "deviation": 4.0},
+    "preprocessing": {"size": 96, "mean": [1.0, 2.0, 3.0], "std": 4.0},
 }
 small = pytest.mark.usefixtures("small_nets")
 
 
 def refused(path):
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(ReportedError) as caught:
         read_file(path)
     message = str(caught.value)
     assert "\n" not in message
@@ -103,7 +103,7 @@ def test_torchvision_s_weights_give_its_logits_both_ways(tmp_path, record_proper
 @small
 @pytest.mark.parametrize(("variant", "towers"), [("d2l", 1), ("torchvision", 2)])
 def test_only_torchvision_s_net_becomes_a_pth(tmp_path, variant, towers):
-    with pytest.raises(InputError, match=rf"this is {variant} with {towers}"):
+    with pytest.raises(ReportedError, match=rf"this is {variant} with {towers}"):
         write_file(some_weights(variant, towers), tmp_path / "net.pth")
 
 
@@ -121,18 +121,18 @@ def test_the_variant_is_told_by_shapes_that_only_one_has():
         assert make_weights(Path("bare"), tensors).variant == variant
     bare = make_weights(Path("bare"), some_weights("paper").tensors)
     assert bare.variant is None
-    with pytest.raises(InputError, match="name its variant, one of paper, caffe, caffenet"):
+    with pytest.raises(ReportedError, match="name its variant, one of paper, caffe, caffenet"):
         bare.model()
     assert bare.of_variant("caffe").variant == "caffe"
 
 
 @small
 def test_a_net_is_not_taken_for_another():
-    with pytest.raises(InputError, match="holds a net of the variant paper, not caffe"):
+    with pytest.raises(ReportedError, match="holds a net of the variant paper, not caffe"):
         some_weights("paper").of_variant("caffe")
-    with pytest.raises(InputError, match=r"no net of the variant d2l: its conv1\.weight|fc6"):
+    with pytest.raises(ReportedError, match=r"no net of the variant d2l: its conv1\.weight|fc6"):
         make_weights(Path("bare"), some_weights("paper").tensors).of_variant("d2l")
-    with pytest.raises(InputError, match="names the variant vgg: the variants are paper"):
+    with pytest.raises(ReportedError, match="names the variant vgg: the variants are paper"):
         make_weights(Path("bare"), some_weights("paper").tensors, "vgg")
 
 
@@ -226,7 +226,7 @@ def test_another_net_s_state_dict_is_refused(tmp_path):
 
 
 def refused_anyhow(path):
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(ReportedError) as caught:
         read_file(path)
     return caught.value
 
@@ -254,7 +254,7 @@ def test_an_array_that_claims_too_much_is_refused(tmp_path):
 
 def test_names_that_say_nothing_are_refused_with_those_that_do(tmp_path):
     assert "ends in .safetensors, .pth, .caffemodel or .npz" in refused(tmp_path / "net.bin")
-    with pytest.raises(InputError, match=r"must end in .*\.onnx or \.pt2"):
+    with pytest.raises(ReportedError, match=r"must end in .*\.onnx or \.pt2"):
         check_target(tmp_path / "net.h5")
     assert set(READERS) < set(WRITERS)
 
@@ -277,9 +277,11 @@ def test_a_changed_net_is_kept_with_its_changes_or_refused(tmp_path):
     with torch.no_grad():
         torch.testing.assert_close(back.model()(images), model.eval()(images))
     for suffix in (".pth", ".npz", ".caffemodel"):
-        with pytest.raises(InputError, match=r"cannot say what was changed of the net \(meet, act"):
+        with pytest.raises(
+            ReportedError, match=r"cannot say what was changed of the net \(meet, act"
+        ):
             write_file(weights, tmp_path / f"net{suffix}")
-    with pytest.raises(InputError, match="holds no AlexNet"):
+    with pytest.raises(ReportedError, match="holds no AlexNet"):
         make_weights(Path("changed"), tensors, "paper")
 
 

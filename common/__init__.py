@@ -1,0 +1,1 @@
+"""Errors, files and the cache folder: what every room needs, and each once."""

@@ -1,0 +1,1 @@
+"""Packed images: the index, the writer (prepare.py) and the reader."""

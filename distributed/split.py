@@ -1,0 +1,86 @@
+"""One tower per rank: the split placement."""
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from typing_extensions import override
+
+from distributed.collectives import meet, sum_partial
+from distributed.timer import StepTimer
+from model.towers import ConvShape, Towers
+
+
+class SplitTowers(Towers):
+    """This rank's tower of ``group.size()``; its layers are slices of the local form's.
+
+    ``timer`` counts what the meetings cost.
+    """
+
+    def __init__(self, group: dist.ProcessGroup, timer: StepTimer) -> None:
+        super().__init__(group.size())
+        self.group, self.index, self.timer = group, group.rank(), timer
+
+    @override
+    def conv(
+        self, inputs: int, outputs: int, shape: ConvShape, *, meets: bool = False
+    ) -> nn.Conv2d:
+        return shape.layer(inputs if meets else inputs // self.count, outputs // self.count)
+
+    @override
+    def linear(self, inputs: int, outputs: int, *, meets: bool = False) -> nn.Linear:
+        return nn.Linear(inputs if meets else inputs // self.count, outputs // self.count)
+
+    @override
+    def classifier(self, inputs: int, classes: int) -> nn.Linear:
+        return PartialLinear(inputs // self.count, classes, adds_bias=self.index == 0)
+
+    @override
+    def meet(self, layer: nn.Conv2d | nn.Linear, x: Tensor) -> Tensor:
+        return meet(layer, x, self.group, self.timer)
+
+    @override
+    def sum(self, logits: Tensor) -> Tensor:
+        return sum_partial(logits, self.group, self.timer)
+
+    @property
+    @override
+    def here(self) -> range:
+        return range(self.index, self.index + 1)
+
+    @override
+    def full_shape(self, name: str, shape: torch.Size) -> torch.Size:
+        dim = self.shard_dim(name)
+        return torch.Size(s * self.count if d == dim else s for d, s in enumerate(shape))
+
+    @override
+    def shard(self, name: str, full: Tensor) -> Tensor:
+        dim = self.shard_dim(name)
+        return full if dim is None else full.chunk(self.count, dim)[self.index]
+
+    @override
+    def unshard(self, name: str, part: Tensor) -> Tensor:
+        dim = self.shard_dim(name)
+        if dim is None:
+            return part
+        rows = part.movedim(dim, 0).contiguous()
+        whole = rows.new_empty(self.count * len(rows), *rows.shape[1:])
+        dist.all_gather(list(whole.chunk(self.count)), rows, group=self.group)
+        return whole.movedim(0, dim)
+
+
+class PartialLinear(nn.Linear):
+    """One tower's share of a layer whose outputs are summed over the towers.
+
+    The bias is replicated: one tower adds it, the others add zero, and every tower's copy gets
+    the whole gradient, so the copies stay equal.
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, adds_bias: bool) -> None:
+        super().__init__(inputs, outputs)
+        self.adds_bias = adds_bias
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        bias = self.bias if self.adds_bias else self.bias - self.bias.detach()
+        return F.linear(x, self.weight, bias)

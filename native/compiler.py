@@ -1,0 +1,82 @@
+"""C++ kernels for the CPU: compiled on first use, for the machine they run on, and kept."""
+
+import ctypes
+import functools
+import hashlib
+import logging
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from common.cache import cache_folder
+from common.errors import ReportedError
+
+log = logging.getLogger(__name__)
+
+COMPILERS = ("g++", "clang++")
+SOURCES = Path(__file__).parent
+HEADERS = sorted(SOURCES.glob("*.h"))
+FLAGS = ["-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math"]
+FLAGS += ["-fopenmp", "-shared", "-fPIC"]
+if platform.machine() == "x86_64":
+    FLAGS.append("-mprefer-vector-width=512")
+
+NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+"""What the kernels compute with, and how it ends the names of their functions."""
+
+
+def run_kernel(
+    source: Path, name: str, tensors: Sequence[Tensor], settings: ctypes.Structure
+) -> None:
+    """Call ``name`` of ``source`` for the type of ``tensors[0]``, with where they begin."""
+    kernel: Callable[..., None] = getattr(load_kernels(source), f"{name}_{NAMES[tensors[0].dtype]}")
+    kernel(*(ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors), settings)
+
+
+@functools.cache
+def load_kernels(source: Path) -> ctypes.CDLL | None:
+    """The library compiled from ``source``; None, said once, where it cannot be compiled."""
+    try:
+        return ctypes.CDLL(str(_compiled(source)))
+    except (OSError, ReportedError, subprocess.CalledProcessError) as error:
+        complaint = getattr(error, "stderr", None) or str(error)
+        first_line = complaint.strip().partition("\n")[0]
+        log.warning("no fast kernel from %s, a slower form is used: %s", source.name, first_line)
+        return None
+
+
+def _compiled(source: Path) -> Path:
+    """The kept library, compiled first if it is not there.
+
+    Processes that come at once each compile their own, and the last replaces the others' whole.
+    """
+    compiler = next((found for name in COMPILERS if (found := shutil.which(name))), None)
+    if compiler is None:
+        raise FileNotFoundError(f"none of {', '.join(COMPILERS)} is installed")
+    name = f"{source.stem}-{_fingerprint(source, compiler)}.so"
+    kept = cache_folder() / "kernels" / name
+    if not kept.exists():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=kept.parent) as scratch:
+            made = Path(scratch) / name
+            command = [compiler, *FLAGS, f"-I{SOURCES}", str(source), "-o", str(made)]
+            subprocess.run(command, check=True, capture_output=True, text=True)
+            made.replace(kept)
+    return kept
+
+
+def _fingerprint(source: Path, compiler: str) -> str:
+    """Of all that the library depends on: sources, flags, compiler, and this processor."""
+    version = subprocess.run([compiler, "--version"], check=True, capture_output=True).stdout
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    features = [line for line in lines if line.startswith(("flags", "Features"))][:1]
+    sources = [path.read_text() for path in (source, *HEADERS)]
+    parts = [*sources, *FLAGS, version.decode(), platform.processor(), *features]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]

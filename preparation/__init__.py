@@ -1,1 +1,0 @@
-"""From folders of image files to packed images: what ``prepare.py`` does."""

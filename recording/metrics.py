@@ -1,0 +1,81 @@
+"""``metrics.jsonl``: one JSON object a line, for every training step and every evaluation."""
+
+import errno
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from common.errors import ReportedError
+from common.files import open_plain, writing
+
+log = logging.getLogger(__name__)
+
+
+class MetricsFile:
+    """Appends to ``metrics.jsonl``; steps after ``step``, from before a resume, are dropped.
+
+    What the disk refuses is written once it no longer does, if the run may ``go_on`` until then.
+    """
+
+    def __init__(self, path: Path, step: int, *, go_on: bool = False) -> None:
+        self.path, self.go_on = path, go_on
+        self.unwritten: list[str] = []
+        kept = [line for line in read_metrics(path) if line["step"] <= step]
+        with writing(path):
+            aside = path.with_suffix(".part")
+            aside.write_text("".join(json.dumps(line) + "\n" for line in kept))
+            aside.replace(path)
+            self.file = path.open("ab", buffering=0)
+
+    def log(self, step: int, metrics: dict[str, Any]) -> None:
+        """Write one line; raises ReportedError when the disk refuses and the run may not go on."""
+        was_refused = bool(self.unwritten)
+        self.unwritten.append(json.dumps({"step": step, **metrics}) + "\n")
+        try:
+            self._append("".join(self.unwritten).encode())
+            self.unwritten.clear()
+        except ReportedError as error:
+            if not self.go_on:
+                raise
+            if not was_refused:
+                log.warning("%s; training goes on, and metrics wait in memory", error)
+
+    def _append(self, text: bytes) -> None:
+        """All of it or nothing."""
+        with writing(self.path):
+            end = os.fstat(self.file.fileno()).st_size
+            try:
+                if self.file.write(text) < len(text):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError:
+                self.file.truncate(end)
+                raise
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics file; raises ReportedError as ``read_objects`` does."""
+    return [line for line in read_objects(path) if isinstance(line.get("step"), int)]
+
+
+def read_objects(path: Path) -> list[dict[str, Any]]:
+    """The JSON objects of a file, one a line; what else is there, as one cut short, is left out.
+
+    Raises ReportedError when the file cannot be read; one that is not there has none.
+    """
+    try:
+        with open_plain(path) as file:
+            lines = file.read().splitlines()
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise ReportedError(f"cannot read {path}: {error.strerror}") from None
+    return [value for value in map(_json_or_none, lines) if isinstance(value, dict)]
+
+
+def _json_or_none(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None

@@ -1,0 +1,79 @@
+"""A run's curves as a picture."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from common.files import writing
+from distributed.timer import PARTS
+from recording.metrics import read_metrics
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart.
+COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
+SMOOTHED_POINTS = 60
+
+
+def draw_curves(metrics: Path, picture: Path, title: str) -> None:
+    """Draw loss, accuracy, throughput and the parts of a step's time from a metrics file."""
+    lines = read_metrics(metrics)
+    train = [line for line in lines if "train/loss" in line]
+    test = [line for line in lines if "test/loss" in line]
+    figure = Figure(figsize=(10, 7), layout="constrained")
+    figure.suptitle(title)
+    (loss, accuracy), (speed, parts) = figure.subplots(2, 2)
+    if train:
+        _draw_metric(loss, train, test, "loss")
+        _draw_metric(accuracy, train, test, "top1")
+        _draw_speed(speed, train)
+        _draw_parts(parts, train)
+    for axes in (loss, accuracy, speed):
+        axes.set(xlabel="epoch", xlim=(0, None), ylim=(0, None))
+        axes.grid(alpha=0.3)
+    loss.set(ylabel="loss (nats)")
+    accuracy.set(ylabel="top-1 accuracy", ylim=(0, 1))
+    speed.set(ylabel="images per second")
+    parts.set(xlabel="milliseconds of a mean step, on rank 0", ylim=(-0.4, 1.6), yticks=[])
+    with writing(picture):
+        figure.savefig(picture, dpi=100)
+
+
+def _draw_metric(axes: Axes, train: list[Any], test: list[Any], name: str) -> None:
+    epochs = [line["epoch"] for line in train]
+    values = [line[f"train/{name}"] for line in train]
+    axes.plot(epochs, values, color=COLORS[0], alpha=0.2, linewidth=0.8)
+    label = "training (with dropout)"
+    axes.plot(epochs, _smooth(values), _line(train), color=COLORS[0], label=label)
+    tested = [line["epoch"] for line in test], [line[f"test/{name}"] for line in test]
+    axes.plot(*tested, "o-", color=COLORS[5], label="test")
+    axes.legend()
+
+
+def _draw_speed(axes: Axes, train: list[Any]) -> None:
+    speeds = [line["train/images_per_second"] for line in train]
+    epochs = [line["epoch"] for line in train]
+    axes.plot(epochs, speeds, _line(train), color=COLORS[2], linewidth=0.8)
+
+
+def _draw_parts(axes: Axes, train: list[Any]) -> None:
+    left = 0.0
+    for part, color in zip(PARTS, COLORS, strict=True):
+        mean = 1000 * float(np.mean([line[f"time/{part}"] for line in train]))
+        axes.barh([0], [mean], left=left, height=0.35, color=color, label=f"{part}: {mean:.1f} ms")
+        left += mean
+    axes.legend(ncols=2, loc="upper center")
+
+
+def _line(points: list[Any]) -> str:
+    """A line, with dots where the points are so few that it may not show."""
+    return ".-" if len(points) < 10 else "-"
+
+
+def _smooth(values: list[float]) -> np.ndarray[Any, Any]:
+    """The mean over a sliding window, of fewer values near the ends."""
+    width = max(1, len(values) // SMOOTHED_POINTS)
+    window = np.ones(2 * width + 1)
+    counts = np.convolve(np.ones(len(values)), window)[width:-width]
+    return np.convolve(values, window)[width:-width] / counts

@@ -1,0 +1,39 @@
+"""Averaging over replicas, on real ranks."""
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from distributed.replication import replicate
+from distributed.timer import StepTimer
+
+
+def _average(compress):
+    torch.manual_seed(0)
+    model = nn.Linear(64, 32)
+    timer = StepTimer(torch.device("cpu"))
+    replica = replicate(model, dist.group.WORLD, timer, compress=compress)  # type: ignore[arg-type]
+    x = torch.randn(2, 64, generator=torch.Generator().manual_seed(dist.get_rank()))
+    for _ in range(2):
+        replica.zero_grad()
+        replica(x).square().sum().backward()
+    alone = nn.Linear(64, 32)
+    alone.load_state_dict(model.state_dict())
+    (expected,) = torch.autograd.grad(alone(x).square().sum(), alone.weight)
+    dist.all_reduce(expected)
+    expected /= dist.get_world_size()
+    found = model.weight.grad
+    assert found is not None
+    error = (found - expected).abs().max() / expected.abs().max()
+    return found, float(error), timer.bytes_sent / 2
+
+
+@pytest.mark.parametrize(("compress", "size", "error"), [(False, 4, 1e-6), (True, 2, 2**-7)])
+def test_gradients_are_averaged_and_what_is_sent_is_counted(two_ranks, compress, size, error):
+    results = two_ranks.run(_average, compress)
+    for gradient, found, sent in results:
+        assert torch.equal(gradient, results[0][0])
+        assert found < error
+        assert sent == size * (64 * 32 + 32)
+    assert compress == (results[0][1] > 1e-5), "as bf16, digits are lost"

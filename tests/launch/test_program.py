@@ -1,0 +1,125 @@
+"""How programs end, on real ranks."""
+
+import os
+import shlex
+import signal
+import sys
+
+import pytest
+
+from launch.program import in_words
+from tests.programs import finish, ranks, run, start, wait_until
+
+HEAD = """
+import os, sys, time
+from distributed.mesh import Mesh, plan_mesh
+from launch.world import launched_world
+from common.errors import ReportedError
+from launch.program import StopRequest, run_program
+"""
+
+
+@pytest.fixture
+def program(tmp_path):
+    def write(body):
+        path = tmp_path / "program.py"
+        lines = "\n".join(f"    {line}" for line in body.strip().splitlines())
+        path.write_text(f"{HEAD}\ndef main():\n{lines}\n\nrun_program(main)\n")
+        return path
+
+    return write
+
+
+MESH = "mesh = Mesh.start(plan_mesh(launched_world().size, 2, 'auto'))\n"
+
+
+@pytest.mark.parametrize("start_mesh", [MESH, ""], ids=["in a group", "before there is one"])
+def test_a_mistake_of_the_user_is_told_once_in_one_line(program, start_mesh):
+    path = program(start_mesh + "raise ReportedError('this cannot be')")
+    status, out, err = run(*ranks(2), path)
+    assert (status, out, err) == (2, "", "error: this cannot be\n")
+
+
+def test_a_mistake_of_ours_shows_one_traceback(program):
+    status, _, err = run(*ranks(2), program(MESH + "raise KeyError('gone')"))
+    assert status == 1
+    assert err.count("Traceback") == 1
+    assert "KeyError: 'gone'" in err
+
+
+def test_a_rank_that_fails_alone_speaks_and_ends_the_others(program):
+    path = program(MESH + "if mesh.rank == 1: raise ReportedError('only here')\ntime.sleep(60)")
+    status, _, err = run(*ranks(2), path, timeout=40)
+    assert (status, err) == (2, "error: only here\n")
+
+
+def test_what_rank_0_cannot_do_is_an_error_of_every_rank(program):
+    path = program(MESH + "def work(): raise ReportedError('no disk')\nmesh.from_main(work)")
+    assert run(*ranks(2), path)[0::2] == (2, "error: no disk\n")
+
+
+def test_only_rank_0_prints(program):
+    assert run(*ranks(2), program(MESH + "print(mesh.rank)\nreturn 0")) == (0, "0\n", "")
+
+
+def test_a_signal_to_one_rank_is_agreed_on_by_all(program, tmp_path):
+    path = program(
+        "stop = StopRequest()\n"
+        + MESH
+        + f"open(f'{tmp_path}/{{mesh.rank}}-{{os.getpid()}}', 'w')\n"
+        "while not stop.agreed(mesh): time.sleep(0.01)\n"
+        "return 128 + stop.agreed(mesh)"
+    )
+    process = start(*ranks(2), path)
+    wait_until(lambda: len(list(tmp_path.glob("?-*"))) == 2)
+    os.kill(int(next(tmp_path.glob("1-*")).name.split("-")[1]), signal.SIGTERM)
+    status, _, err = finish(process, timeout=30)
+    assert status == 128 + signal.SIGTERM
+    assert "Traceback" not in err
+
+
+def test_a_rank_that_has_stopped_lets_rank_0_say_what_it_has_to(program):
+    path = program(MESH + "if not mesh.rank:\n    time.sleep(5)\n    print('told')\nreturn 143")
+    status, out, _ = run(*ranks(2), path)
+    assert (status, out) == (143, "told\n")
+
+
+def test_a_second_signal_ends_the_program_at_once(program, tmp_path):
+    path = program(
+        f"stop = StopRequest()\nopen('{tmp_path}/up', 'w')\n"
+        f"while not stop.signal: time.sleep(0.01)\nopen('{tmp_path}/noted', 'w')\ntime.sleep(60)"
+    )
+    process = start(*ranks(0), path)
+    for sign in ("up", "noted"):
+        wait_until((tmp_path / sign).exists)
+        process.send_signal(signal.SIGINT)
+    assert finish(process, timeout=20)[0] == -signal.SIGINT
+
+
+def test_a_lost_connection_is_told_without_the_place_in_gloo_s_source():
+    message = (
+        "[/somewhere/gloo/transport/tcp/pair.cc:561] Connection closed by peer [127.0.0.1]:11432. "
+        "This is typically caused by a remote worker crashing."
+    )
+    told = in_words(RuntimeError(message))
+    assert (
+        told == "lost the connection to another rank (Connection closed by peer [127.0.0.1]:11432)"
+    )
+
+
+def test_a_configuration_that_is_printed_loads_as_the_same(tmp_path):
+    train = [sys.executable, "train.py", "--print-config"]
+    status, out, err = run(*train, "batch_size=7")
+    assert (status, err) == (0, "")
+    (tmp_path / "printed.yaml").write_text(out)
+    assert run(*train, "--config", tmp_path / "printed.yaml")[1] == out
+    assert "batch_size: 7\n" in out
+
+
+def test_a_configuration_that_cannot_be_printed_is_a_failure():
+    shell = f"{shlex.quote(sys.executable)} train.py --print-config > /dev/full"
+    status, _, err = run("sh", "-c", shell)
+    assert (status, err) == (
+        2,
+        "error: cannot write standard output: No space left on device\n",
+    )

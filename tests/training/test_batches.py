@@ -1,0 +1,205 @@
+"""Which images each rank sees, and when."""
+
+from itertools import chain
+
+import numpy as np
+import pytest
+import torch
+
+from common.errors import ReportedError
+from data.loading import epoch_order
+from data.synthetic import Synthetic
+from distributed.mesh import Mesh, Plan
+from distributed.timer import StepTimer
+from training.batches import count_steps, local_batches, make_preprocess
+from training.batches import test_batches as batches_for_testing
+from training.config import Config, DataConfig
+
+CPU = torch.device("cpu")
+EPOCHS, BATCH = 3, 6
+
+every_size = pytest.mark.parametrize("images", [1, 4, 12, 20, 25])
+every_mesh = pytest.mark.parametrize("replicas", [1, 2, 3])
+
+
+def _mesh(replicas, rank=0, ranks_per_replica=1):
+    plan = Plan(replicas, ranks_per_replica, towers=2)
+    return Mesh(plan, rank, CPU, None, None, StepTimer(CPU))  # type: ignore[arg-type]
+
+
+def _images(count):
+    return Synthetic("train", count, classes=10, channels=1, height=4, width=4)
+
+
+def _config(**settings):
+    return Config.model_validate({"epochs": EPOCHS, "batch_size": BATCH, "seed": 5, **settings})
+
+
+def _shares(images, mesh, first=0, last=None):
+    config = _config()
+    last = count_steps(config, images) if last is None else last
+    return list(local_batches(config, mesh, _images(images), first, last))
+
+
+def _positions(shares):
+    return [share.batch.indices.tolist() for share in shares]
+
+
+@every_size
+@every_mesh
+def test_an_epoch_visits_every_image_once_over_all_replicas(images, replicas):
+    everyone = [_shares(images, _mesh(replicas, rank)) for rank in range(replicas)]
+    for epoch in range(EPOCHS):
+        shares = [share for share in chain(*everyone) if share.epoch == epoch]
+        assert sorted(chain(*_positions(shares))) == list(range(images))
+
+
+@every_size
+@every_mesh
+def test_replicas_share_out_the_batches_of_one_process(images, replicas):
+    everyone = [_positions(_shares(images, _mesh(replicas, rank))) for rank in range(replicas)]
+    alone = _shares(images, _mesh(1))
+    for step, whole in enumerate(alone):
+        parts = [positions[step] for positions in everyone]
+        assert list(chain(*parts)) == whole.batch.indices.tolist()
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1
+        assert whole.global_count == len(whole.batch.indices)
+    assert all(len(positions) == len(alone) for positions in everyone)
+
+
+def test_every_replica_knows_the_count_of_the_whole_batch():
+    for rank in range(3):
+        counts = [share.global_count for share in _shares(20, _mesh(3, rank))]
+        assert counts == [6, 6, 6, 2] * EPOCHS
+
+
+def test_the_towers_of_a_replica_see_the_same_images():
+    first, second, third, fourth = (
+        _positions(_shares(20, _mesh(2, rank, ranks_per_replica=2))) for rank in range(4)
+    )
+    assert first == second
+    assert third == fourth
+    assert first != third
+
+
+def test_each_epoch_has_an_order_of_its_own():
+    orders = [
+        tuple(chain(*_positions(s for s in _shares(25, _mesh(1)) if s.epoch == epoch)))
+        for epoch in range(EPOCHS)
+    ]
+    assert len({*orders, tuple(range(25))}) == EPOCHS + 1
+
+
+def test_a_set_that_is_read_in_blocks_has_an_order_for_that():
+    images = _images(20)
+    images.block = 2
+    shares = list(local_batches(_config(), _mesh(1), images, 0, 4))
+    assert list(chain(*_positions(shares))) == epoch_order(5, 0, 20, 2).tolist()
+
+
+def test_a_share_holds_the_images_at_its_positions():
+    images, labels = _images(20).read(torch.arange(20))
+    for share in _shares(20, _mesh(2, rank=1)):
+        assert torch.equal(share.batch.images, images[share.batch.indices])
+        assert torch.equal(share.batch.labels, labels[share.batch.indices])
+
+
+@pytest.mark.parametrize("first", range(13))
+def test_starting_in_the_middle_continues_exactly(first):
+    def told(shares):
+        return [(*share[1:], share.batch.indices.tolist()) for share in shares]
+
+    mesh = _mesh(2, rank=1)
+    assert told(_shares(20, mesh, first=first)) == told(_shares(20, mesh))[first:]
+
+
+def test_a_run_may_end_within_an_epoch():
+    mesh = _mesh(2)
+    assert _positions(_shares(20, mesh, last=6)) == _positions(_shares(20, mesh))[:6]
+
+
+def test_a_share_knows_how_far_the_run_is():
+    shares = _shares(20, _mesh(1))
+    assert [share.epochs_done for share in shares] == [step / 4 for step in range(1, 13)]
+    assert [share.epoch for share in shares] == [0] * 4 + [1] * 4 + [2] * 4
+    assert [share.ends_epoch for share in shares] == [False, False, False, True] * EPOCHS
+
+
+def test_waiting_for_images_is_booked_as_data():
+    mesh = _mesh(1)
+    for _ in local_batches(_config(), mesh, _images(20), 0, 2):
+        seconds, _ = mesh.timer.take()
+        assert seconds["data"] > 0
+
+
+@pytest.mark.parametrize(
+    ("images", "max_steps", "steps"),
+    [(12, None, 6), (13, None, 9), (1, None, 3), (13, 4, 4), (13, 100, 9)],
+)
+def test_steps_are_counted_with_the_short_batches_and_the_limit(images, max_steps, steps):
+    assert count_steps(_config(max_steps=max_steps), images) == steps
+
+
+@every_size
+@every_mesh
+def test_each_test_image_is_counted_once(images, replicas):
+    seen = []
+    for rank in range(replicas):
+        for batch in batches_for_testing(_config(), _mesh(replicas, rank), _images(images)):
+            assert len(batch.indices) <= -(-BATCH // replicas)
+            seen += batch.indices.tolist()
+    assert sorted(seen) == list(range(images))
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "first"),
+    [(100.0, 50.0, [-2.0, 0.0]), ([100.0, 50.0], [50.0, 25.0], [-2.0, 2.0])],
+)
+def test_mean_and_std_are_for_all_channels_or_for_each(mean, std, first):
+    config = Config(data=DataConfig(size=64, mean=mean, std=std))
+    images = torch.tensor([0, 100], dtype=torch.uint8)[None, :, None, None].expand(1, 2, 64, 64)
+    assert make_preprocess(config, 2)(images)[0, :, 0, 0].tolist() == pytest.approx(first, abs=1e-6)
+
+
+def test_images_are_resized_to_the_size_itself_if_nothing_else_is_said():
+    assert make_preprocess(Config(data=DataConfig(size=64)), 1).resize == 64
+    assert make_preprocess(Config(data=DataConfig(size=64, resize=72)), 1).resize == 72
+
+
+def _color_config(**changes):
+    covariance = [[900.0, 500.0, 300.0], [500.0, 800.0, 400.0], [300.0, 400.0, 700.0]]
+    settings = {"size": 64, "color_noise": 0.1, "color_covariance": covariance, **changes}
+    return Config(data=DataConfig(**settings))
+
+
+def test_colours_change_as_the_covariance_has_them():
+    colors = make_preprocess(_color_config(std=[1.0, 2.0, 4.0]), 3).colors
+    assert colors is not None
+    deviations = torch.tensor([1.0, 2.0, 4.0])
+    expected = 0.01 * torch.tensor(_color_config().data.color_covariance)
+    torch.testing.assert_close(colors.T @ colors * deviations.outer(deviations), expected)
+
+
+@pytest.mark.parametrize(
+    "covariance", [[[1.0]], [[1.0, 2.0], [2.0, 1.0]], [[1.0, 0, 0], [0.5, 1, 0], [0, 0, 1]]]
+)
+def test_what_is_no_covariance_of_the_channels_is_refused(covariance):
+    with pytest.raises(
+        ReportedError, match=r"color_covariance is not the covariance of 3 channels"
+    ):
+        make_preprocess(_color_config(color_covariance=covariance), 3)
+
+
+def test_the_mean_image_is_read_and_checked(tmp_path):
+    path = tmp_path / "mean-image.npy"
+    config = Config(data=DataConfig(size=64, resize=72, mean_image=path, std=1.0))
+    with pytest.raises(ReportedError, match=r"mean-image.npy cannot be read as a NumPy array"):
+        make_preprocess(config, 1)
+    np.save(path, np.full((64, 64, 1), 7, np.float32))
+    with pytest.raises(
+        ReportedError, match=r"has shape \(64, 64, 1\), and the images \(72, 72, 1\)"
+    ):
+        make_preprocess(config, 1)
+    np.save(path, np.full((72, 72, 1), 7, np.float32))
+    images = torch.full((2, 1, 72, 72), 10, dtype=torch.uint8)
+    assert (make_preprocess(config, 1)(images) == 3).all()

@@ -1,0 +1,187 @@
+"""The images of a run: its data sets, and each replica's share of every batch."""
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.errors import ReportedError
+from data import Split
+from data.arrays import read_array, read_header
+from data.datasets import Dataset, open_dataset
+from data.fashion_mnist import FashionMNIST
+from data.loading import Batch, Loader, epoch_order
+from data.preprocess import Preprocess
+from distributed.device import on_device
+from distributed.mesh import Mesh
+from training.config import DTYPES, Config, DataConfig
+
+
+class LocalBatch(NamedTuple):
+    """One replica's part of a global batch of ``global_count`` images.
+
+    ``epochs_done`` counts them from the start of the run to after this batch.
+    """
+
+    batch: Batch
+    global_count: int
+    epoch: int
+    epochs_done: float
+
+    @property
+    def ends_epoch(self) -> bool:
+        """Whether this is the last batch of its epoch."""
+        return self.epochs_done.is_integer()
+
+
+def open_sets(data: DataConfig, mesh: Mesh) -> tuple[Dataset, Dataset]:
+    """The training and the test set; what is missing is downloaded once for all ranks of a node.
+
+    Raises ReportedError on every rank when rank 0 cannot open them.
+    """
+
+    def sets() -> tuple[Dataset, Dataset]:
+        return _open(data, "train"), _open(data, "test")
+
+    mesh.from_main(lambda: sets() and None)
+    return sets()
+
+
+def open_test_set(data: DataConfig, mesh: Mesh) -> Dataset:
+    """The test set alone, in the same way."""
+
+    def test_set() -> Dataset:
+        return _open(data, "test")
+
+    mesh.from_main(lambda: test_set() and None)
+    return test_set()
+
+
+def _open(data: DataConfig, split: Split) -> Dataset:
+    return open_dataset(data.name, split, data.folder, data.stored_size, data.synthetic_length)
+
+
+def stored_side(data: DataConfig) -> int:
+    """Side of the images before they become the network's input, in pixels."""
+    return FashionMNIST.height if data.name == "fashion_mnist" else data.stored_size
+
+
+def make_preprocess(config: Config, channels: int) -> Preprocess:
+    """From uint8 images to the network's input.
+
+    Raises ReportedError when the configuration's numbers, or its mean image, are not for such
+    images.
+    """
+    data = config.data
+    mean, std = (
+        value if isinstance(value, list) else [value] * channels for value in (data.mean, data.std)
+    )
+    resize = data.resize or data.size
+    return Preprocess(
+        *(data.size, resize, mean, std, data.mirror, DTYPES[config.precision]),
+        mean_image=_mean_image(data.mean_image, (resize, resize, channels)),
+        colors=_color_changes(data, channels) if data.color_noise else None,
+    )
+
+
+def _mean_image(path: Path | None, shape: tuple[int, int, int]) -> Tensor | None:
+    """The mean image in a file, float32."""
+    if path is None:
+        return None
+    try:
+        if (found := read_header(path).shape) != shape:
+            raise ReportedError(
+                f"data.mean_image: {path} has shape {found}, and the images {shape}: set "
+                "data.resize to the side of the mean image"
+            )
+        image = torch.from_numpy(read_array(path).astype(np.float32))
+        if not image.isfinite().all():
+            raise ValueError("not all of its numbers are finite")
+    except ReportedError:
+        raise
+    except (OSError, TypeError, ValueError) as error:
+        raise ReportedError(
+            f"data.mean_image: {path} cannot be read as a NumPy array ({error}): name the "
+            "mean-image.npy of a folder that prepare.py made"
+        ) from None
+    return image
+
+
+def _color_changes(data: DataConfig, channels: int) -> Tensor:
+    """Principal components of the pixels' colours, each as long as a training image's usual change.
+
+    (C, C), a component a row. The text of section 4.1 multiplies by eigenvalues, which depend on
+    the unit of the pixels; the authors' later code (cuda-convnet2) by their roots, as here.
+    """
+    refusal = ReportedError(
+        f"data.color_covariance is not the covariance of {channels} channels: copy what "
+        "prepare.py tells"
+    )
+    rows = data.color_covariance or []
+    if [len(row) for row in rows] != [channels] * channels:
+        raise refusal
+    covariance = torch.tensor(rows, dtype=torch.float64)
+    variances, components = torch.linalg.eigh(covariance)
+    if (
+        not torch.equal(covariance, covariance.T)
+        or not 0 <= variances[0] <= variances[-1] < math.inf
+    ):
+        raise refusal
+    return data.color_noise * (components * variances.sqrt()).T
+
+
+def count_steps(config: Config, images: int) -> int:
+    """Optimiser steps of a whole run on ``images`` training images."""
+    steps = config.epochs * steps_per_epoch(config, images)
+    return min(steps, config.max_steps or steps)
+
+
+def steps_per_epoch(config: Config, images: int) -> int:
+    """Global batches in an epoch of ``images``, the last of which may be short."""
+    return -(-images // config.batch_size)
+
+
+def local_batches(
+    config: Config, mesh: Mesh, dataset: Dataset, first: int, last: int
+) -> Iterator[LocalBatch]:
+    """This replica's share of the global batches ``first`` to ``last`` (exclusive) of the run.
+
+    An epoch visits every image once over all replicas; its last batch may be short, and the
+    shares of a batch uneven. The towers of a replica read the same images in the same order.
+    """
+    per_epoch = steps_per_epoch(config, len(dataset))
+    while first < last:
+        epoch, done = divmod(first, per_epoch)
+        order = epoch_order(config.seed, epoch, len(dataset), dataset.block)
+        order = order.split(config.batch_size)[done : done + last - first]
+        shares = [batch.tensor_split(mesh.plan.replicas)[mesh.replica] for batch in order]
+        loader = _batches(config, mesh, dataset, shares)
+        for global_batch in order:
+            with mesh.timer.inside(f"step {first + 1}"), mesh.timer.part("data"):
+                batch = next(loader)
+            first += 1
+            yield LocalBatch(batch, len(global_batch), epoch, first / per_epoch)
+
+
+def test_batches(config: Config, mesh: Mesh, dataset: Dataset) -> Iterator[Batch]:
+    """This replica's share of the test set, each image once over all replicas.
+
+    Every replica has as many batches, of which the last may be short or empty.
+    """
+    shares = [
+        batch.tensor_split(mesh.plan.replicas)[mesh.replica]
+        for batch in torch.arange(len(dataset)).split(config.batch_size)
+    ]
+    return _batches(config, mesh, dataset, shares)
+
+
+def _batches(
+    config: Config, mesh: Mesh, dataset: Dataset, shares: Sequence[Tensor]
+) -> Iterator[Batch]:
+    """The batches at the positions ``shares``, on this process's device."""
+    loader = Loader(dataset, shares, config.data.workers, pin=mesh.device.type == "cuda")
+    return on_device(loader, mesh.device)
