@@ -23,8 +23,8 @@ struct bfloat16 {
 };
 
 // q ** -0.75 for q > 0: a guess y from q's bits, within 5 %, times (1 - e) ** -0.25 as a series,
-// where 1 - e = q ** 3 y ** 4. Once leaves an error of 1e-4, a twentieth of bfloat16's rounding, and
-// twice one of 1e-7. Square roots and divisions would take longer than the memory does.
+// where 1 - e = q ** 3 y ** 4. Once leaves an error of 1e-4, a twentieth of bfloat16's rounding,
+// and twice one of 1e-7. Square roots and divisions would take longer than the memory does.
 template <typename T>
 inline float power(float q) {
     constexpr int TIMES = std::is_same<T, bfloat16>::value ? 1 : 2;

@@ -13,8 +13,8 @@
 namespace {
 
 constexpr int SIDE = 3, STRIDE = 2; // of a pooling window
-constexpr int HALF = 2;             // channels that a normalisation reads on either side
-constexpr int BLOCK = 8;            // pixels that are normalised together, in the smallest cache
+constexpr int HALF = 2; // channels that a normalisation reads on either side
+constexpr int BLOCK = 8; // pixels that are normalised together, in the smallest cache
 
 struct Maps { // (batch, height, width, channels), each tower's channels next to each other
     int64_t batch;
@@ -71,7 +71,7 @@ inline float window_sum(const float* at) { return at[-2] + at[-1] + at[0] + at[1
 
 inline bool exceeds(float a, float b) { return (a > b) | (a != a); } // NaN exceeds all
 
-// --- Forward --------------------------------------------------------------------------------------
+// --- Forward -------------------------------------------------------------------------------------
 
 template <typename T, bool NORMALIZE>
 class Forward { // of one image after the other
@@ -155,7 +155,7 @@ class Forward { // of one image after the other
     }
 };
 
-// --- Backward -------------------------------------------------------------------------------------
+// --- Backward ------------------------------------------------------------------------------------
 
 template <typename T, bool NORMALIZE>
 class Backward { // of one image after the other
@@ -252,7 +252,7 @@ class Backward { // of one image after the other
     }
 };
 
-// --- All images -----------------------------------------------------------------------------------
+// --- All images ----------------------------------------------------------------------------------
 
 template <typename T, bool NORMALIZE>
 void forward(const T* x, T* out, uint8_t* places, const Maps& maps) {
