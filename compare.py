@@ -40,7 +40,8 @@ from comparison.report import track_learning, track_results, write_results
 from comparison.results import make_row
 from comparison.session import Comparison
 from data.datasets import open_dataset
-from launch.program import ArgumentParser, log_to_file, run_program
+from launch.console import log_to_file
+from launch.program import ArgumentParser, run_program
 from recording.folder import RunFolder
 from training.config import DTYPES
 from training.settings import load_config

@@ -19,7 +19,8 @@ signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the run can end well, Ctrl
 from data.datasets import Dataset
 from distributed.device import peak_memory
 from distributed.mesh import Mesh, plan_mesh
-from launch.program import ArgumentParser, StopRequest, run_program
+from launch.program import ArgumentParser, run_program
+from launch.signals import StopRequest
 from launch.world import launched_world
 from recording.checkpoint import CheckpointWriter
 from recording.reporter import Reporter, start_reporter
@@ -66,7 +67,7 @@ def main() -> int:
             with reporter.clock_stopped():
                 if trainer.owes_evaluation:
                     evaluate(trainer, test_set, stop, reporter)
-                stopped_by = stop.agreed(mesh)
+                stopped_by = stop.agreed(mesh.largest)
                 if stopped_by or writer.is_due(reporter.totals):
                     writer.save(reporter.totals)
             if stopped_by:
@@ -79,7 +80,7 @@ def main() -> int:
 def evaluate(trainer: Trainer, test_set: Dataset, stop: StopRequest, reporter: Reporter) -> None:
     """Evaluate; if asked to stop meanwhile, leave that to whoever resumes."""
     batches = test_batches(trainer.config, trainer.mesh, test_set)
-    metrics = trainer.evaluate(batches, lambda: stop.agreed(trainer.mesh))
+    metrics = trainer.evaluate(batches, lambda: stop.agreed(trainer.mesh.largest))
     if metrics is not None:
         reporter.tested(trainer.steps, trainer.epochs_done, metrics)
 

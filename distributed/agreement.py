@@ -34,7 +34,8 @@ def check_same_weights(mesh: Mesh, model: AlexNet) -> None:
             if row[place] != found[first, place]:
                 raise ReportedError(
                     f"ranks {first} and {rank} should hold the same {name}, and do not: a fault "
-                    "of memory, of a device or of the network; go on with --resume"
+                    "of memory, of a device or of the network; go on with --resume",
+                    retry=True,
                 )
 
 

@@ -14,8 +14,8 @@ import torch.distributed as dist
 from common.errors import ReportedError
 from distributed.device import backend_for, take_device
 from distributed.timer import StepTimer
-from launch.heartbeat import wait_for_key, watch
-from launch.world import join, launched_world
+from launch.heartbeat import send_heartbeats, wait_for_key
+from launch.world import group_store, join, launched_world
 
 T = TypeVar("T")
 
@@ -112,7 +112,7 @@ class Mesh:
         )
         mesh = Mesh.over_running_group(plan, device, timeout)
         if world.size > 1:
-            watch(group_store(), world.rank, mesh.timer)
+            send_heartbeats(group_store(), world.rank, mesh.timer.whereabouts)
         return mesh
 
     @staticmethod
@@ -134,14 +134,14 @@ class Mesh:
 
     def sum_over_replicas(self, values: torch.Tensor) -> torch.Tensor:
         """The sum over replicas, in place; equal on every rank."""
-        with self.timer.inside("sum over replicas"):
+        with self.timer.whereabouts.inside("sum over replicas"):
             dist.all_reduce(values, group=self.replica_group)
         return values
 
     def largest(self, value: float) -> float:
         """The largest of all ranks' values, on every rank."""
         everyone = torch.tensor(value, dtype=torch.float64, device=self.device)
-        with self.timer.inside("agreement of all ranks"):
+        with self.timer.whereabouts.inside("agreement of all ranks"):
             dist.all_reduce(everyone, dist.ReduceOp.MAX)
         return float(everyone)
 
@@ -159,7 +159,7 @@ class Mesh:
         outcome: list[Any] = [None, None]
         if self.is_main:
             try:
-                with self.timer.inside("work for all ranks"):
+                with self.timer.whereabouts.inside("work for all ranks"):
                     outcome[0] = work()
             except ReportedError as error:
                 outcome[1] = error.args
@@ -177,7 +177,7 @@ class Mesh:
         if self.is_main:
             store.set(turn, "")
             return
-        with self.timer.inside("wait for rank 0"):
+        with self.timer.whereabouts.inside("wait for rank 0"):
             wait_for_key(store, turn, 0, self.timeout, MAIN_WORK)
 
 
@@ -185,8 +185,3 @@ def _own_group(ranks: torch.Tensor, timeout: float) -> dist.ProcessGroup:
     """Of the rows of ``ranks``, that which this rank is in, as a group."""
     group, _ = dist.new_subgroups_by_enumeration(ranks.tolist(), timedelta(seconds=timeout))
     return cast(dist.ProcessGroup, group)
-
-
-def group_store() -> dist.Store:
-    """The store of the running default group."""
-    return dist.distributed_c10d._get_default_store()

@@ -77,3 +77,8 @@ def join(world: World) -> dist.Store:
         missing = ", ".join(str(rank) for rank, key in enumerate(keys) if not store.check([key]))
         raise NoAnswerError(f"rank {missing} did not start within {JOINING}") from None
     return store
+
+
+def group_store() -> dist.Store:
+    """The store of the running default process group."""
+    return dist.distributed_c10d._get_default_store()

@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from launch.program import log_to_file
+from launch.console import log_to_file
 from launch.world import launch_marks
 from model.initialization import fill
 from recording.checkpoint import list_checkpoints, load_checkpoint, newest_checkpoint

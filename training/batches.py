@@ -161,7 +161,7 @@ def local_batches(
         shares = [batch.tensor_split(mesh.plan.replicas)[mesh.replica] for batch in order]
         loader = _batches(config, mesh, dataset, shares)
         for global_batch in order:
-            with mesh.timer.inside(f"step {first + 1}"), mesh.timer.part("data"):
+            with mesh.timer.whereabouts.inside(f"step {first + 1}"), mesh.timer.part("data"):
                 batch = next(loader)
             first += 1
             yield LocalBatch(batch, len(global_batch), epoch, first / per_epoch)

@@ -102,7 +102,7 @@ class Trainer:
 
         Raises ReportedError when the loss is no longer finite; the weights are then not touched.
         """
-        with self.mesh.timer.inside(f"step {self.steps + 1}"):
+        with self.mesh.timer.whereabouts.inside(f"step {self.steps + 1}"):
             return self._train_step(share)
 
     def _train_step(self, share: LocalBatch) -> dict[str, float]:
@@ -188,7 +188,7 @@ class Trainer:
 
         Raises ReportedError when the loss is not finite.
         """
-        with self.mesh.timer.inside(f"evaluation after step {self.steps}"):
+        with self.mesh.timer.whereabouts.inside(f"evaluation after step {self.steps}"):
             metrics = score(self.model, self.preprocess, self.config, self.mesh, batches, stopped)
         if metrics is None:
             return None

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from launch.program import in_words
+from launch.failures import in_words
 from tests.programs import finish, ranks, run, start, wait_until
 
 HEAD = """
@@ -15,7 +15,8 @@ import os, sys, time
 from distributed.mesh import Mesh, plan_mesh
 from launch.world import launched_world
 from common.errors import ReportedError
-from launch.program import StopRequest, run_program
+from launch.program import run_program
+from launch.signals import StopRequest
 """
 
 
@@ -67,8 +68,8 @@ def test_a_signal_to_one_rank_is_agreed_on_by_all(program, tmp_path):
         "stop = StopRequest()\n"
         + MESH
         + f"open(f'{tmp_path}/{{mesh.rank}}-{{os.getpid()}}', 'w')\n"
-        "while not stop.agreed(mesh): time.sleep(0.01)\n"
-        "return 128 + stop.agreed(mesh)"
+        "while not stop.agreed(mesh.largest): time.sleep(0.01)\n"
+        "return 128 + stop.agreed(mesh.largest)"
     )
     process = start(*ranks(2), path)
     wait_until(lambda: len(list(tmp_path.glob("?-*"))) == 2)
