@@ -59,11 +59,11 @@ def main() -> int:
         if trainer.owes_evaluation:
             evaluate(trainer, test_set, stop, reporter)
         stopped_by = 0
-        for share in local_batches(config, mesh, train_set, trainer.steps, trainer.total_steps):
-            metrics = trainer.train_step(share)
-            if trainer.is_due(config.compare_ranks_every):
-                metrics.update(trainer.compare_ranks())
-            reporter.trained(trainer.steps, share, metrics)
+        for local in local_batches(config, mesh, train_set, trainer.steps, trainer.total_steps):
+            result = trainer.train_step(local)
+            due = trainer.is_due(config.compare_ranks_every)
+            agreement = trainer.compare_ranks() if due else {}
+            reporter.trained(trainer.steps, local, result, agreement)
             with reporter.clock_stopped():
                 if trainer.owes_evaluation:
                     evaluate(trainer, test_set, stop, reporter)

@@ -21,12 +21,12 @@ BATCH, SIZE, EVERY = 256, 96, 20
 
 def steps_and_checkpoint(folder: Path | None, *, wait: bool) -> Callable[[], float]:
     """Some steps and a checkpoint; gives the seconds that training stood still for it."""
-    trainer, shares = make_trainer("paper", 2, BATCH, SIZE)
+    trainer, batches = make_trainer("paper", 2, BATCH, SIZE)
     writer = CheckpointWriter(folder, trainer, None) if folder else None
 
     def run() -> float:
         for _ in range(EVERY):
-            trainer.train_step(next(shares))
+            trainer.train_step(next(batches))
         began = time.perf_counter()
         if writer:
             writer.save(Totals())

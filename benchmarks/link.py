@@ -120,7 +120,7 @@ def even_batch(rate: str, images_per_second: float, ddp_seconds: float) -> float
     with torch.device("meta"):
         model = AlexNet(VARIANTS["paper"], CLASSES, 3, LocalTowers(2))
     gradients = 4 * sum(parameter.numel() for parameter in model.parameters())
-    exchanged = Net("paper", 2, 3, SIZE, CLASSES).exchanged_bytes(images=1, element_size=2)
+    exchanged = Net("paper", 2, 3, SIZE, CLASSES).activation_bytes(images=1, element_size=2)
     beta, hidden = bytes_per_second(rate), HIDES / images_per_second
     exposed = (gradients + beta * ddp_seconds) / (exchanged + beta * hidden)
     if gradients / beta >= hidden * exposed:
@@ -163,8 +163,11 @@ def measure(rate: str, batches: list[int], rounds: int) -> list[Row]:
     for (batch, name), runs in found.items():
         speeds = [run["images_per_second"] for run in runs]
         ddp = [run["images_per_second"] for run in found[batch, "local"]]
-        waits = [run["seconds_exchange"] + run["seconds_averaging"] for run in runs]
-        sent = runs[0]["bytes_per_step"]
+        waits = [
+            run["seconds_activation_communication"] + run["seconds_gradient_communication"]
+            for run in runs
+        ]
+        sent = runs[0]["bytes_sent"]
         rows.append(
             {
                 "link": rate,

@@ -22,7 +22,7 @@ from distributed.mesh import Mesh, plan_mesh
 from launch.world import launched_world
 from training.batches import LocalBatch, local_batches, make_preprocess
 from training.config import Config
-from training.trainer import Trainer, build_model
+from training.trainer import StepResult, Trainer, build_model
 
 SIZE = 224
 NETS = {"paper": (2, 3, 1000), "d2l": (1, 1, 10)}
@@ -38,16 +38,16 @@ PARTS = {
 }
 
 
-def ours(variant: str, towers: int, batch: int) -> Callable[[], dict[str, float]]:
+def ours(variant: str, towers: int, batch: int, overlap: bool = True) -> Callable[[], StepResult]:
     """The trainer's step on this process's place in the mesh."""
-    trainer, shares = make_trainer(variant, towers, batch)
-    return lambda: trainer.train_step(next(shares))
+    trainer, batches = make_trainer(variant, towers, batch, overlap=overlap)
+    return lambda: trainer.train_step(next(batches))
 
 
 def make_trainer(
-    variant: str, towers: int, batch: int, size: int = SIZE
+    variant: str, towers: int, batch: int, size: int = SIZE, *, overlap: bool = True
 ) -> tuple[Trainer, Iterator[LocalBatch]]:
-    """A trainer on this process's place in the mesh, and its shares of made-up images."""
+    """A trainer on this process's place in the mesh, and its local batches of made-up images."""
     _, channels, classes = NETS[variant]
     config = Config.model_validate(
         {
@@ -56,6 +56,7 @@ def make_trainer(
             "batch_size": batch,
             "epochs": 10**6,
             "precision": "bf16",
+            "overlap_communication": overlap,
             "data": {"name": "synthetic", "size": size, "mean": 128.0, "std": 1.0},
             "optimizer": {"learning_rate": 1e-5},
         }

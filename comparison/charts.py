@@ -42,8 +42,13 @@ def _step_time(figure: Figure, rows: Rows) -> None:
         left = [0.0] * len(here)
         for part, color in zip(PARTS, COLORS, strict=True):
             widths = [1000 * row[f"seconds_{part}"] for row in here]
+            label = part.replace("_", " ")
             axes.barh(
-                [row["placement"] for row in here], widths, left=left, color=color, label=part
+                [row["placement"] for row in here],
+                widths,
+                left=left,
+                color=color,
+                label=label,
             )
             left = [start + width for start, width in zip(left, widths, strict=True)]
         axes.set(xlabel="milliseconds of a median step, on rank 0")
@@ -54,7 +59,7 @@ def _step_time(figure: Figure, rows: Rows) -> None:
 
 def _cost(figure: Figure, rows: Rows) -> None:
     sent, memory = figure.subplots(1, 2)
-    _bars(sent, rows, "bytes_per_step", unit=1e6)
+    _bars(sent, rows, "bytes_sent", unit=1e6)
     sent.set(ylabel="MB that a rank sends in a step")
     _bars(memory, rows, "peak_memory_bytes", unit=2**30)
     memory.set(ylabel="GiB that a rank holds at most")

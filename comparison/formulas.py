@@ -58,7 +58,7 @@ class Net:
         macs = self.macs()
         return 2 * (3 * sum(macs.values()) - macs["conv1"])
 
-    def exchanged_bytes(self, images: int, element_size: int) -> float:
+    def activation_bytes(self, images: int, element_size: int) -> float:
         """Bytes that one rank of split towers sends in a step on ``images`` of its replica.
 
         Its share of what conv3 (pool2), fc6 and fc7 read goes to every other tower, where these
@@ -77,8 +77,8 @@ class Net:
         return (2 * (n - 1) * gathered + logits) * images * element_size
 
 
-def averaged_bytes(replicas: int, parameters: int, element_size: int) -> float:
-    """Bytes that one rank sends to average the gradients of its ``parameters``."""
+def gradient_bytes(replicas: int, parameters: int, element_size: int) -> float:
+    """Bytes that one rank sends in a step to sum the gradients of its ``parameters``."""
     return 2 * (replicas - 1) / replicas * parameters * element_size
 
 

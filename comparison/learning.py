@@ -95,7 +95,7 @@ def _outcome(run: RunFolder) -> dict[str, Any]:
     lines = read_metrics(run.metrics)
     steps = [line for line in lines if "train/loss" in line]
     images = list(accumulate(line["train/images"] for line in steps))
-    spent = (line["train/images"] / line["train/images_per_second"] for line in steps)
+    spent = (line["train/images"] / line["step/images_per_second"] for line in steps)
     seconds = list(accumulate(spent))
 
     def place(step: int) -> dict[str, Any]:

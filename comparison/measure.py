@@ -6,12 +6,10 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-from distributed.timer import PARTS
 from recording.folder import RunFolder
-from recording.metrics import read_metrics
+from recording.metrics import read_metrics, step_speed
 
 ROOT = Path(__file__).parents[1]
 
@@ -53,12 +51,8 @@ def train(
 
 
 def steady_speed(folder: RunFolder, warmup: int) -> dict[str, Any]:
-    """Medians over the steps after ``warmup``: speed, parts of a step, bytes; and totals."""
-    steps = [line for line in read_metrics(folder.metrics) if "train/loss" in line][warmup:]
+    """The median step after ``warmup`` steps, peak memory and parameters, as flat keys."""
+    steps = [line for line in read_metrics(folder.metrics) if "train/loss" in line]
     summary = json.loads(folder.summary.read_text())
-    return {
-        "images_per_second": median(step["train/images_per_second"] for step in steps),
-        **{f"seconds_{part}": median(step[f"time/{part}"] for step in steps) for part in PARTS},
-        "bytes_per_step": steps[-1]["train/bytes_sent"],
-        **{key: summary[key] for key in ("peak_memory_bytes", "parameters_per_rank")},
-    }
+    kept = ("peak_memory_bytes", "parameters", "parameters_per_rank")
+    return {**step_speed(steps[warmup:]), **{key: summary[key] for key in kept}}

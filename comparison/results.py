@@ -1,13 +1,14 @@
 """From measurements to the rows of the comparison."""
 
+from dataclasses import asdict
 from statistics import median
 from typing import Any
 
 import torch
 
-from comparison.formulas import Net, averaged_bytes
+from comparison.formulas import Net, gradient_bytes
 from comparison.placements import Placement
-from distributed.timer import PARTS
+from distributed.timer import StepCost
 from training.config import DTYPES, Config
 
 Measurement = dict[str, Any]
@@ -19,9 +20,9 @@ def bytes_by_formula(placement: Placement, net: Net, batch: int, config: Config,
     dtype = DTYPES[config.precision]
     weights = torch.promote_types(dtype, torch.float32)
     gradients = torch.bfloat16 if config.compress_gradients else weights
-    sent = averaged_bytes(placement.replicas, held, gradients.itemsize)
+    sent = gradient_bytes(placement.replicas, held, gradients.itemsize)
     if placement.split:
-        sent += net.exchanged_bytes(batch // placement.replicas, dtype.itemsize)
+        sent += net.activation_bytes(batch // placement.replicas, dtype.itemsize)
     return round(sent)
 
 
@@ -86,9 +87,9 @@ def make_row(
         "efficiency": ratio / min(placement.processes, devices) if ratio else None,
         "gflops": gflops,
         "mfu": gflops / (peak_gflops * min(placement.processes, devices)),
-        **{f"seconds_{p}": median(each[f"seconds_{p}"] for each in whole) for p in PARTS},
-        "bytes_per_step": whole[-1]["bytes_per_step"],
-        "bytes_per_step_formula": bytes_by_formula(placement, net, batch, config, held),
+        **asdict(StepCost.median([StepCost.read(each) for each in whole])),
+        "bytes_sent_formula": bytes_by_formula(placement, net, batch, config, held),
         "peak_memory_bytes": max(each["peak_memory_bytes"] for each in whole),
-        "parameters": held,
+        "parameters": whole[0]["parameters"],
+        "parameters_per_rank": held,
     }

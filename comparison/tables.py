@@ -7,7 +7,7 @@ from typing import Any
 import tabulate
 
 from common.files import writing
-from distributed.timer import PARTS
+from distributed.timer import StepCost
 
 Rows = list[dict[str, Any]]
 
@@ -58,23 +58,28 @@ def _speed(row: dict[str, Any]) -> dict[str, str]:
         "effic.": f"{row['efficiency']:.0%}" if row["efficiency"] else "-",
         "GFLOP": f"{row['flops_per_image'] / 1e9:.2f}",
         "GFLOP/s": f"{row['gflops']:.0f}",
-        "of peak": f"{row['mfu']:.0%}",
+        "MFU": f"{row['mfu']:.0%}",
     }
 
 
 def _cost(row: dict[str, Any]) -> dict[str, str]:
+    cost = StepCost.read(row)
     return {
         "batch": str(row["global_batch"]),
         "ms of": row["placement"],
-        **{_SHORT.get(part, part): f"{1000 * row[f'seconds_{part}']:.1f}" for part in PARTS},
-        "MB sent": f"{row['bytes_per_step'] / 1e6:.2f}",
-        "formula": f"{row['bytes_per_step_formula'] / 1e6:.2f}",
+        **{_SHORT.get(part, part): f"{1000 * s:.1f}" for part, s in cost.parts.items()},
+        "MB sent": f"{cost.bytes_sent / 1e6:.2f}",
+        "formula": f"{row['bytes_sent_formula'] / 1e6:.2f}",
         "GiB": f"{row['peak_memory_bytes'] / 2**30:.2f}",
-        "M params": f"{row['parameters'] / 1e6:.1f}",
+        "M params": f"{row['parameters_per_rank'] / 1e6:.1f}",
     }
 
 
-_SHORT = {"averaging": "average", "optimizer": "optim."}
+_SHORT = {
+    "activation_communication": "act.",
+    "gradient_communication": "grad.",
+    "optimizer": "optim.",
+}
 
 
 def _ratio(value: float | None) -> str:
@@ -83,7 +88,10 @@ def _ratio(value: float | None) -> str:
 
 def _caution(rows: Rows) -> str:
     work = {row["placement"]: row["flops_per_image"] for row in rows}
-    known = "GFLOP is the arithmetic of training on one image, without normalisation."
+    known = (
+        "act. and grad. are what a rank waits for activations and gradients of others.\n"
+        "GFLOP is the arithmetic of training on one image, without normalisation."
+    )
     if not {"single", "local"} <= work.keys():
         return known
     more = work["single"] / work["local"] - 1

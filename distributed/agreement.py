@@ -1,4 +1,4 @@
-"""Whether ranks still agree: equal weights where they must be equal, and a common pace."""
+"""Checks that ranks still agree: equal weights where they must be equal, and a common pace."""
 
 import logging
 import statistics
@@ -14,14 +14,14 @@ from model.alexnet import AlexNet
 log = logging.getLogger(__name__)
 
 SLOW = 1.5
-"""Times the others' work that makes a rank worth a warning."""
+"""A rank that works this many times as long as the others is worth a warning."""
 
 
 def check_same_weights(mesh: Mesh, model: AlexNet) -> None:
-    """Compare a sum of every weight's bits over the ranks that hold the same weights.
+    """Compare a checksum of every weight over the ranks that hold the same weights.
 
-    Every rank must call it, and reads its weights once. Raises ReportedError on every rank when
-    some differ, as after a bit flip in memory or a gradient that was not averaged.
+    Every rank must call it; it reads its weights once. Raises ReportedError on every rank when
+    some differ, as after a bit flip in memory or a gradient that was not summed.
     """
     names = [name for name, _ in model.named_parameters()]
     sums = torch.stack([_sum_of_bits(parameter) for parameter in model.parameters()])
@@ -40,7 +40,10 @@ def check_same_weights(mesh: Mesh, model: AlexNet) -> None:
 
 
 def slowest_rank(mesh: Mesh, seconds: float) -> dict[str, float]:
-    """Which rank's own work takes longest, of ``seconds`` a step here; every rank must call it."""
+    """Find the rank with the longest own work; here it takes ``seconds`` a step.
+
+    Every rank must call it. Returns metrics.
+    """
     own = torch.tensor([seconds], dtype=torch.float64, device=mesh.device)
     everyone = _from_every_rank(own)[:, 0].tolist()
     slowest = max(range(len(everyone)), key=everyone.__getitem__)
@@ -55,7 +58,7 @@ def slowest_rank(mesh: Mesh, seconds: float) -> dict[str, float]:
 
 @torch.no_grad()
 def _sum_of_bits(tensor: Tensor) -> Tensor:
-    """Of the numbers' bits read as integers, (), int64: the same in any order and layout."""
+    """Add up the numbers' bits, read as integers, (), int64: equal in any order and layout."""
     integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
     return tensor.view(integers).sum(dtype=torch.int64)
 

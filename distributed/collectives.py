@@ -1,12 +1,12 @@
-"""The differentiable collectives where towers meet.
+"""The differentiable collectives of a split net.
 
-Each says what a rank holds before and after, and what becomes of the gradient. The bytes it books
-are those a rank sends in a bandwidth-optimal algorithm, for n ranks and a tensor of S bytes:
-all-gather and all-to-all (n - 1) S of the own part, all-reduce 2 (n - 1)/n S. The time it books as
-``exchange`` is that spent waiting: what computation does not hide.
+Each docstring says what a rank holds before and after, and where the gradient comes from. ``n`` is
+the number of ranks in the group. Bytes are counted as a rank sends them in a bandwidth-optimal
+algorithm: all-gather and all-to-all send the own part to n - 1 ranks, an all-reduce of S bytes
+sends 2 (n - 1)/n S. Time is booked as ``activation_communication`` while a rank waits.
 
-``torch.distributed.nn.functional`` has such functions too; they are deprecated, and its gather's
-gradient has been reported wrong.
+A gather comes in two forms, tested equal: ``gather`` is the plain one, ``gather_and_apply`` hides
+the traffic behind the work of the layer that reads it.
 """
 
 from typing import Any, NamedTuple
@@ -19,12 +19,12 @@ from torch.autograd.function import once_differentiable
 
 from distributed.timer import StepTimer
 
-# torch 2.14 renames it; the project's range starts before that.
+# torch 2.14 renames it; older releases have the second name only.
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 
 
-class _Ranks(NamedTuple):
-    """Those that meet, and the timer of what that costs this one."""
+class Ranks(NamedTuple):
+    """The ranks that hold one copy of a layer, and this rank's timer."""
 
     group: dist.ProcessGroup
     timer: StepTimer
@@ -35,40 +35,87 @@ class _Ranks(NamedTuple):
         return [rank for rank in range(self.group.size()) if rank != self.group.rank()]
 
 
+# --- Plain ----------------------------------------------------------------------------------------
+
+
 @torch.compiler.disable
-def meet(
-    layer: nn.Conv2d | nn.Linear, x: Tensor, group: dist.ProcessGroup, timer: StepTimer
-) -> Tensor:
-    """What ``layer`` makes of all ranks' channels.
+def gather(x: Tensor, ranks: Ranks) -> Tensor:
+    """Bring together the channels of all ranks.
 
-    Before: each rank its own channels (B, C, …), and a layer that reads (B, n·C, …), all ranks' in
-    rank order. After: each rank its own layer's output. The gradient of a rank's channels is the
-    sum over ranks of what their layers give back.
-
-    The parts travel while the layer works on the own one. In backward what the others' parts get
-    is computed first, and travels while the own part and the weight get theirs.
+    Before: each rank its own channels (B, C, …). After: every rank all of them (B, n·C, …), in rank
+    order. Gradient: of the own channels, the sum over ranks of what each computed for them.
     """
-    device = x.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    return _Gather.apply(x.to(_compute_dtype(x)), ranks)
+
+
+@torch.compiler.disable
+def all_reduce(x: Tensor, ranks: Ranks) -> Tensor:
+    """Add up the tensors of all ranks.
+
+    Before: each rank its own part (B, N). After: every rank the sum (B, N). Gradient: passes
+    unchanged. Each rank computes the same loss from the same sum, so every rank already holds the
+    whole gradient; adding them would count the loss n times.
+    """
+    return _AllReduce.apply(x, ranks)
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, ranks: Ranks) -> Tensor:
+        ctx.ranks = ranks
+        with ranks.timer.part("activation_communication"):
+            own = x.movedim(1, -1).contiguous()  # (B, …, C)
+            parts = own.new_empty(ranks.group.size(), *own.shape)  # (n, B, …, C)
+            _wait(_send(_all_gather, parts.flatten(0, 1), own, ranks, own.nbytes))
+            return parts.movedim(0, -2).flatten(-2).movedim(-1, 1)  # (B, n·C, …)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        with ctx.ranks.timer.part("activation_communication"):
+            by_rank = grad.movedim(1, -1).unflatten(-1, (ctx.ranks.group.size(), -1))
+            to_send = by_rank.movedim(-2, 0).contiguous()  # (n, B, …, C)
+            received = torch.empty_like(to_send)
+            _wait(_send(dist.all_to_all_single, received, to_send, ctx.ranks, to_send[0].nbytes))
+            return received.sum(0).movedim(-1, 1), None  # (B, C, …)
+
+
+class _AllReduce(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, ranks: Ranks) -> Tensor:
+        group, timer = ranks
+        with timer.part("activation_communication"):
+            total = x.clone(memory_format=torch.contiguous_format)
+            timer.bytes_sent += 2 * (group.size() - 1) / group.size() * total.nbytes
+            if total.numel():
+                dist.all_reduce(total, group=group)
+            return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad, None
+
+
+# --- Overlapped -----------------------------------------------------------------------------------
+
+
+@torch.compiler.disable
+def gather_and_apply(layer: nn.Conv2d | nn.Linear, x: Tensor, ranks: Ranks) -> Tensor:
+    """Equal ``layer(gather(x, ranks))``, with the traffic hidden behind the layer's work.
+
+    A layer is linear in its inputs, so its output is a sum over the ranks' channels. Forward: the
+    others' channels travel while the layer works on the own ones. Backward: the gradients of the
+    others' channels are computed first, and travel while those of the own channels and of the
+    weight are computed.
+    """
+    dtype = _compute_dtype(x)
     bias = None if layer.bias is None else layer.bias.to(dtype)
-    operation = _Convolution(layer.padding) if isinstance(layer, nn.Conv2d) else _Product()
-    ranks = _Ranks(group, timer)
-    return _Meeting.apply(x.to(dtype), layer.weight.to(dtype), bias, operation, ranks)
-
-
-@torch.compiler.disable
-def sum_partial(x: Tensor, group: dist.ProcessGroup, timer: StepTimer) -> Tensor:
-    """The sum of all ranks' tensors.
-
-    Before: each rank its own part (B, N). After: every rank the sum (B, N), equal on all. The
-    gradient passes through unchanged: each rank computes the same loss from the same sum, so
-    every rank already holds the whole gradient and adding them would count the loss n times.
-    """
-    return _Sum.apply(x, group, timer)
+    operation = _Convolution(layer) if isinstance(layer, nn.Conv2d) else _Product()
+    return _GatherAndApply.apply(x.to(dtype), layer.weight.to(dtype), bias, operation, ranks)
 
 
 class _Product:
-    """A linear layer's operation on a part of its inputs, and its gradients."""
+    """A linear layer's operation on some of its inputs, and its gradients."""
 
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.linear(x, weight, bias)
@@ -80,13 +127,14 @@ class _Product:
         return grad.T @ x
 
 
-class _Convolution(NamedTuple):
-    """A convolution's, with stride 1."""
+class _Convolution:
+    """A convolution's, without groups or dilation."""
 
-    padding: Any
+    def __init__(self, layer: nn.Conv2d) -> None:
+        self.stride, self.padding = layer.stride, layer.padding
 
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return F.conv2d(x, weight, bias, padding=self.padding)
+        return F.conv2d(x, weight, bias, self.stride, self.padding)
 
     def input_gradient(self, grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
         return self._gradient(grad, x, weight, 0)
@@ -97,12 +145,12 @@ class _Convolution(NamedTuple):
     def _gradient(self, grad: Tensor, x: Tensor, weight: Tensor, which: int) -> Tensor:
         wanted = [which == place for place in range(3)]
         gradients = torch.ops.aten.convolution_backward(
-            grad, x, weight, None, (1, 1), self.padding, (1, 1), False, (0, 0), 1, wanted
+            grad, x, weight, None, self.stride, self.padding, (1, 1), False, (0, 0), 1, wanted
         )
         return gradients[which]
 
 
-class _Meeting(torch.autograd.Function):
+class _GatherAndApply(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
@@ -110,18 +158,18 @@ class _Meeting(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         operation: _Product | _Convolution,
-        ranks: _Ranks,
+        ranks: Ranks,
     ) -> Tensor:
         group, timer = ranks
-        with timer.part("exchange"):
-            own = x.movedim(1, -1).contiguous()
-            received = own.new_empty(group.size(), *own.shape)
+        with timer.part("activation_communication"):
+            own = x.movedim(1, -1).contiguous()  # (B, …, C)
+            received = own.new_empty(group.size(), *own.shape)  # (n, B, …, C)
             work = _send(_all_gather, received.flatten(0, 1), own, ranks, own.nbytes)
-        weights = weight.chunk(group.size(), 1)
+        weights = weight.chunk(group.size(), 1)  # n of (outputs, C, …)
         out = operation.apply(x, weights[group.rank()], bias)
-        with timer.part("exchange"):
+        with timer.part("activation_communication"):
             _wait(work)
-        parts = received.movedim(-1, 2)
+        parts = received.movedim(-1, 2)  # (n, B, C, …)
         for rank in ranks.others:
             out += operation.apply(parts[rank], weights[rank], None)
         ctx.save_for_backward(parts, weight)
@@ -131,31 +179,37 @@ class _Meeting(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        parts, weight = ctx.saved_tensors
+        parts, weight = ctx.saved_tensors  # (n, B, C, …), (outputs, n·C, …)
         operation, (group, timer) = ctx.operation, ctx.ranks
         weights = weight.chunk(group.size(), 1)
 
         def gradient_of(rank: int) -> Tensor:
-            return operation.input_gradient(grad, parts[rank], weights[rank])
+            return operation.input_gradient(grad, parts[rank], weights[rank])  # (B, C, …)
 
-        to_send = torch.zeros_like(parts.movedim(2, -1))
+        to_send = torch.zeros_like(parts.movedim(2, -1))  # (n, B, …, C)
         for rank in ctx.ranks.others:
             to_send[rank] = gradient_of(rank).movedim(1, -1)
-        with timer.part("exchange"):
+        with timer.part("activation_communication"):
             received = torch.empty_like(to_send)
             work = _send(dist.all_to_all_single, received, to_send, ctx.ranks, to_send[0].nbytes)
         grad_x = gradient_of(group.rank())
-        whole = torch.cat(parts.unbind(), 1)
+        whole = torch.cat(parts.unbind(), 1)  # (B, n·C, …)
         grad_weight = operation.weight_gradient(grad, whole, weight)
         grad_bias = grad.sum((0, *range(2, grad.dim()))) if ctx.has_bias else None
-        with timer.part("exchange"):
+        with timer.part("activation_communication"):
             _wait(work)
         grad_x += received.sum(0).movedim(-1, 1)
         return grad_x, grad_weight, grad_bias, None, None
 
 
-def _send(collective: Any, to: Tensor, what: Tensor, ranks: _Ranks, size: int) -> Any:
-    """Start a collective in which each other rank is sent ``size`` bytes."""
+def _compute_dtype(x: Tensor) -> torch.dtype:
+    """The precision in which the next layer computes, and so what travels: autocast's, or x's."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+
+def _send(collective: Any, to: Tensor, what: Tensor, ranks: Ranks, size: int) -> Any:
+    """Start a collective that sends each other rank ``size`` bytes; None if there are none."""
     ranks.timer.bytes_sent += len(ranks.others) * size
     return collective(to, what, group=ranks.group, async_op=True) if what.numel() else None
 
@@ -163,18 +217,3 @@ def _send(collective: Any, to: Tensor, what: Tensor, ranks: _Ranks, size: int) -
 def _wait(work: Any) -> None:
     if work is not None:
         work.wait()
-
-
-class _Sum(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup, timer: StepTimer) -> Tensor:
-        with timer.part("exchange"):
-            total = x.clone(memory_format=torch.contiguous_format)
-            timer.bytes_sent += 2 * (group.size() - 1) / group.size() * total.nbytes
-            if total.numel():
-                dist.all_reduce(total, group=group)
-            return total
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return grad, None, None

@@ -1,4 +1,4 @@
-"""Data parallelism: gradients averaged over the replicas by DDP."""
+"""Data parallelism: gradients summed over the replicas by torch's DistributedDataParallel."""
 
 from dataclasses import dataclass
 
@@ -10,19 +10,21 @@ from torch.nn.parallel import DistributedDataParallel
 from distributed.timer import StepTimer
 
 BUCKET_MB = 5
-"""DDP never cuts a parameter, so fc8, fc7 and fc6 fill a bucket each; this gathers conv5 to conv3
-in one. What is left for the last bucket, which no computation hides, is conv2 and conv1: 1 MB of
-244."""
+"""DDP never splits a parameter, so fc8, fc7 and fc6 fill a bucket each. This size puts conv5 to
+conv3 into one. The last bucket, which no computation hides, is conv2 and conv1: 1 MB of 244."""
 
 
 def replicate(
     model: nn.Module, group: dist.ProcessGroup, timer: StepTimer, *, compress: bool
 ) -> nn.Module:
-    """The model with its gradients averaged over ``group``; the model itself for one replica.
+    """Wrap the model so that its gradients are summed over ``group``; one replica stays as it is.
 
-    With ``compress`` they travel, and are added up, as bf16. ``timer`` counts what averaging
-    costs. DDP's ``static_graph`` stays off: it gains nothing where every parameter is used in every
-    step, and fails when a run's first gradients are accumulated (``no_sync``).
+    The sum, not the mean: the loss is divided by the number of images in the global batch. With
+    ``compress`` gradients travel, and are added, as bf16. ``timer`` counts the bytes and the time
+    that backward does not hide.
+
+    DDP's ``static_graph`` stays off: it gains nothing where every parameter is used in every step,
+    and fails when a run's first gradients are accumulated (``no_sync``).
     """
     if group.size() == 1:
         return model
@@ -32,33 +34,35 @@ def replicate(
         bucket_cap_mb=BUCKET_MB,
         gradient_as_bucket_view=True,
     )
-    replica.register_comm_hook(_Averaging(group, timer, compress), _booked_average)
+    replica.register_comm_hook(_Summing(group, timer, compress), _sum_bucket)
     return replica
 
 
 @dataclass
-class _Averaging:
+class _Summing:
     group: dist.ProcessGroup
     timer: StepTimer
     compress: bool
 
 
-def _booked_average(state: _Averaging, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
-    """Average one bucket; once the last is handed over, nothing is left to hide the rest behind.
+def _sum_bucket(state: _Summing, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+    """Sum one bucket over the replicas.
 
-    Its gradients travel one by one: DDP makes other buckets after the first step than in it, and
-    in which order the ranks' numbers are added depends on where they lie in what is sent. A run
-    that is resumed, whose first step is another, would come to other digits.
+    All-reduce each gradient separately: DDP rebuilds its buckets after step 1, which would change
+    the order of summation, so a resumed run would differ in the last digits.
     """
     n, gradients = state.group.size(), bucket.buffer()
     sent = gradients.to(torch.bfloat16) if state.compress else gradients
     state.timer.bytes_sent += 2 * (n - 1) / n * sent.nbytes
-    if bucket.is_last():
-        state.timer.switch("averaging")
+    if bucket.is_last():  # backward has no work left to hide the rest behind
+        state.timer.switch("gradient_communication")
     sizes = [gradient.numel() for gradient in bucket.gradients()]
     sums = [
         dist.all_reduce(part, group=state.group, async_op=True).get_future()
-        for part in sent.div_(n).split(sizes)
+        for part in sent.split(sizes)
     ]
-    whole = torch.futures.collect_all(sums)
-    return whole.then(lambda _: gradients.copy_(sent))
+    # A future of NCCL is complete once its kernel is queued, and only its own then() makes the GPU
+    # wait for it; one group's kernels run in order, so the last stands for all. Gloo's collectives
+    # may end in any order, so all of them are waited for.
+    done = sums[-1] if gradients.is_cuda else torch.futures.collect_all(sums)
+    return done.then(lambda _: gradients.copy_(sent))

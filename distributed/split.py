@@ -6,20 +6,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import override
 
-from distributed.collectives import meet, sum_partial
+from distributed.collectives import Ranks, all_reduce, gather, gather_and_apply
 from distributed.timer import StepTimer
 from model.towers import ConvShape, Towers
 
 
 class SplitTowers(Towers):
-    """This rank's tower of ``group.size()``; its layers are slices of the local form's.
+    """This rank's tower of ``group.size()``; its parameters are slices of the full tensors.
 
-    ``timer`` counts what the meetings cost.
+    ``timer`` counts the cost of the meetings. With ``overlap`` their traffic is hidden behind the
+    layer's work; without it the plain collectives are used, to the same result.
     """
 
-    def __init__(self, group: dist.ProcessGroup, timer: StepTimer) -> None:
+    def __init__(self, group: dist.ProcessGroup, timer: StepTimer, *, overlap: bool = True) -> None:
         super().__init__(group.size())
-        self.group, self.index, self.timer = group, group.rank(), timer
+        self.ranks, self.index, self.overlap = Ranks(group, timer), group.rank(), overlap
 
     @override
     def conv(
@@ -37,11 +38,14 @@ class SplitTowers(Towers):
 
     @override
     def meet(self, layer: nn.Conv2d | nn.Linear, x: Tensor) -> Tensor:
-        return meet(layer, x, self.group, self.timer)
+        if self.overlap:
+            return gather_and_apply(layer, x, self.ranks)
+        out: Tensor = layer(gather(x, self.ranks))
+        return out
 
     @override
     def sum(self, logits: Tensor) -> Tensor:
-        return sum_partial(logits, self.group, self.timer)
+        return all_reduce(logits, self.ranks)
 
     @property
     @override
@@ -65,15 +69,15 @@ class SplitTowers(Towers):
             return part
         rows = part.movedim(dim, 0).contiguous()
         whole = rows.new_empty(self.count * len(rows), *rows.shape[1:])
-        dist.all_gather(list(whole.chunk(self.count)), rows, group=self.group)
+        dist.all_gather(list(whole.chunk(self.count)), rows, group=self.ranks.group)
         return whole.movedim(0, dim)
 
 
 class PartialLinear(nn.Linear):
-    """One tower's share of a layer whose outputs are summed over the towers.
+    """One tower's part of a layer whose outputs are summed over the towers.
 
-    The bias is replicated: one tower adds it, the others add zero, and every tower's copy gets
-    the whole gradient, so the copies stay equal.
+    The bias is replicated. One tower adds it; the others add zero, so that every tower's copy gets
+    the whole gradient and the copies stay equal.
     """
 
     def __init__(self, inputs: int, outputs: int, *, adds_bias: bool) -> None:

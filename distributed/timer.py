@@ -1,15 +1,67 @@
-"""What a training step costs this rank: seconds by part, and bytes sent."""
+"""The cost of a training step on this rank: seconds by part, and bytes sent."""
 
-from collections.abc import Iterator
+import statistics
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 import torch
+from typing_extensions import Self
 
 from distributed.device import Mark, mark_time, seconds_between
 from launch.heartbeat import Whereabouts
 
-PARTS = ("data", "forward", "exchange", "backward", "averaging", "optimizer")
-"""Of a step's time; ``exchange`` and ``averaging`` are what computation does not hide."""
+PARTS = (
+    "data",
+    "forward",
+    "activation_communication",
+    "backward",
+    "gradient_communication",
+    "optimizer",
+)
+"""The parts of a step's time. Communication is booked as far as computation does not hide it."""
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """One training step on one rank, or the median of several.
+
+    The fields are the names of these quantities everywhere: in ``metrics.jsonl``, ``summary.json``,
+    ``results.json`` and W&B. ``seconds_…`` is the time booked to a part, ``bytes_sent`` what this
+    rank sends to others.
+    """
+
+    seconds_data: float = 0.0
+    seconds_forward: float = 0.0
+    seconds_activation_communication: float = 0.0
+    seconds_backward: float = 0.0
+    seconds_gradient_communication: float = 0.0
+    seconds_optimizer: float = 0.0
+    bytes_sent: int = 0
+
+    @classmethod
+    def read(cls, values: dict[str, Any], prefix: str = "") -> Self:
+        """The cost among flat ``values``, whose keys begin with ``prefix``."""
+        return cls(**{field.name: values[prefix + field.name] for field in fields(cls)})
+
+    @classmethod
+    def median(cls, costs: Sequence[Self]) -> Self:
+        """The median of each field; raises StatisticsError without any costs."""
+        rows = [asdict(cost) for cost in costs]
+        middle = {name: statistics.median(row[name] for row in rows) for name in asdict(cls())}
+        return cls(**{**middle, "bytes_sent": round(middle["bytes_sent"])})
+
+    @property
+    def parts(self) -> dict[str, float]:
+        """Seconds by part, in the order of ``PARTS``."""
+        return {part: getattr(self, f"seconds_{part}") for part in PARTS}
+
+    @property
+    def own_seconds(self) -> float:
+        """Time of this rank's own work, without waiting for others."""
+        waiting = self.seconds_activation_communication + self.seconds_gradient_communication
+        return sum(self.parts.values()) - waiting
 
 
 class StepTimer:
@@ -26,7 +78,7 @@ class StepTimer:
     def part(self, name: str) -> Iterator[None]:
         """Book the time inside to ``name``."""
         outer = self._current
-        with self.whereabouts.inside(name):
+        with self.whereabouts.inside(_words(name)):
             self._book(name)
             try:
                 yield
@@ -35,15 +87,15 @@ class StepTimer:
 
     def switch(self, name: str) -> None:
         """Book the time from now on to ``name``, until the part around it ends."""
-        self.whereabouts.switch(name)
+        self.whereabouts.switch(_words(name))
         self._book(name)
 
     def _book(self, name: str | None) -> None:
         self._current = name
         self._entries.append((name, mark_time(self.device)))
 
-    def take(self) -> tuple[dict[str, float], int]:
-        """Seconds by part and bytes sent since the last call."""
+    def take(self) -> StepCost:
+        """The cost since the last call; on a GPU, wait until it has done the work."""
         seconds = dict.fromkeys(PARTS, 0.0)
         for (name, start), (_, end) in zip(self._entries, self._entries[1:], strict=False):
             if name:
@@ -51,4 +103,8 @@ class StepTimer:
         sent = round(self.bytes_sent)
         self._entries.clear()
         self.bytes_sent = 0.0
-        return seconds, sent
+        return StepCost(**{f"seconds_{part}": s for part, s in seconds.items()}, bytes_sent=sent)
+
+
+def _words(part: str) -> str:
+    return part.replace("_", " ")

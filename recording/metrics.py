@@ -4,11 +4,14 @@ import errno
 import json
 import logging
 import os
+from dataclasses import asdict
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from common.errors import ReportedError
 from common.files import open_plain, writing
+from distributed.timer import StepCost
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +60,19 @@ class MetricsFile:
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of a metrics file; raises ReportedError as ``read_objects`` does."""
     return [line for line in read_objects(path) if isinstance(line.get("step"), int)]
+
+
+def step_speed(lines: list[dict[str, Any]]) -> dict[str, float]:
+    """The median training step among the lines of a metrics file, as flat keys; {} without steps.
+
+    ``images_per_second`` and the fields of ``StepCost``.
+    """
+    steps = [line for line in lines if "step/bytes_sent" in line]
+    if not steps:
+        return {}
+    cost = StepCost.median([StepCost.read(line, "step/") for line in steps])
+    speed = median(line["step/images_per_second"] for line in steps)
+    return {"images_per_second": speed, **asdict(cost)}
 
 
 def read_objects(path: Path) -> list[dict[str, Any]]:

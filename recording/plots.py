@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from common.files import writing
-from distributed.timer import PARTS
+from distributed.timer import StepCost
 from recording.metrics import read_metrics
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
@@ -20,6 +20,7 @@ def draw_curves(metrics: Path, picture: Path, title: str) -> None:
     """Draw loss, accuracy, throughput and the parts of a step's time from a metrics file."""
     lines = read_metrics(metrics)
     train = [line for line in lines if "train/loss" in line]
+    steps = [line for line in train if "step/bytes_sent" in line]
     test = [line for line in lines if "test/loss" in line]
     figure = Figure(figsize=(10, 7), layout="constrained")
     figure.suptitle(title)
@@ -27,15 +28,16 @@ def draw_curves(metrics: Path, picture: Path, title: str) -> None:
     if train:
         _draw_metric(loss, train, test, "loss")
         _draw_metric(accuracy, train, test, "top1")
-        _draw_speed(speed, train)
-        _draw_parts(parts, train)
+    if steps:
+        _draw_speed(speed, steps)
+        _draw_parts(parts, steps)
     for axes in (loss, accuracy, speed):
         axes.set(xlabel="epoch", xlim=(0, None), ylim=(0, None))
         axes.grid(alpha=0.3)
     loss.set(ylabel="loss (nats)")
     accuracy.set(ylabel="top-1 accuracy", ylim=(0, 1))
     speed.set(ylabel="images per second")
-    parts.set(xlabel="milliseconds of a mean step, on rank 0", ylim=(-0.4, 1.6), yticks=[])
+    parts.set(xlabel="milliseconds of a median step, on rank 0", ylim=(-0.4, 1.6), yticks=[])
     with writing(picture):
         figure.savefig(picture, dpi=100)
 
@@ -51,18 +53,20 @@ def _draw_metric(axes: Axes, train: list[Any], test: list[Any], name: str) -> No
     axes.legend()
 
 
-def _draw_speed(axes: Axes, train: list[Any]) -> None:
-    speeds = [line["train/images_per_second"] for line in train]
-    epochs = [line["epoch"] for line in train]
-    axes.plot(epochs, speeds, _line(train), color=COLORS[2], linewidth=0.8)
+def _draw_speed(axes: Axes, steps: list[Any]) -> None:
+    speeds = [line["step/images_per_second"] for line in steps]
+    epochs = [line["epoch"] for line in steps]
+    axes.plot(epochs, speeds, _line(steps), color=COLORS[2], linewidth=0.8)
 
 
-def _draw_parts(axes: Axes, train: list[Any]) -> None:
-    left = 0.0
-    for part, color in zip(PARTS, COLORS, strict=True):
-        mean = 1000 * float(np.mean([line[f"time/{part}"] for line in train]))
-        axes.barh([0], [mean], left=left, height=0.35, color=color, label=f"{part}: {mean:.1f} ms")
-        left += mean
+def _draw_parts(axes: Axes, steps: list[Any]) -> None:
+    cost, left = StepCost.median([StepCost.read(line, "step/") for line in steps]), 0.0
+    for (part, seconds), color in zip(cost.parts.items(), COLORS, strict=True):
+        width, label = 1000 * seconds, part.replace("_", " ")
+        axes.barh(
+            [0], [width], left=left, height=0.35, color=color, label=f"{label}: {width:.1f} ms"
+        )
+        left += width
     axes.legend(ncols=2, loc="upper center")
 
 

@@ -35,7 +35,7 @@ class Progress:
             return
         said = (
             f"epoch {metrics['epoch']:.2f}  loss {metrics['train/loss']:.4f}  "
-            f"{metrics['train/images_per_second']:.1f} images/s"
+            f"{metrics['step/images_per_second']:.1f} images/s"
         )
         now = time.monotonic()
         if self.live:

@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,10 +14,10 @@ from torch import Tensor
 from typing_extensions import Self, override
 
 from common.files import writing
-from distributed.timer import PARTS
+from distributed.timer import StepCost
 from model.first_layer import Kinds
 from recording.folder import RunFolder
-from recording.metrics import MetricsFile
+from recording.metrics import MetricsFile, read_metrics, step_speed
 from recording.progress import Progress
 from recording.stuck import StuckLoss
 from recording.totals import Totals
@@ -24,9 +25,12 @@ from recording.tracking import Tracker, choose_mode
 from training.batches import LocalBatch
 from training.config import Config
 from training.settings import dump_config
-from training.trainer import Trainer, why_not_compiled
+from training.trainer import StepResult, Trainer, why_not_compiled
 
 log = logging.getLogger(__name__)
+
+SHORT = {"activation_communication": "act. comm.", "gradient_communication": "grad. comm."}
+"""Names of a step's parts that are short enough for a line."""
 
 
 class Listener(Protocol):
@@ -43,13 +47,23 @@ class Reporter:
         self.totals = totals
         self.clock = time.perf_counter()
 
-    def trained(self, step: int, share: LocalBatch, metrics: dict[str, float]) -> None:
+    def trained(
+        self, step: int, local: LocalBatch, result: StepResult, agreement: dict[str, float]
+    ) -> None:
         """Report one optimiser step; it took the time since the last."""
         now = time.perf_counter()
         seconds, self.clock = now - self.clock, now
-        self.totals.add(share.global_count, seconds, metrics)
-        speed = {"train/images_per_second": share.global_count / seconds}
-        self.tell(step, {"epoch": share.epochs_done, **metrics, **speed})
+        self.totals.add(result.images, seconds)
+        metrics = {
+            "epoch": local.epochs_done,
+            "train/loss": result.loss,
+            "train/top1": result.top1,
+            "train/images": result.images,
+            "train/learning_rate": result.learning_rate,
+            "step/images_per_second": result.images / seconds,
+            **{f"step/{name}": value for name, value in asdict(result.cost).items()},
+        }
+        self.tell(step, {**metrics, **agreement})
 
     def tested(self, step: int, epochs_done: float, metrics: dict[str, float]) -> None:
         """Report one evaluation."""
@@ -131,7 +145,8 @@ class MainReporter(Reporter):
 
         towers, name = self.facts["towers"], self.folder.path.name
         kinds = summary_of(kinds_of_towers(conv1, towers))
-        summary = {**self.facts, "steps": steps, **self.totals.summary(), **kinds, **last}
+        speed = step_speed(read_metrics(self.folder.metrics))
+        summary = {**self.facts, "steps": steps, **self.totals.summary(), **speed, **kinds, **last}
         with writing(self.folder.summary):
             self.folder.summary.write_text(json.dumps(summary, indent=1) + "\n")
         draw_curves(self.folder.metrics, self.folder.curves, name)
@@ -203,14 +218,20 @@ def opening_words(facts: dict[str, Any], trainer: Trainer) -> str:
 
 def closing_words(summary: dict[str, Any], folder: RunFolder, tracked: str) -> str:
     """The outcome of a run in a few plain lines."""
-    parts = {part: summary[f"seconds_{part}"] for part in PARTS}
-    total = sum(parts.values()) or 1.0
+    speed = {}
+    if "bytes_sent" in summary:
+        cost = StepCost.read(summary)
+        total = sum(cost.parts.values()) or 1.0
+        shares = [f"{SHORT.get(part, part)} {s / total:.0%}" for part, s in cost.parts.items()]
+        speed = {
+            "speed": f"{summary['images_per_second']:.1f} images/s",
+            "a step's time": ", ".join(shares),
+            "sent": f"{cost.bytes_sent / 1e6:.2f} MB by a rank in a step",
+        }
     lines = {
         "trained": f"{summary['steps']} of {summary['total_steps']} steps, "
         f"{summary['images_seen']:,} images in {summary['train_seconds']:.0f} s",
-        "speed": f"{summary['images_per_second']:.1f} images/s",
-        "a step's time": ", ".join(f"{part} {s / total:.0%}" for part, s in parts.items()),
-        "sent": f"{summary['bytes_exchanged_per_step'] / 1e6:.2f} MB by a rank in a step",
+        **speed,
         "memory": f"{summary['peak_memory_bytes'] / 2**30:.2f} GiB at most on a rank",
         "checkpoint": summary["checkpoint"],
         "curves": str(folder.curves),

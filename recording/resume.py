@@ -43,7 +43,7 @@ def open_run(trainer: Trainer, *, resume: bool) -> tuple[RunFolder, Path | None,
         checkpoint, state = saved
         check_same_run(config, state["config"])
         load_checkpoint(checkpoint, state, trainer)
-        totals = Totals(**state["totals"])
+        totals = Totals.read(state["totals"])
     folder = mesh.from_main(lambda: _begin(folder, trainer, marks))
     return folder, checkpoint, totals
 

@@ -1,34 +1,35 @@
-"""What a run has come to so far."""
+"""The state of a run so far."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
-from distributed.timer import PARTS
+from typing_extensions import Self
 
 
 @dataclass
 class Totals:
-    """What training has come to so far, without evaluations and checkpoints."""
+    """Sums over the training steps, without evaluations and checkpoints, and the scores so far."""
 
     images: int = 0
     steps: int = 0
     seconds: float = 0.0
-    bytes_sent: int = 0
-    parts: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
     test: dict[str, float] = field(default_factory=dict)
     test_step: int = 0
     best_top1: float = -1.0
     best_step: int = 0
     run_id: str | None = None
 
-    def add(self, images: int, seconds: float, metrics: dict[str, float]) -> None:
+    @classmethod
+    def read(cls, values: dict[str, Any]) -> Self:
+        """The totals of a checkpoint; other keys, which older versions wrote, are ignored."""
+        known = {each.name for each in fields(cls)}
+        return cls(**{key: value for key, value in values.items() if key in known})
+
+    def add(self, images: int, seconds: float) -> None:
         """Count one optimiser step."""
         self.images += images
         self.steps += 1
         self.seconds += seconds
-        self.bytes_sent += int(metrics["train/bytes_sent"])
-        for part in PARTS:
-            self.parts[part] += metrics[f"time/{part}"]
 
     def tested(self, step: int, metrics: dict[str, float]) -> None:
         """Note the evaluation after ``step``."""
@@ -37,16 +38,12 @@ class Totals:
             self.best_top1, self.best_step = metrics["test/top1"], step
 
     def summary(self) -> dict[str, Any]:
-        """The outcome as flat keys; parts (in seconds) and bytes are those of a mean step."""
-        steps = max(self.steps, 1)
+        """The totals and scores as flat keys."""
         best = {"best_top1": self.best_top1, "best_step": self.best_step} if self.best_step else {}
         return {
             **{key.replace("/", "_"): value for key, value in self.test.items()},
             "test_step": self.test_step,
             **best,
-            "images_per_second": self.images / self.seconds if self.seconds else 0.0,
             "train_seconds": self.seconds,
             "images_seen": self.images,
-            "bytes_exchanged_per_step": self.bytes_sent // steps,
-            **{f"seconds_{part}": seconds / steps for part, seconds in self.parts.items()},
         }

@@ -76,7 +76,7 @@ class Tracker:
         with _no_terminal():
             run = self.wandb.init(mode=mode, settings=_settings(), **arguments)
         run.define_metric("global_step")
-        for group in ("train/*", "test/*", "time/*"):
+        for group in ("train/*", "test/*", "step/*"):
             run.define_metric(group, step_metric="global_step")
         run.define_metric("test/top1", step_metric="global_step", summary="max")
         self.folders[run.settings.sync_dir] = mode

@@ -71,7 +71,7 @@ def test_the_bytes_that_towers_exchange_are_those_of_the_formula(split_run):
     summary = json.loads((split_run[0] / "summary.json").read_text())
     conv2, conv5, fc6, classes, images, fp32 = 128 * 2 * 2, 128 * 5 * 5, 32, 10, 8, 4
     meetings = 2 * (conv2 + conv5 + fc6) + classes  # the summed logits send nothing back
-    assert summary["bytes_exchanged_per_step"] == meetings * images * fp32
+    assert summary["bytes_sent"] == meetings * images * fp32
 
 
 def _rewound(folder, runs):

@@ -1,4 +1,4 @@
-"""The images of a run: its data sets, and each replica's share of every batch."""
+"""The images of a run: its data sets, and each replica's part of every batch."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -34,7 +34,7 @@ class LocalBatch(NamedTuple):
 
     @property
     def ends_epoch(self) -> bool:
-        """Whether this is the last batch of its epoch."""
+        """True for the last batch of an epoch."""
         return self.epochs_done.is_integer()
 
 
@@ -148,18 +148,17 @@ def steps_per_epoch(config: Config, images: int) -> int:
 def local_batches(
     config: Config, mesh: Mesh, dataset: Dataset, first: int, last: int
 ) -> Iterator[LocalBatch]:
-    """This replica's share of the global batches ``first`` to ``last`` (exclusive) of the run.
+    """Yield this replica's part of the global batches ``first`` to ``last`` (exclusive) of the run.
 
-    An epoch visits every image once over all replicas; its last batch may be short, and the
-    shares of a batch uneven. The towers of a replica read the same images in the same order.
+    An epoch visits every image once over all replicas. Its last batch may be short, and the local
+    batches uneven. The towers of a replica read the same images in the same order.
     """
     per_epoch = steps_per_epoch(config, len(dataset))
     while first < last:
         epoch, done = divmod(first, per_epoch)
         order = epoch_order(config.seed, epoch, len(dataset), dataset.block)
         order = order.split(config.batch_size)[done : done + last - first]
-        shares = [batch.tensor_split(mesh.plan.replicas)[mesh.replica] for batch in order]
-        loader = _batches(config, mesh, dataset, shares)
+        loader = _batches(config, mesh, dataset, order)
         for global_batch in order:
             with mesh.timer.whereabouts.inside(f"step {first + 1}"), mesh.timer.part("data"):
                 batch = next(loader)
@@ -168,20 +167,17 @@ def local_batches(
 
 
 def test_batches(config: Config, mesh: Mesh, dataset: Dataset) -> Iterator[Batch]:
-    """This replica's share of the test set, each image once over all replicas.
+    """This replica's part of the test set, each image once over all replicas.
 
-    Every replica has as many batches, of which the last may be short or empty.
+    Every replica has as many batches. The last may be short or empty.
     """
-    shares = [
-        batch.tensor_split(mesh.plan.replicas)[mesh.replica]
-        for batch in torch.arange(len(dataset)).split(config.batch_size)
-    ]
-    return _batches(config, mesh, dataset, shares)
+    return _batches(config, mesh, dataset, torch.arange(len(dataset)).split(config.batch_size))
 
 
 def _batches(
-    config: Config, mesh: Mesh, dataset: Dataset, shares: Sequence[Tensor]
+    config: Config, mesh: Mesh, dataset: Dataset, global_batches: Sequence[Tensor]
 ) -> Iterator[Batch]:
-    """The batches at the positions ``shares``, on this process's device."""
-    loader = Loader(dataset, shares, config.data.workers, pin=mesh.device.type == "cuda")
+    """Load this replica's part of each batch of positions, on this process's device."""
+    local = [batch.tensor_split(mesh.plan.replicas)[mesh.replica] for batch in global_batches]
+    loader = Loader(dataset, local, config.data.workers, pin=mesh.device.type == "cuda")
     return on_device(loader, mesh.device)

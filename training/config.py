@@ -182,6 +182,8 @@ class Config(Section):
     """Of the forward and backward pass; weights are fp32, or fp64, to compare placements."""
     compress_gradients: bool = False
     """Average the replicas' gradients as bf16: half the bytes, fewer digits."""
+    overlap_communication: bool = True
+    """Let activations travel while the layer that reads them works; false waits for each."""
     channels_last: bool = True
     """Memory layout of the convolutions."""
     compile: bool = False

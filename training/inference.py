@@ -60,5 +60,5 @@ def score(
         loss = F.nll_loss(predicted, labels, reduction="sum")
         totals += torch.stack([loss, hits[:, 0].sum(), hits.sum(), loss.new_tensor(len(hits))])
     loss, top1, top5, count = mesh.sum_over_replicas(totals).tolist()
-    mesh.timer.take()  # what the meetings cost here is no training step's
+    mesh.timer.take()  # the cost of an evaluation is no training step's
     return {"test/loss": loss / count, "test/top1": top1 / count, "test/top5": top5 / count}

@@ -26,7 +26,15 @@ MOST_FAULTS = 8
 
 # Settings that a resumed run may change: they do not touch what is computed.
 CHANGEABLE = {
-    *("name", "runs", "placement", "compile", "channels_last", "checkpoint_every"),
+    *(
+        "name",
+        "runs",
+        "placement",
+        "compile",
+        "channels_last",
+        "overlap_communication",
+        "checkpoint_every",
+    ),
     *("keep_checkpoints", "keep_best", "write_errors", "compare_ranks_every", "timeout"),
     *("data.folder", "data.workers", "optimizer.gradient_accumulation"),
     *("tracking.mode", "tracking.project", "tracking.group"),

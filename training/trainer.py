@@ -4,6 +4,7 @@ import math
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
@@ -19,6 +20,7 @@ from distributed.agreement import check_same_weights, slowest_rank
 from distributed.mesh import Mesh
 from distributed.replication import replicate
 from distributed.split import SplitTowers
+from distributed.timer import StepCost
 from model.alexnet import AlexNet
 from model.initialization import fill, initialize
 from model.keyed_random import image_keys
@@ -28,9 +30,6 @@ from training.config import DTYPES, Config
 from training.inference import compute_logits, score
 from training.optimization import Schedule, make_optimizer
 
-OWN_PARTS = ("data", "forward", "backward", "optimizer")
-"""Of a step's time: a rank's own work, beside what it waits for."""
-
 
 def build_model(
     config: Config,
@@ -39,9 +38,12 @@ def build_model(
     channels: int,
     tensors: dict[str, Tensor] | None = None,
 ) -> AlexNet:
-    """The network placed on the mesh, with its initial values or ``tensors`` of the local form."""
-    split = mesh.plan.placement == "split"
-    towers = SplitTowers(mesh.tower_group, mesh.timer) if split else LocalTowers(config.towers)
+    """The network placed on the mesh, with its initial values or those of the full ``tensors``."""
+    towers = (
+        SplitTowers(mesh.tower_group, mesh.timer, overlap=config.overlap_communication)
+        if mesh.plan.placement == "split"
+        else LocalTowers(config.towers)
+    )
     model = AlexNet(config.form, classes, channels, towers)
     if tensors is None:
         initialize(model, config.seed, config.init)
@@ -53,14 +55,25 @@ def build_model(
 
 
 def why_not_compiled(device: torch.device) -> str | None:
-    """Why ``torch.compile`` must be left off here, if so."""
+    """The reason why ``torch.compile`` cannot be used here; None if it can."""
     if device.type == "cpu" and not (shutil.which("g++") or shutil.which("clang++")):
         return "there is no C++ compiler"
     return None
 
 
+@dataclass(frozen=True)
+class StepResult:
+    """An optimiser step: mean loss and top-1 accuracy of the global batch, and this rank's cost."""
+
+    loss: float
+    top1: float
+    images: int
+    learning_rate: float
+    cost: StepCost
+
+
 class Trainer:
-    """A model on its mesh with its optimiser and schedule; knows how many ``steps`` it has done."""
+    """A model on its mesh with its optimiser and schedule; ``steps`` counts the steps taken."""
 
     def __init__(
         self,
@@ -71,7 +84,7 @@ class Trainer:
         total_steps: int,
         classes: Sequence[str] = (),
     ) -> None:
-        """``classes`` are the names that its checkpoints give the outputs."""
+        """``classes`` are the names of the outputs, which its checkpoints keep."""
         self.config, self.mesh, self.model, self.preprocess = config, mesh, model, preprocess
         self.classes = classes
         self.steps, self.total_steps = 0, total_steps
@@ -85,66 +98,53 @@ class Trainer:
         scales = config.precision == "fp16"
         self.optimizer = make_optimizer(model, config.optimizer, may_skip=scales)
         self.schedule = Schedule(self.optimizer, config.schedule, total_steps)
-        # All towers of a replica skip a step when one of them overflows.
+        # When one tower's gradients overflow, all towers of the replica skip the step.
         self.scaler = ShardedGradScaler(
             mesh.device.type, enabled=scales, process_group=mesh.tower_group
         )
 
     def is_due(self, every: int | None) -> bool:
-        """Whether what happens ``every`` so many steps, and after the last, happens now."""
+        """True every ``every`` steps, and after the last step."""
         return self.steps >= self.total_steps or (every is not None and self.steps % every == 0)
 
-    def train_step(self, share: LocalBatch) -> dict[str, float]:
-        """One optimiser step on this replica's share; the metrics are the global batch's.
+    def train_step(self, local: LocalBatch) -> StepResult:
+        """Take one optimiser step on this replica's part of the global batch.
 
-        The loss is the mean over the global batch whatever the shares: each replica's sum is
-        divided by the global count, times the replicas that DDP's average divides by.
-
-        Raises ReportedError when the loss is no longer finite; the weights are then not touched.
+        Raises ReportedError when the loss is no longer finite; the weights then stay untouched.
         """
         with self.mesh.timer.whereabouts.inside(f"step {self.steps + 1}"):
-            return self._train_step(share)
-
-    def _train_step(self, share: LocalBatch) -> dict[str, float]:
-        self.network.train()
-        self.optimizer.zero_grad()
-        learning_rate = self.schedule.learning_rate
-        scale = self.mesh.plan.replicas / share.global_count
-        totals = torch.zeros(3, dtype=torch.float64, device=self.mesh.device)
-        parts = [
-            part.tensor_split(self.config.optimizer.gradient_accumulation) for part in share.batch
-        ]
-        batches = [Batch(*part) for part in zip(*parts, strict=True)]
-        for batch in batches:
-            # Replicas average once, with the last part's gradients.
-            waits = batch is not batches[-1] and self.network is not self.model
-            with self.network.no_sync() if waits else nullcontext():  # type: ignore[operator]
-                totals += self._accumulate(batch, share.epoch, scale)
-        loss, right, count = self.mesh.sum_over_replicas(totals).tolist()
-        self._check_finite(loss, self.steps + 1)
-        with self.mesh.timer.part("optimizer"):
-            self.scaler.unscale_(self.optimizer)
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-            self.schedule.after_step()
+            self.network.train()
+            self.optimizer.zero_grad()
+            totals = self._compute_gradients(local)
+            loss, right, count = self.mesh.sum_over_replicas(totals).tolist()
+            self._check_finite(loss, self.steps + 1)
+            learning_rate = self.schedule.learning_rate
+            self._update_weights()
         self.steps += 1
-        self.epochs_done = share.epochs_done
-        self.owes_evaluation = share.ends_epoch or self.is_due(self.config.evaluate_every)
-        seconds, sent = self.mesh.timer.take()
-        self.own_seconds.append(sum(seconds[part] for part in OWN_PARTS))
-        return {
-            "train/loss": loss / count,
-            "train/top1": right / count,
-            "train/images": int(count),
-            "train/learning_rate": learning_rate,
-            "train/bytes_sent": sent,
-            **{f"time/{part}": value for part, value in seconds.items()},
-        }
+        self.epochs_done = local.epochs_done
+        self.owes_evaluation = local.ends_epoch or self.is_due(self.config.evaluate_every)
+        cost = self.mesh.timer.take()
+        self.own_seconds.append(cost.own_seconds)
+        return StepResult(loss / count, right / count, int(count), learning_rate, cost)
 
-    def _accumulate(self, batch: Batch, epoch: int, scale: float) -> Tensor:
-        """Add the gradients of ``scale`` times the summed loss.
+    def _compute_gradients(self, local: LocalBatch) -> Tensor:
+        """Accumulate the gradients of the local batch, and sum them over the replicas once.
 
-        Returns float64 (3,): summed loss, right answers, images.
+        Returns float64 (3,) of this replica: summed loss, correct predictions, images.
+        """
+        totals = torch.zeros(3, dtype=torch.float64, device=self.mesh.device)
+        number = self.config.optimizer.gradient_accumulation
+        parts = zip(*(tensor.tensor_split(number) for tensor in local.batch), strict=True)
+        for index, part in enumerate(parts, start=1):
+            waits = index < number and self.network is not self.model
+            with self.network.no_sync() if waits else nullcontext():  # type: ignore[operator]
+                totals += self._forward_backward(Batch(*part), local.epoch, local.global_count)
+        return totals
+
+    def _forward_backward(self, batch: Batch, epoch: int, global_count: int) -> Tensor:
+        """Add the gradients of the loss, summed over the images and divided by the global count.
+
+        So the gradients of all parts and all replicas add up to those of the global batch's mean.
         """
         part = self.mesh.timer.part
         with part("data"):
@@ -155,9 +155,16 @@ class Trainer:
             smoothing = self.config.optimizer.label_smoothing
             loss = F.cross_entropy(logits, batch.labels, reduction="sum", label_smoothing=smoothing)
         with part("backward"):
-            self.scaler.scale(loss * scale).backward()
+            self.scaler.scale(loss * (1 / global_count)).backward()
         right = (logits.detach().argmax(1) == batch.labels).sum()
         return torch.stack([loss.detach().double(), right, right.new_tensor(len(logits))])
+
+    def _update_weights(self) -> None:
+        with self.mesh.timer.part("optimizer"):
+            self.scaler.unscale_(self.optimizer)
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            self.schedule.after_step()
 
     def _check_finite(self, loss: float, step: int) -> None:
         if not math.isfinite(loss):
@@ -168,9 +175,9 @@ class Trainer:
             )
 
     def compare_ranks(self) -> dict[str, float]:
-        """Check that equal weights are still equal, and say how long the slowest rank works.
+        """Check that equal weights are still equal, and find the slowest rank.
 
-        The metrics are of a mean step since the last call. Every rank must call it. Raises
+        The time is that of a mean step since the last call. Every rank must call it. Raises
         ReportedError when a weight differs between ranks that hold the same.
         """
         check_same_weights(self.mesh, self.model)
@@ -184,7 +191,7 @@ class Trainer:
         """Loss and top-1/top-5 accuracy over every replica's batches, each image counted once.
 
         All ranks must be given as many batches, which may be empty, and the same answers from
-        ``stopped``. Where that is not 0 the evaluation is given up: None, and still owed.
+        ``stopped``. Once that is not 0 the evaluation is given up: None, and still owed.
 
         Raises ReportedError when the loss is not finite.
         """
@@ -198,12 +205,12 @@ class Trainer:
         return metrics
 
     def conv1(self) -> Tensor:
-        """The first layer's kernels (K, C, 11, 11) of all towers; every rank must call it."""
+        """The first layer's kernels (K, C, H, W) of all towers; every rank must call it."""
         weight = self.model.conv1.weight.detach()
         return self.model.towers.unshard("conv1.weight", weight).cpu()
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps beside the tensors, as plain numbers."""
+        """The state beside the tensors, as plain numbers, for a checkpoint."""
         return {
             "step": self.steps,
             "epochs_done": self.epochs_done,
@@ -213,7 +220,7 @@ class Trainer:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from what ``state`` gave."""
+        """Continue from a result of ``state``."""
         self.steps = state["step"]
         self.epochs_done, self.owes_evaluation = state["epochs_done"], state["owes_evaluation"]
         self.schedule.load_state(state["schedule"])

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from comparison.formulas import Net, averaged_bytes
+from comparison.formulas import Net, gradient_bytes
 from model import alexnet
 from model.alexnet import AlexNet
 from model.layers import SpaceToDepthConv2d
@@ -50,7 +50,7 @@ def test_training_takes_three_passes_but_no_gradient_of_the_images():
 
 
 def test_two_towers_send_57576_elements_for_an_image():
-    assert Net("paper", 2, 3, 224, 1000).exchanged_bytes(images=1, element_size=1) == 57_576
+    assert Net("paper", 2, 3, 224, 1000).activation_bytes(images=1, element_size=1) == 57_576
 
 
 @pytest.mark.parametrize(
@@ -64,10 +64,10 @@ def test_two_towers_send_57576_elements_for_an_image():
 )
 def test_a_layer_that_does_not_meet_sends_nothing(meet, elements):
     net = Net("paper", 2, 3, 224, 1000, {"meet": meet})
-    assert net.exchanged_bytes(images=1, element_size=1) == elements
+    assert net.activation_bytes(images=1, element_size=1) == elements
 
 
 def test_two_replicas_send_their_gradients_once():
-    assert averaged_bytes(2, 1000, 4) == 4000
-    assert averaged_bytes(4, 1000, 4) == 6000
-    assert averaged_bytes(1, 1000, 4) == 0
+    assert gradient_bytes(2, 1000, 4) == 4000
+    assert gradient_bytes(4, 1000, 4) == 6000
+    assert gradient_bytes(1, 1000, 4) == 0

@@ -1,6 +1,7 @@
 """Rows, tables and charts from measurements."""
 
 import csv
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from comparison.placements import chosen, placements
 from comparison.results import bytes_by_formula, make_row
 from comparison.session import Comparison, Job
 from comparison.tables import as_text, write_csv
-from distributed.timer import PARTS
+from tests.recording.samples import step_cost
 from training.config import Config
 
 SPEEDS = {
@@ -29,8 +30,8 @@ def _measurement(placement, number, speed):
         "global_batch": 32,
         "placement": placement,
         "images_per_second": speed,
-        **{f"seconds_{part}": 0.1 for part in PARTS},
-        "bytes_per_step": 1000,
+        **asdict(step_cost(0.1, 1000)),
+        "parameters": 56_000_000,
         "peak_memory_bytes": 2**30 + number,
         "parameters_per_rank": 28_000_000,
     }

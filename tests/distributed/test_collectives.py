@@ -5,14 +5,27 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from distributed.collectives import meet, sum_partial
+from distributed.collectives import Ranks, all_reduce, gather, gather_and_apply
 from distributed.timer import StepTimer
 
 CPU = torch.device("cpu")
 
 
+def _ranks():
+    return Ranks(dist.group.WORLD, StepTimer(CPU))  # type: ignore[arg-type]
+
+
+def _gather_then_apply(layer, x, ranks):
+    """The plain form."""
+    return layer(gather(x, ranks))
+
+
+FORMS = {"plain": _gather_then_apply, "overlapped": gather_and_apply}
+forms = pytest.mark.parametrize("form", FORMS)
+
+
 def _whole(*shape):
-    """The same on every rank."""
+    """A tensor that is equal on every rank."""
     return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
 
@@ -37,14 +50,14 @@ def _input(kind):
     return whole.requires_grad_(), part.requires_grad_()
 
 
-def _meeting_against_the_full_layer(kind):
+def _gathering_against_the_full_layer(kind, form):
     """The largest differences of outputs and of the gradients of inputs, weight and bias."""
     n, rank = dist.get_world_size(), dist.get_rank()
     full, own = _layers(kind)
     whole, part = _input(kind)
     expected = full(whole)
     expected.sin().sum().backward()
-    found = meet(own, part, dist.group.WORLD, StepTimer(CPU))
+    found = FORMS[form](own, part, _ranks())
     found.sin().sum().backward()
     pairs = [
         (found, expected.chunk(n, 1)[rank]),
@@ -57,59 +70,80 @@ def _meeting_against_the_full_layer(kind):
 
 @pytest.mark.parametrize("kind", ["conv", "linear"])
 @pytest.mark.parametrize("ranks", ["two_ranks", "four_ranks"])
-def test_a_meeting_is_the_full_layer(request, ranks, kind):
+@forms
+def test_gathering_computes_the_full_layer(request, ranks, kind, form):
     pool = request.getfixturevalue(ranks)
-    for differences in pool.run(_meeting_against_the_full_layer, kind):
+    for differences in pool.run(_gathering_against_the_full_layer, kind, form):
         assert max(differences) < 1e-12
 
 
-def _mixed_precision(kind):
+def _strided(form):
+    """Output and input gradient of a convolution with stride 2."""
+    torch.manual_seed(0)
+    layer = nn.Conv2d(6, 4, 5, 2, 2).double()
+    _, part = _input("conv")
+    out = FORMS[form](layer, part, _ranks())
+    (out.sin() * (1 + dist.get_rank())).sum().backward()
+    return out.detach(), part.grad, layer.weight.grad
+
+
+def test_both_forms_of_a_gather_are_equal_before_a_strided_convolution(two_ranks):
+    for plain, overlapped in zip(*(two_ranks.run(_strided, form) for form in FORMS), strict=True):
+        for a, b in zip(plain, overlapped, strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-13)
+
+
+def _mixed_precision(kind, form):
     _, own = _layers(kind)
     _, part = _input(kind)
     own, part = own.float(), part.detach().float().requires_grad_()
-    timer = StepTimer(CPU)
+    ranks = _ranks()
     with torch.autocast("cpu", torch.bfloat16):
-        out = meet(own, part, dist.group.WORLD, timer)
+        out = FORMS[form](own, part, ranks)
     out.float().sum().backward()
-    return out.dtype, part.grad.dtype, own.weight.grad.dtype, timer.bytes_sent / part.numel()
+    sent = ranks.timer.bytes_sent / part.numel()
+    return out.dtype, part.grad.dtype, own.weight.grad.dtype, sent
 
 
 @pytest.mark.parametrize("kind", ["conv", "linear"])
-def test_under_autocast_its_precision_travels(two_ranks, kind):
-    for out, grad, weight_grad, bytes_each in two_ranks.run(_mixed_precision, kind):
+@forms
+def test_under_autocast_its_precision_travels(two_ranks, kind, form):
+    for out, grad, weight_grad, bytes_each in two_ranks.run(_mixed_precision, kind, form):
         assert (out, grad, weight_grad) == (torch.bfloat16, torch.float32, torch.float32)
         assert bytes_each == 2 * torch.bfloat16.itemsize
 
 
-def _booked():
+def _booked(form):
     _, own = _layers("conv")
     _, part = _input("conv")
-    timer = StepTimer(CPU)
-    out = meet(own, part, dist.group.WORLD, timer)
-    forward = timer.bytes_sent
+    ranks = _ranks()
+    out = FORMS[form](own, part, ranks)
+    forward = ranks.timer.bytes_sent
     out.sum().backward()
     last = [t.is_contiguous(memory_format=torch.channels_last) for t in (out, part.grad)]
-    return part.nbytes, forward, timer.bytes_sent, last
+    return part.nbytes, forward, ranks.timer.bytes_sent, last
 
 
-def test_a_meeting_counts_the_bytes_it_sends_each_way_and_keeps_the_layout(four_ranks):
-    for own, forward, both, last in four_ranks.run(_booked):
+@forms
+def test_a_gather_counts_the_bytes_it_sends_each_way_and_keeps_the_layout(four_ranks, form):
+    for own, forward, both, last in four_ranks.run(_booked, form):
         assert forward == 3 * own
         assert both == 2 * forward
         assert last == [True, True]
 
 
-def _empty():
+def _empty(form):
     _, own = _layers("conv")
     x = torch.empty(0, 3, 2, 2, dtype=torch.float64, requires_grad=True)
-    out = meet(own, x, dist.group.WORLD, StepTimer(CPU))
+    out = FORMS[form](own, x, _ranks())
     out.sum().backward()
     assert x.grad is not None
     return out.shape, x.grad.shape
 
 
-def test_an_empty_share_can_meet(two_ranks):
-    assert two_ranks.run(_empty) == [((0, 2, 2, 2), (0, 3, 2, 2))] * 2
+@forms
+def test_a_replica_without_images_gathers_too(two_ranks, form):
+    assert two_ranks.run(_empty, form) == [((0, 2, 2, 2), (0, 3, 2, 2))] * 2
 
 
 class _Own(torch.autograd.Function):
@@ -128,9 +162,7 @@ class _Own(torch.autograd.Function):
 
 def _gradcheck_sum():
     whole = _whole(dist.get_world_size(), 2, 3).requires_grad_()
-    return torch.autograd.gradcheck(
-        lambda x: sum_partial(_Own.apply(x), dist.group.WORLD, StepTimer(CPU)).sin(), whole
-    )
+    return torch.autograd.gradcheck(lambda x: all_reduce(_Own.apply(x), _ranks()).sin(), whole)
 
 
 @pytest.mark.parametrize("ranks", ["two_ranks", "four_ranks"])

@@ -12,7 +12,7 @@ import torch
 from common.errors import ReportedError
 from distributed import device
 from distributed.device import share_of_cores, take_device
-from distributed.timer import PARTS, StepTimer
+from distributed.timer import PARTS, StepCost, StepTimer
 
 CPU = torch.device("cpu")
 
@@ -71,14 +71,14 @@ def test_a_part_interrupts_the_part_around_it():
     timer, began = StepTimer(CPU), time.perf_counter()
     with timer.part("forward"):
         time.sleep(0.02)
-        with timer.part("exchange"):
+        with timer.part("activation_communication"):
             time.sleep(0.08)
         time.sleep(0.02)
     inside = time.perf_counter() - began
     time.sleep(0.05)
-    seconds, _ = timer.take()
+    seconds = timer.take().parts
     assert set(seconds) == set(PARTS)
-    assert seconds["exchange"] >= 0.08
+    assert seconds["activation_communication"] >= 0.08
     assert seconds["forward"] >= 0.04
     assert sum(seconds.values()) <= inside
 
@@ -86,14 +86,14 @@ def test_a_part_interrupts_the_part_around_it():
 def test_a_switch_ends_with_the_part_around_it():
     timer, began = StepTimer(CPU), time.perf_counter()
     with timer.part("backward"):
-        timer.switch("averaging")
+        timer.switch("gradient_communication")
         time.sleep(0.02)
     averaged = time.perf_counter() - began
     with timer.part("optimizer"):
         time.sleep(0.01)
-    seconds, _ = timer.take()
-    assert seconds["averaging"] >= 0.02
-    assert seconds["averaging"] + seconds["backward"] <= averaged
+    seconds = timer.take().parts
+    assert seconds["gradient_communication"] >= 0.02
+    assert seconds["gradient_communication"] + seconds["backward"] <= averaged
     assert seconds["optimizer"] >= 0.01
 
 
@@ -102,6 +102,15 @@ def test_what_was_taken_is_not_booked_again():
     timer.bytes_sent += 7
     with timer.part("data"):
         time.sleep(0.01)
-    assert timer.take()[1] == 7
-    seconds, sent = timer.take()
-    assert sum(seconds.values()) == sent == 0
+    assert timer.take().bytes_sent == 7
+    assert timer.take() == StepCost()
+
+
+def test_own_seconds_leave_out_communication():
+    cost = StepCost(1.0, 2.0, 40.0, 4.0, 50.0, 8.0)
+    assert cost.own_seconds == pytest.approx(15.0)
+
+
+def test_the_median_cost_is_that_of_each_field():
+    costs = [StepCost(seconds_data=s, bytes_sent=b) for s, b in ((3.0, 10), (1.0, 30), (2.0, 20))]
+    assert StepCost.median(costs) == StepCost(seconds_data=2.0, bytes_sent=20)

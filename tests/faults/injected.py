@@ -69,11 +69,11 @@ FIRST_ATTEMPT = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
 train_step = Trainer.train_step
 
 
-def strike_and_train(trainer, share):
+def strike_and_train(trainer, batch):
     """The training step, which is the one after ``trainer.steps``."""
     if HERE and FIRST_ATTEMPT and trainer.steps + 1 == int(STEP):
         FAULTS[KIND](trainer)
-    return train_step(trainer, share)
+    return train_step(trainer, batch)
 
 
 if __name__ == "__main__":

@@ -34,14 +34,24 @@ def train(runs, fault, *arguments, count=2):
 @pytest.mark.parametrize(
     ("fault", "count", "waits", "hangs"),
     [
-        ("stop:1:2", 2, r"rank 0 +in step 2, forward, exchange, for \d+ s", r"rank 1 +silent for"),
+        (
+            "stop:1:2",
+            2,
+            r"rank 0 +in step 2, forward, activation communication, for \d+ s",
+            r"rank 1 +silent for",
+        ),
         (
             "hang:0:2",
             2,
-            r"rank 1 +in step 2, forward, exchange, for",
+            r"rank 1 +in step 2, forward, activation communication, for",
             r"rank 0 +between two steps, for \d+ s",
         ),
-        ("stop:3:2", 4, r"rank 2 +in step 2, forward, exchange, for", r"rank 3 +silent for"),
+        (
+            "stop:3:2",
+            4,
+            r"rank 2 +in step 2, forward, activation communication, for",
+            r"rank 3 +silent for",
+        ),
     ],
     ids=["stopped", "asleep", "stopped beside a replica"],
 )

@@ -95,7 +95,7 @@ def log_rows(tracker, count=ROWS, first=1):
     times = []
     for step in range(first, first + count):
         before = time.perf_counter()
-        tracker.log(step, {"train/loss": 1.0 / step, "time/forward": 0.5})
+        tracker.log(step, {"train/loss": 1.0 / step, "step/forward": 0.5})
         times.append(time.perf_counter() - before)
     return times
 

@@ -1,6 +1,13 @@
-"""Metrics as a trainer gives them."""
+"""Metrics as a reporter tells them."""
 
-from distributed.timer import PARTS
+from dataclasses import asdict
+
+from distributed.timer import PARTS, StepCost
+
+
+def step_cost(seconds=0.01, sent=1000):
+    """Each part of a step took ``seconds``."""
+    return StepCost(**{f"seconds_{part}": seconds for part in PARTS}, bytes_sent=sent)
 
 
 def step_metrics(loss=1.25, sent=1000, seconds=0.01):
@@ -8,9 +15,8 @@ def step_metrics(loss=1.25, sent=1000, seconds=0.01):
     return {
         "train/loss": loss,
         "train/top1": 0.5,
-        "train/bytes_sent": sent,
         "train/learning_rate": 0.01,
-        **{f"time/{part}": seconds for part in PARTS},
+        **{f"step/{name}": value for name, value in asdict(step_cost(seconds, sent)).items()},
     }
 
 

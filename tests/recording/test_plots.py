@@ -17,7 +17,7 @@ def _write(path, steps, per_epoch):
     lines = []
     for step in range(1, steps + 1):
         place = {"step": step, "epoch": step / per_epoch}
-        speed = {"train/images_per_second": 300.0 + step % 7}
+        speed = {"step/images_per_second": 300.0 + step % 7}
         lines.append({**place, **step_metrics(2.0 / step**0.5), **speed})
         if step % per_epoch == 0:
             lines.append({**place, **evaluation_metrics()})

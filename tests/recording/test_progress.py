@@ -13,7 +13,7 @@ import pytest
 from recording.progress import Progress
 from tests.recording.samples import evaluation_metrics, step_metrics
 
-SPEED = {"train/images_per_second": 321.0}
+SPEED = {"step/images_per_second": 321.0}
 
 
 class Screen:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import pytest
@@ -9,16 +10,17 @@ import torch
 import wandb
 
 from data.loading import Batch
-from distributed.timer import PARTS
+from distributed.timer import StepCost
 from recording.folder import RunFolder
 from recording.metrics import read_metrics
 from recording.reporter import MainReporter, Reporter, closing_words
 from recording.totals import Totals
-from tests.recording.samples import evaluation_metrics, step_metrics
+from tests.recording.samples import evaluation_metrics, step_cost, step_metrics
 from tests.wandb_files import read_run
 from training.batches import LocalBatch
 from training.config import Config
 from training.settings import load_config
+from training.trainer import StepResult
 
 FACTS = {
     "variant": "paper",
@@ -34,15 +36,18 @@ FACTS = {
 }
 
 
-def _share(epochs_done=0.5, count=128):
+def _batch(epochs_done=0.5, count=128):
     part = torch.empty(count // 2)
     return LocalBatch(Batch(part, part, part), count, 0, epochs_done)
 
 
-def test_totals_give_the_means_of_steps_and_the_sums_of_images():
+RESULT = StepResult(1.25, 0.5, 128, 0.01, step_cost())
+
+
+def test_totals_are_the_sums_of_the_steps_and_the_best_score():
     totals = Totals()
-    totals.add(128, 2.0, step_metrics(sent=3000, seconds=0.25))
-    totals.add(64, 1.0, step_metrics(sent=1000, seconds=0.75))
+    totals.add(128, 2.0)
+    totals.add(64, 1.0)
     totals.tested(1, evaluation_metrics(top1=0.875))
     totals.tested(2, evaluation_metrics())
     assert totals.summary() == {
@@ -52,16 +57,14 @@ def test_totals_give_the_means_of_steps_and_the_sums_of_images():
         "test_loss": 0.5,
         "test_top1": 0.75,
         "test_top5": 0.875,
-        "images_per_second": 64.0,
         "train_seconds": 3.0,
         "images_seen": 192,
-        "bytes_exchanged_per_step": 2000,
-        **{f"seconds_{part}": 0.5 for part in PARTS},
     }
 
 
-def test_totals_of_nothing_are_nothing():
-    assert set(Totals().summary().values()) == {0}
+def test_totals_of_an_older_checkpoint_are_read():
+    older = {**asdict(Totals(images=7)), "bytes_sent": 5, "parts": {"data": 1.0}}
+    assert Totals.read(older) == Totals(images=7)
 
 
 @pytest.fixture
@@ -77,7 +80,7 @@ def test_a_step_takes_the_time_since_the_last_one(clock):
     reporter = Reporter(Totals())
     for seconds in (2.0, 3.0):
         clock.now += seconds
-        reporter.trained(1, _share(), step_metrics())
+        reporter.trained(1, _batch(), RESULT, {})
     assert (reporter.totals.seconds, reporter.totals.steps) == (5.0, 2)
     assert reporter.totals.images == 256, "of the whole batch, not of the share"
 
@@ -89,7 +92,7 @@ def test_what_happens_while_the_clock_is_stopped_is_not_training_time(clock):
         clock.now += 50.0
         reporter.tested(1, 0.5, evaluation_metrics())
     clock.now += 3.0
-    reporter.trained(2, _share(), step_metrics())
+    reporter.trained(2, _batch(), RESULT, {})
     assert reporter.totals.seconds == 5.0
 
 
@@ -98,11 +101,11 @@ def test_a_step_is_told_with_its_place_and_its_speed(clock):
     reporter = Reporter(Totals())
     reporter.tell = lambda *step: told.append(step)  # type: ignore[method-assign]
     clock.now += 2.0
-    reporter.trained(3, _share(0.75), step_metrics())
+    reporter.trained(3, _batch(0.75), RESULT, {"ranks/slowest": 1})
     reporter.tested(3, 0.75, evaluation_metrics())
-    speed = {"train/images_per_second": 64.0}
+    place = {"epoch": 0.75, "train/images": 128, "step/images_per_second": 64.0}
     assert told == [
-        (3, {"epoch": 0.75, **step_metrics(), **speed}),
+        (3, {**place, **step_metrics(), "ranks/slowest": 1}),
         (3, {"epoch": 0.75, **evaluation_metrics()}),
     ]
 
@@ -116,7 +119,7 @@ def _report(folder, mode="disabled", fails=False, conv1=GREY_NET):
     totals = Totals()
     with MainReporter(totals, folder, config, FACTS, 0) as reporter:
         for step in (1, 2):
-            reporter.trained(step, _share(step / 2), step_metrics(1.0 / step))
+            reporter.trained(step, _batch(step / 2), replace(RESULT, loss=1.0 / step), {})
         reporter.tested(2, 1.0, evaluation_metrics())
         if fails:
             raise RuntimeError("something else")
@@ -151,6 +154,8 @@ def test_the_summary_is_flat_and_says_what_was_run_and_what_came_of_it(folder):
     assert summary == {
         **FACTS,
         **reporter.totals.summary(),
+        **asdict(step_cost()),
+        "images_per_second": summary["images_per_second"],
         "steps": 2,
         "attempt": 1,
         "peak_memory_bytes": 2**30,
@@ -159,7 +164,6 @@ def test_the_summary_is_flat_and_says_what_was_run_and_what_came_of_it(folder):
     assert "kernels_color_0" not in summary
     for key in ("test_top1", "test_top5", "images_per_second", "train_seconds", "images_seen"):
         assert summary[key] > 0
-    assert summary["bytes_exchanged_per_step"] == 1000
     assert not any(isinstance(value, dict | list) for value in summary.values())
 
 
@@ -169,16 +173,16 @@ def test_kernels_that_read_colour_are_counted_tower_by_tower(folder, caplog):
     conv1[90:, 0] = -2
     _report(folder, conv1=conv1)
     summary = json.loads(folder.summary.read_text())
-    counts = [summary[f"kernels_{kind}_1"] for kind in ("colour", "grey", "noise")]
+    counts = [summary[f"kernels_{kind}_1"] for kind in ("color", "grey", "noise")]
     assert counts == [6, 42, 0]
-    told = "tower 0: 0 colour, 48 grey, 0 noise; tower 1: 6 colour, 42 grey, 0 noise"
+    told = "tower 0: 0 color, 48 grey, 0 noise; tower 1: 6 color, 42 grey, 0 noise"
     assert f"kernels of     {told}" in caplog.text
 
 
 def test_a_resumed_run_goes_on_in_the_files_it_had(folder):
     totals = _report(folder).totals
     with MainReporter(totals, folder, Config(), FACTS, 1) as reporter:
-        reporter.trained(2, _share(1.0), step_metrics(0.25))
+        reporter.trained(2, _batch(1.0), replace(RESULT, loss=0.25), {})
     assert [line["train/loss"] for line in read_metrics(folder.metrics)] == [1.0, 0.25]
     assert totals.steps == 3
 
@@ -215,11 +219,11 @@ def test_wandb_is_told_when_the_run_fails(folder):
 
 
 def _summary(**other):
-    totals = Totals(images=256, steps=2, seconds=4.0, bytes_sent=5_000_000)
-    totals.parts = dict(zip(PARTS, (0.1, 0.3, 0.1, 0.4, 0.05, 0.05), strict=True))
-    totals.test = evaluation_metrics()
+    totals = Totals(images=256, steps=2, seconds=4.0, test=evaluation_metrics())
+    cost = StepCost(0.1, 0.3, 0.1, 0.4, 0.05, 0.05, bytes_sent=2_500_000)
+    speed = {"images_per_second": 64.0, **asdict(cost)}
     last = {"steps": 2, "peak_memory_bytes": 2**30, "checkpoint": "runs/fashion/checkpoints/a"}
-    return {**FACTS, **totals.summary(), **last, **other}
+    return {**FACTS, **totals.summary(), **speed, **last, **other}
 
 
 @pytest.fixture
@@ -238,8 +242,8 @@ def test_the_closing_words_say_what_came_of_the_run(words, tmp_path):
         "test accuracy": "0.7500 (top-5 0.8750)",
         "trained": "2 of 4 steps, 256 images in 4 s",
         "speed": "64.0 images/s",
-        "a step's time": "data 10%, forward 30%, exchange 10%, backward 40%, averaging 5%, "
-        "optimizer 5%",
+        "a step's time": "data 10%, forward 30%, act. comm. 10%, backward 40%, "
+        "grad. comm. 5%, optimizer 5%",
         "sent": "2.50 MB by a rank in a step",
         "memory": "1.00 GiB at most on a rank",
         "checkpoint": "runs/fashion/checkpoints/a",

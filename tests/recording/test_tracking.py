@@ -167,7 +167,7 @@ def test_metrics_are_drawn_over_the_global_step(tmp_path, track):
     over_steps = {
         metric.name or metric.glob_name for metric in metrics if metric.step_metric == "global_step"
     }
-    assert over_steps == {"train/*", "test/*", "time/*", "test/top1"}
+    assert over_steps == {"train/*", "test/*", "step/*", "test/top1"}
     assert [metric.name for metric in metrics if metric.summary.max] == ["test/top1"]
 
 
