@@ -1,4 +1,4 @@
-"""The mesh of ranks: who computes which tower of which replica, on which device."""
+"""The mesh of ranks: which rank computes which tower of which replica, on which device."""
 
 import itertools
 import os
@@ -20,15 +20,15 @@ from launch.world import group_store, join, launched_world
 T = TypeVar("T")
 
 MAIN_WORK = 3600.0
-"""Seconds for what rank 0 does while the others wait: a download, a checkpoint."""
+"""Seconds that ranks wait for work of rank 0: a download, a checkpoint."""
 TIMEOUT = 100.0
-"""Seconds for everything else that ranks do together."""
+"""Seconds that ranks wait for each other in everything else."""
 MOST_REPLICAS_DRAWN = 8
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How ``replicas × ranks_per_replica`` processes share out the network's towers."""
+    """A mesh of ``replicas × ranks_per_replica`` ranks for a net of ``towers``."""
 
     replicas: int
     ranks_per_replica: int
@@ -36,16 +36,16 @@ class Plan:
 
     @property
     def placement(self) -> Literal["local", "split"]:
-        """Where the towers of a replica are: in one process, or one on each rank."""
+        """``local``: a replica's towers in one process; ``split``: one on each rank."""
         return "split" if self.ranks_per_replica > 1 else "local"
 
     @property
     def world_size(self) -> int:
-        """Ranks in all."""
+        """The number of ranks."""
         return self.replicas * self.ranks_per_replica
 
     def picture(self) -> str:
-        """A small drawing of the mesh, a line for each replica (the first few of many)."""
+        """Draw the mesh, a line for each replica (the first few of many)."""
         per_rank = self.towers // self.ranks_per_replica
         lines = []
         for replica in range(min(self.replicas, MOST_REPLICAS_DRAWN)):
@@ -61,7 +61,7 @@ class Plan:
 
 
 def plan_mesh(world_size: int, towers: int, placement: str) -> Plan:
-    """Share out ``world_size`` ranks; ``auto`` splits when they divide into the towers.
+    """Plan ``world_size`` ranks; ``auto`` splits if their number is a multiple of the towers.
 
     Raises ReportedError when ``split`` is asked for and the numbers do not allow it.
     """
@@ -90,7 +90,7 @@ class Mesh:
 
     @staticmethod
     def start(plan: Plan, timeout: float = TIMEOUT) -> "Mesh":
-        """Take this process's device and join the process group (one of its own, if alone).
+        """Take this process's device and join the process group; a single process gets its own.
 
         A rank then waits ``timeout`` seconds for another. Raises ReportedError when there are too
         few GPUs, and NoAnswerError when a rank does not start.
@@ -117,44 +117,45 @@ class Mesh:
 
     @staticmethod
     def over_running_group(plan: Plan, device: torch.device, timeout: float = TIMEOUT) -> "Mesh":
-        """The mesh of a default group that runs already."""
+        """The mesh over a default process group that already exists."""
         ranks = torch.arange(plan.world_size).view(plan.replicas, plan.ranks_per_replica)
         towers, replicas = (_own_group(ranks, timeout), _own_group(ranks.T, timeout))
         return Mesh(plan, dist.get_rank(), device, towers, replicas, StepTimer(device), timeout)
 
     @property
     def replica(self) -> int:
-        """Which replica this rank belongs to."""
+        """The number of the replica that this rank belongs to."""
         return self.rank // self.plan.ranks_per_replica
 
     @property
     def is_main(self) -> bool:
-        """Whether this rank speaks and writes for all."""
+        """True on rank 0, which prints and writes for all."""
         return self.rank == 0
 
     def sum_over_replicas(self, values: torch.Tensor) -> torch.Tensor:
-        """The sum over replicas, in place; equal on every rank."""
+        """Sum ``values`` over the replicas, in place; the result is equal on every rank."""
         with self.timer.whereabouts.inside("sum over replicas"):
             dist.all_reduce(values, group=self.replica_group)
         return values
 
     def largest(self, value: float) -> float:
-        """The largest of all ranks' values, on every rank."""
+        """The largest value of all ranks, on every rank."""
         everyone = torch.tensor(value, dtype=torch.float64, device=self.device)
         with self.timer.whereabouts.inside("agreement of all ranks"):
             dist.all_reduce(everyone, dist.ReduceOp.MAX)
         return float(everyone)
 
     def union(self, values: set[str]) -> set[str]:
-        """What any rank has in ``values``, on every rank."""
+        """The union of all ranks' ``values``, on every rank."""
         everyone: list[set[str]] = [set()] * self.plan.world_size
         dist.all_gather_object(everyone, values)
         return set().union(*everyone)
 
     def from_main(self, work: Callable[[], T]) -> T:
-        """What ``work`` gives on rank 0, on every rank; its ReportedError is raised on every rank.
+        """Run ``work`` on rank 0 alone and return its result on every rank.
 
-        The others wait for it as long as rank 0 shows signs of life, but at most ``MAIN_WORK``.
+        The other ranks wait as long as rank 0 sends heartbeats, but at most ``MAIN_WORK`` seconds.
+        Its ReportedError is raised on every rank.
         """
         outcome: list[Any] = [None, None]
         if self.is_main:
@@ -182,6 +183,6 @@ class Mesh:
 
 
 def _own_group(ranks: torch.Tensor, timeout: float) -> dist.ProcessGroup:
-    """Of the rows of ``ranks``, that which this rank is in, as a group."""
+    """The process group of the row of ``ranks`` that holds this rank."""
     group, _ = dist.new_subgroups_by_enumeration(ranks.tolist(), timedelta(seconds=timeout))
     return cast(dist.ProcessGroup, group)
