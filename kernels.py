@@ -31,8 +31,8 @@ def main() -> int:
     weights = read_source(arguments.source).weights
     conv1 = weights.tensors["conv1.weight"]
     draw_kernels(conv1, weights.towers, arguments.picture, str(weights.source))
-    for number, kinds in enumerate(kinds_of_towers(conv1, weights.towers)):
-        log.info("tower %d: %s", number, in_words(kinds))
+    for words in in_words(kinds_of_towers(conv1, weights.towers)):
+        log.info("%s", words)
     log.info("%d kernels in %s", len(conv1), arguments.picture)
     return 0
 

@@ -1,4 +1,4 @@
-"""A run's curves as a picture."""
+"""Draws a run's curves."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from common.files import writing
 from distributed.timer import StepCost
 from recording.metrics import read_metrics
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart.
+# The palette of Okabe and Ito: color-blind readers can tell these apart.
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 SMOOTHED_POINTS = 60
 
@@ -71,12 +71,12 @@ def _draw_parts(axes: Axes, steps: list[Any]) -> None:
 
 
 def _line(points: list[Any]) -> str:
-    """A line, with dots where the points are so few that it may not show."""
+    """The line style: with dots if a line of so few points might be invisible."""
     return ".-" if len(points) < 10 else "-"
 
 
 def _smooth(values: list[float]) -> np.ndarray[Any, Any]:
-    """The mean over a sliding window, of fewer values near the ends."""
+    """Mean over a sliding window, which is narrower near the ends."""
     width = max(1, len(values) // SMOOTHED_POINTS)
     window = np.ones(2 * width + 1)
     counts = np.convolve(np.ones(len(values)), window)[width:-width]

@@ -1,4 +1,4 @@
-"""What a run tells: the log, the metrics file, the live line, the curves, the summary and W&B."""
+"""Reports a run: log, metrics file, live line, curves, kernels, summary and W&B."""
 
 import json
 import logging
@@ -15,7 +15,6 @@ from typing_extensions import Self, override
 
 from common.files import writing
 from distributed.timer import StepCost
-from model.first_layer import Kinds
 from recording.folder import RunFolder
 from recording.metrics import MetricsFile, read_metrics, step_speed
 from recording.progress import Progress
@@ -34,23 +33,24 @@ SHORT = {"activation_communication": "act. comm.", "gradient_communication": "gr
 
 
 class Listener(Protocol):
-    """Something that is told the metrics of a training step or of an evaluation."""
+    """Receives the metrics of every training step and evaluation."""
 
     def log(self, step: int, metrics: dict[str, Any]) -> None:
-        """Be told."""
+        """Take the metrics of one step."""
 
 
 class Reporter:
-    """Counts, and keeps silent: what every rank but the first has."""
+    """Counts steps and time. It writes nothing: every rank but rank 0 has one of these."""
 
     def __init__(self, totals: Totals) -> None:
         self.totals = totals
+        self.listeners: list[Listener] = []
         self.clock = time.perf_counter()
 
     def trained(
         self, step: int, local: LocalBatch, result: StepResult, agreement: dict[str, float]
     ) -> None:
-        """Report one optimiser step; it took the time since the last."""
+        """Report one optimiser step; it took the time since the last one."""
         now = time.perf_counter()
         seconds, self.clock = now - self.clock, now
         self.totals.add(result.images, seconds)
@@ -63,45 +63,47 @@ class Reporter:
             "step/images_per_second": result.images / seconds,
             **{f"step/{name}": value for name, value in asdict(result.cost).items()},
         }
-        self.tell(step, {**metrics, **agreement})
+        self._tell(step, {**metrics, **agreement})
 
     def tested(self, step: int, epochs_done: float, metrics: dict[str, float]) -> None:
         """Report one evaluation."""
         self.totals.tested(step, metrics)
-        self.tell(step, {"epoch": epochs_done, **metrics})
+        self._tell(step, {"epoch": epochs_done, **metrics})
+
+    def _tell(self, step: int, metrics: dict[str, float]) -> None:
+        for listener in self.listeners:
+            listener.log(step, metrics)
 
     @contextmanager
     def clock_stopped(self) -> Iterator[None]:
-        """What happens inside is not training time."""
+        """Do not count the time inside as training time."""
         before = time.perf_counter() - self.clock
         yield
         self.clock = time.perf_counter() - before
 
-    def tell(self, step: int, metrics: dict[str, float]) -> None:
-        """Say the metrics of a step."""
-
     def finish(
         self, steps: int, checkpoint: Path | None, peak_memory: float, conv1: Tensor
     ) -> None:
-        """Say how the run ended: after ``steps``, with its last checkpoint and most bytes held.
+        """Report the end of training.
 
-        ``conv1`` (K, C, H, W) are the first layer's kernels, of all towers.
+        ``steps`` have been trained in all, ``checkpoint`` is the last one, ``peak_memory`` the
+        most bytes held on a rank, ``conv1`` (K, C, H, W) the first layer's kernels of all towers.
         """
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Let go of files and services."""
+        """Close files and services."""
 
 
 class MainReporter(Reporter):
-    """Rank 0's: tells the metrics file, the terminal and W&B."""
+    """Rank 0's reporter: it writes the files of the run, the terminal and W&B."""
 
     def __init__(
         self, totals: Totals, folder: RunFolder, config: Config, facts: dict[str, Any], step: int
     ) -> None:
-        """``facts`` describe the run; ``step`` is the one that training begins after."""
+        """``facts`` describe the run; training starts after ``step``."""
         super().__init__(totals)
         self.folder = folder
         self.facts = facts = {**facts, "attempt": folder.last_attempt().number}
@@ -120,7 +122,7 @@ class MainReporter(Reporter):
         )
         totals.run_id = self.tracker.run_id
         self.progress = Progress(facts["total_steps"], step)
-        self.listeners: list[Listener] = [
+        self.listeners = [
             MetricsFile(folder.metrics, step, go_on=config.write_errors == "continue"),
             self.progress,
             self.tracker,
@@ -129,24 +131,20 @@ class MainReporter(Reporter):
         self.clock = time.perf_counter()
 
     @override
-    def tell(self, step: int, metrics: dict[str, float]) -> None:
-        for listener in self.listeners:
-            listener.log(step, metrics)
-
-    @override
     def finish(
         self, steps: int, checkpoint: Path | None, peak_memory: float, conv1: Tensor
     ) -> None:
         self.progress.close()
         last = {"peak_memory_bytes": int(peak_memory), "checkpoint": str(checkpoint or "none")}
-        # matplotlib is not worth waiting for at the start
-        from recording.kernels import draw_kernels, kinds_of_towers, summary_of
+        # Importing matplotlib would delay the start.
+        from recording.kernels import draw_kernels, in_words, kinds_of_towers, summary_of
         from recording.plots import draw_curves
 
         towers, name = self.facts["towers"], self.folder.path.name
-        kinds = summary_of(kinds_of_towers(conv1, towers))
+        kinds = kinds_of_towers(conv1, towers)
         speed = step_speed(read_metrics(self.folder.metrics))
-        summary = {**self.facts, "steps": steps, **self.totals.summary(), **speed, **kinds, **last}
+        totals = {**self.totals.summary(), **speed, **summary_of(kinds)}
+        summary = {**self.facts, "steps": steps, **totals, **last}
         with writing(self.folder.summary):
             self.folder.summary.write_text(json.dumps(summary, indent=1) + "\n")
         draw_curves(self.folder.metrics, self.folder.curves, name)
@@ -154,7 +152,8 @@ class MainReporter(Reporter):
         self.tracker.log_image("curves", self.folder.curves)
         self.tracker.log_image("kernels", self.folder.kernels)
         self.tracker.summarize(summary)
-        log.info("\n%s", closing_words(summary, self.folder, self.tracker.location))
+        words = closing_words(summary, self.folder, in_words(kinds), self.tracker.location)
+        log.info("\n%s", words)
 
     @override
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -163,10 +162,10 @@ class MainReporter(Reporter):
 
 
 def start_reporter(trainer: Trainer, folder: RunFolder, totals: Totals) -> Reporter:
-    """The reporter of this rank; rank 0's says what is about to be trained, and where."""
+    """This rank's reporter; rank 0 logs the opening words."""
     reporter = Reporter(totals)
 
-    def start() -> None:  # the others wait for it: W&B takes its time where the network is slow
+    def start() -> None:  # the other ranks wait until it returns: a slow network delays W&B
         nonlocal reporter
         facts = facts_of(trainer)
         log.info(opening_words(facts, trainer))
@@ -177,7 +176,7 @@ def start_reporter(trainer: Trainer, folder: RunFolder, totals: Totals) -> Repor
 
 
 def facts_of(trainer: Trainer) -> dict[str, Any]:
-    """What describes a run beside its configuration."""
+    """The facts of a run that its configuration does not hold."""
     mesh, config, model = trainer.mesh, trainer.config, trainer.model
     shapes = {
         name: model.towers.full_shape(name, parameter.shape)
@@ -198,10 +197,11 @@ def facts_of(trainer: Trainer) -> dict[str, Any]:
 
 
 def opening_words(facts: dict[str, Any], trainer: Trainer) -> str:
-    """What is about to be trained, and where."""
+    """Describe the net, the placement, the data and the processes of a run."""
     config, device = trainer.config, trainer.mesh.device
-    given = config.net.changes.items()
-    changes = "".join(f", net.{key}={json.dumps(value)}" for key, value in given)
+    changes = "".join(
+        f", net.{key}={json.dumps(value)}" for key, value in config.net.changes.items()
+    )
     threads = f", threads per process: {torch.get_num_threads()}" if device.type == "cpu" else ""
     lines = [
         f"{config.variant}{changes}, {config.towers} tower(s), {facts['placement']}: "
@@ -216,8 +216,13 @@ def opening_words(facts: dict[str, Any], trainer: Trainer) -> str:
     return "\n".join(lines)
 
 
-def closing_words(summary: dict[str, Any], folder: RunFolder, tracked: str) -> str:
-    """The outcome of a run in a few plain lines."""
+def closing_words(
+    summary: dict[str, Any], folder: RunFolder, kinds: list[str], tracked: str
+) -> str:
+    """Describe the outcome of a run.
+
+    ``kinds`` describes each tower's kernels of conv1, ``tracked`` says where the W&B run is.
+    """
     speed = {}
     if "bytes_sent" in summary:
         cost = StepCost.read(summary)
@@ -241,12 +246,8 @@ def closing_words(summary: dict[str, Any], folder: RunFolder, tracked: str) -> s
     if "test_top1" in summary:
         accuracy = f"{summary['test_top1']:.4f} (top-5 {summary['test_top5']:.4f})"
         lines = {"test accuracy": accuracy, **lines}
-    if "kernels_color_0" in summary:
-        lines["kernels of"] = "; ".join(
-            f"tower {tower}: "
-            + ", ".join(f"{summary[f'kernels_{kind}_{tower}']} {kind}" for kind in Kinds._fields)
-            for tower in range(summary["towers"])
-        )
+    if kinds:
+        lines["kernels of"] = "; ".join(kinds)
     if min(summary["steps"], summary["test_step"]) < summary["total_steps"]:
         again = f"name={folder.path.name} --resume"
         lines["unfinished"] = f"to continue, add {again} to the same command"

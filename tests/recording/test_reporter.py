@@ -99,7 +99,7 @@ def test_what_happens_while_the_clock_is_stopped_is_not_training_time(clock):
 def test_a_step_is_told_with_its_place_and_its_speed(clock):
     told = []
     reporter = Reporter(Totals())
-    reporter.tell = lambda *step: told.append(step)  # type: ignore[method-assign]
+    reporter.listeners = [SimpleNamespace(log=lambda *step: told.append(step))]
     clock.now += 2.0
     reporter.trained(3, _batch(0.75), RESULT, {"ranks/slowest": 1})
     reporter.tested(3, 0.75, evaluation_metrics())
@@ -175,7 +175,7 @@ def test_kernels_that_read_colour_are_counted_tower_by_tower(folder, caplog):
     summary = json.loads(folder.summary.read_text())
     counts = [summary[f"kernels_{kind}_1"] for kind in ("color", "grey", "noise")]
     assert counts == [6, 42, 0]
-    told = "tower 0: 0 color, 48 grey, 0 noise; tower 1: 6 color, 42 grey, 0 noise"
+    told = "tower 0: 0 colour, 48 grey, 0 noise; tower 1: 6 colour, 42 grey, 0 noise"
     assert f"kernels of     {told}" in caplog.text
 
 
@@ -231,7 +231,7 @@ def words(tmp_path):
     """The closing words by their first column."""
 
     def words(**other):
-        text = closing_words(_summary(**other), RunFolder(tmp_path / "fashion-2"), "none")
+        text = closing_words(_summary(**other), RunFolder(tmp_path / "fashion-2"), [], "none")
         return {line[:15].rstrip(): line[15:] for line in text.splitlines()}
 
     return words
@@ -261,7 +261,7 @@ def test_a_finished_run_is_not_to_be_continued(words):
 
 def test_a_run_without_an_evaluation_says_nothing_of_accuracy(folder):
     summary = {key: value for key, value in _summary().items() if not key.startswith("test_top")}
-    assert "accuracy" not in closing_words(summary, folder, "none")
+    assert "accuracy" not in closing_words(summary, folder, [], "none")
 
 
 def test_the_closing_words_fit_a_terminal(folder, caplog, monkeypatch):
