@@ -1,9 +1,7 @@
-"""Local response normalisation, forward and backward, on one thread.
+"""ReLU, local response normalisation and max pooling, forward and backward, on one thread.
 
-Beside ``nn.LocalResponseNorm``, and beside the product of two maps of the same size, which is
-about what memory allows. ``plain`` is the form used where there is no C++ compiler. Then the
-same with a ReLU before and overlapping max pooling after it, as the net has them: in one pass over
-memory, beside one after the other, and beside PyTorch's.
+``nn`` is PyTorch's three layers. ``plain`` is ours in PyTorch, used on GPUs and where there is no
+C++ compiler. ``fused`` is ours in one pass over memory, used on the CPU.
 """
 
 from collections.abc import Callable
@@ -13,49 +11,32 @@ from torch import Tensor, nn
 
 from benchmarks.contest import Contestant, Row, contest, parser, report
 from distributed.device import keep_freed_memory
-from model import normalization
 from model.normalization import LocalResponseNorm
 from model.pooling import ActivatedPool
 
 BATCH = 64
 MAPS = {"after conv1": (96, 55), "after conv2": (256, 27)}
+"""Channels and side."""
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
-LAYOUTS = {"channels-last": torch.channels_last, "contiguous": torch.contiguous_format}
 
 
-def make(form: str, place: str, dtype: str, layout: str) -> Callable[[], None]:
-    """A forward and a backward pass of ``form``."""
-    norms: dict[str, Callable[[Tensor], Tensor]] = {
-        "nn": nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75, k=2.0),
-        "plain": LocalResponseNorm(towers=2),
-        "kernel": LocalResponseNorm(towers=2),
+def make(form: str, place: str, dtype: str) -> Callable[[], None]:
+    """A forward and a backward pass of ``form``, on channels-last maps."""
+    torch.set_num_threads(1)
+    if form != "nn":
+        keep_freed_memory()
+    ours = ActivatedPool(LocalResponseNorm(towers=2))
+    layers = nn.ReLU(), nn.LocalResponseNorm(5, alpha=1e-4, k=2.0), nn.MaxPool2d(3, 2)
+    forms: dict[str, Callable[[Tensor], Tensor]] = {
+        "nn": nn.Sequential(*layers),
+        "plain": ours.plain,
+        "fused": ours,
     }
-    if form == "plain":
-        normalization._has_kernel = lambda x, towers: False
-    x, grad = _maps(form, MAPS[place], DTYPES[dtype], LAYOUTS[layout], count=2)
-    x.requires_grad_(form != "product")
-
-    def both_ways() -> None:
-        if form == "product":
-            torch.mul(x, grad)
-            torch.mul(x, grad)
-        else:
-            x.grad = None
-            norms[form](x).backward(grad)
-
-    return both_ways
-
-
-def make_pooled(form: str, place: str, dtype: str) -> Callable[[], None]:
-    """The same with ReLU and pooling, of channels-last maps."""
-    pool = nn.MaxPool2d(3, 2)
-    forms = {
-        "nn": nn.Sequential(nn.ReLU(), nn.LocalResponseNorm(5, alpha=1e-4, k=2.0), pool),
-        "in turn": nn.Sequential(nn.ReLU(), LocalResponseNorm(towers=2), pool),
-        "one pass": ActivatedPool(LocalResponseNorm(towers=2)),
-    }
-    (x,) = _maps(form, MAPS[place], DTYPES[dtype], torch.channels_last, count=1)
-    grad = torch.randn_like(pool(x))
+    channels, side = MAPS[place]
+    torch.manual_seed(0)
+    x = torch.randn(BATCH, channels, side, side)
+    x = x.to(DTYPES[dtype], memory_format=torch.channels_last)
+    grad = torch.randn_like(ours(x))
     x.requires_grad_()
 
     def both_ways() -> None:
@@ -65,69 +46,29 @@ def make_pooled(form: str, place: str, dtype: str) -> Callable[[], None]:
     return both_ways
 
 
-def _maps(
-    form: str, shape: tuple[int, int], dtype: torch.dtype, layout: torch.memory_format, count: int
-) -> list[Tensor]:
-    torch.set_num_threads(1)
-    if form != "nn":
-        keep_freed_memory()
-    channels, side = shape
-    torch.manual_seed(0)
-    maps = (torch.randn(BATCH, channels, side, side) for _ in range(count))
-    return [each.to(dtype, memory_format=layout) for each in maps]
-
-
-def compared(place: str, dtype: str, layout: str, rounds: int) -> Row:
-    """The normalisation alone."""
-    # PyTorch's has no bf16 on the CPU; autocast runs it in fp32.
-    peers = {"nn": "fp32", "plain": dtype, "kernel": dtype, "product": dtype}
+def compared(place: str, dtype: str, rounds: int) -> Row:
+    """A row of the table: the three forms on one map in one precision."""
+    # nn.LocalResponseNorm has no bf16 on the CPU; autocast runs it in fp32.
+    precisions = {"nn": "fp32", "plain": dtype, "fused": dtype}
     contestants = [
-        Contestant(form, make, (form, place, precision, layout))
-        for form, precision in peers.items()
+        Contestant(form, make, (form, place, precision)) for form, precision in precisions.items()
     ]
     timings = contest(contestants, rounds, seconds=0.5)
-    kernel = timings["kernel"]
     return {
         "map": place,
         "precision": dtype,
-        "layout": layout,
         **{f"{form}, ms": 1e3 * t.seconds for form, t in timings.items()},
-        "kernel × nn": kernel.times_faster_than(timings["nn"]),
         "plain × nn": timings["plain"].times_faster_than(timings["nn"]),
-        "kernel / product": timings["product"].times_faster_than(kernel),
-    }
-
-
-def compared_pooled(place: str, dtype: str, rounds: int) -> Row:
-    """With ReLU and pooling."""
-    peers = {"nn": "fp32", "in turn": dtype, "one pass": dtype}
-    contestants = [
-        Contestant(form, make_pooled, (form, place, precision)) for form, precision in peers.items()
-    ]
-    timings = contest(contestants, rounds, seconds=0.5)
-    fast = timings["one pass"]
-    return {
-        "map": place,
-        "precision": dtype,
-        **{f"{form}, ms": 1e3 * t.seconds for form, t in timings.items()},
-        "one pass × nn": fast.times_faster_than(timings["nn"]),
-        "one pass × in turn": fast.times_faster_than(timings["in turn"]),
+        "fused × nn": timings["fused"].times_faster_than(timings["nn"]),
+        "fused × plain": timings["fused"].times_faster_than(timings["plain"]),
     }
 
 
 def main() -> None:
-    """Every map, precision and layout."""
+    """Time every map in every precision."""
     arguments = parser(__doc__).parse_args()
-    alone = [
-        compared(place, dtype, layout, arguments.rounds)
-        for place in MAPS
-        for dtype in DTYPES
-        for layout in LAYOUTS
-    ]
-    pooled = [compared_pooled(place, dtype, arguments.rounds) for place in MAPS for dtype in DTYPES]
-    title = f"{BATCH} maps, forward and backward"
-    tables = {title: alone, f"{title}, with ReLU and pooling, channels-last": pooled}
-    report("lrn", tables, arguments.json)
+    rows = [compared(place, dtype, arguments.rounds) for place in MAPS for dtype in DTYPES]
+    report("lrn", {f"{BATCH} channels-last maps, forward and backward": rows}, arguments.json)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ NETS = {"paper": (2, 3, 1000), "d2l": (1, 1, 10)}
 PARTS = {
     "convolution": ("aten::mkldnn_convolution", "aten::convolution_backward"),
     "matrix product": ("aten::mm", "aten::addmm", "aten::matmul"),
-    "norm and pooling": ("_Fused", "_FusedBackward"),
+    "norm and pooling": ("_ReluNormPool", "_ReluNormPoolBackward"),
     "ReLU": ("aten::clamp_min", "aten::threshold_backward", "aten::relu"),
     "copies and casts": ("aten::copy_", "aten::fill_", "aten::cat", "aten::constant_pad_nd"),
     "optimiser": ("aten::_fused_sgd_",),

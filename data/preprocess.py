@@ -1,6 +1,5 @@
 """From stored images to the network's input, a batch at a time and on the device."""
 
-import ctypes
 import functools
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,43 +10,42 @@ from torch import Tensor
 
 from common.errors import ReportedError
 from model.keyed_random import normal, uniform
-from native.compiler import NAMES, SOURCES, load_kernels, run_kernel
+from native.crop import Resizing, can_crop, crop, make_resizing
 
-KERNELS = SOURCES / "crop.cpp"
 WINDOW_STREAM, COLOR_STREAM = 0, 1
 """Keep these draws apart from each other and from those of the network's layers."""
 
 
 class View(NamedTuple):
-    """Where a test image is cut, as parts of the margin, and whether it is mirrored."""
+    """A crop of a test image: its corner, as parts of the margin, and True to mirror it."""
 
     top: float
     left: float
     mirrored: bool
 
 
-CENTRE = View(0.5, 0.5, False)
+CENTER = View(0.5, 0.5, False)
 _PLACES = [(0.5, 0.5), (0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0)]
 VIEWS = {
-    1: [CENTRE],
-    2: [CENTRE, CENTRE._replace(mirrored=True)],
+    1: [CENTER],
+    2: [CENTER, CENTER._replace(mirrored=True)],
     10: [View(*place, mirrored) for mirrored in (False, True) for place in _PLACES],
 }
-"""Of a test image, by their number: ten are those of Krizhevsky et al. 2012, section 4.1."""
+"""A test image's views, by their number: ten are those of Krizhevsky et al. 2012, section 4.1."""
 
 
 class Preprocess:
-    """Resize, crop, mirror, colour and standardize images.
+    """Resize, crop, mirror, color and standardize images.
 
-    Images are resized to squares of ``resize`` pixels and cut to ``size``. In training the place
-    of the cut is random and, with ``mirror``, half of the images are flipped left to right; both
-    follow from each image's key. In evaluation a view is cut, by default the centre.
+    Images are resized to squares of ``resize`` pixels and cropped to ``size``. In training the
+    crop's corner is random and, with ``mirror``, half of the images are mirrored left to right;
+    both follow from each image's key. In evaluation a view is cropped, by default the center.
 
     ``mean`` and ``std`` hold one number per channel, in units of the pixels (0 to 255).
-    ``mean_image`` (resize, resize, C), of which the centre is subtracted wherever an image was
-    cut, takes the place of ``mean``. ``colors`` (C, C) are changes of colour, of which each
-    training image gets a normally distributed multiple. The output is of ``dtype``; so is a resized
-    image before it is standardized, where no kernel of crop.cpp is at hand; all else is float32.
+    ``mean_image`` (resize, resize, C) takes the place of ``mean``: its center is subtracted from
+    every crop. ``colors`` (C, C) are changes of color, of which each training image gets a
+    normally distributed multiple. The output is of ``dtype``. The plain form also resizes in
+    ``dtype``, the compiled kernel in float32; both standardize in float32.
 
     Raises ReportedError when ``resize`` is below ``size``, or ``mean``, ``std`` and the images do
     not fit.
@@ -67,164 +65,118 @@ class Preprocess:
     ) -> None:
         if resize < size:
             raise ReportedError(
-                f"images resized to {resize} pixels cannot be cut to {size}: make data.resize at "
-                "least data.size"
+                f"data.resize is {resize} and data.size {size}: images cannot be cropped to more "
+                "than they are resized to; make data.resize at least data.size"
             )
         if len(mean) != len(std) or not all(value > 0 for value in std):
             raise ReportedError(
-                "data.mean and data.std need one number per channel, each deviation a "
-                f"positive one, and are {list(mean)} and {list(std)}"
+                f"data.mean is {list(mean)} and data.std {list(std)}: give one number per channel "
+                "for each, and make every std positive"
             )
         self.size, self.resize, self.mirror, self.dtype = size, resize, mirror, dtype
-        self.channels, self.mean_image = len(mean), mean_image
-        start = (resize - size) // 2
-        centre = slice(start, start + size)
-        subtracted = torch.tensor(mean) if mean_image is None else mean_image[centre, centre]
-        # x / std - mean / std, for each channel or each number of the cut.
+        self.channels = len(mean)
+        # (x - mean) / std = x · factors + shifts; factors (C,), shifts (1 or size, size, C)
         self.factors = 1 / torch.tensor(std, dtype=torch.float32)
+        if mean_image is None:
+            subtracted = torch.tensor(mean).expand(1, size, -1)
+        else:
+            start = (resize - size) // 2
+            center = slice(start, start + size)
+            subtracted = mean_image[center, center]
         self.shifts = -subtracted.float() * self.factors
         self.colors = None if colors is None else colors.float() * self.factors
 
-    def __call__(self, images: Tensor, keys: Tensor | None = None, view: View = CENTRE) -> Tensor:
+    def __call__(self, images: Tensor, keys: Tensor | None = None, view: View = CENTER) -> Tensor:
         """Images (B, C, h, w) uint8 to (B, C, size, size) in channels-last memory.
 
-        ``keys`` (B,) int64 make it training's; without them it is evaluation's ``view``. What
-        becomes of an image depends on it and on its key alone, not on the rest of the batch.
+        With ``keys`` (B,) int64 as in training, without them as in evaluation, cropping ``view``.
+        The result for an image depends on it and its key alone, not on the rest of the batch.
 
         Raises ReportedError when C is not the number of means.
         """
         if images.shape[1] != self.channels:
             raise ReportedError(
-                f"the images have {images.shape[1]} channels, and the mean and the deviation "
-                f"{self.channels}: give one number for each channel"
+                f"the images have {images.shape[1]} channels, and data.mean and data.std "
+                f"{self.channels} numbers: give one number for each channel"
             )
         device = images.device
         self.factors, self.shifts = self.factors.to(device), self.shifts.to(device)
-        windows, colors = self._windows(images, keys, view), self._color_changes(images, keys)
-        if device.type == "cpu" and self.dtype in NAMES and load_kernels(KERNELS) is not None:
-            out = self._cut(images, windows, colors)
-        elif images.shape[2:] != (self.resize, self.resize):
-            out = self._resample(images, windows, colors)
-        elif device.type != "cpu":
-            out = self._gather(images, windows, colors)
-        else:
-            out = self._cut_each(images, windows, colors)
-        return out.contiguous(memory_format=torch.channels_last)
+        windows = self.windows(images, keys, view)
+        colors = self.color_changes(images, keys)
+        if can_crop(device, self.dtype):
+            return self.fused(images, windows, colors)
+        return self.plain(images, windows, colors)
 
-    def _windows(self, images: Tensor, keys: Tensor | None, view: View = CENTRE) -> Tensor:
-        """Where each image is cut, (B, 3) int64: top, left, and whether it is flipped."""
+    def windows(self, images: Tensor, keys: Tensor | None, view: View = CENTER) -> Tensor:
+        """Each image's crop, (B, 3) int64: top, left, and 1 if it is mirrored."""
         margin = self.resize - self.size
         if keys is None:
             corner = int(view.top * margin), int(view.left * margin)
             window = torch.tensor([*corner, int(view.mirrored)], device=images.device)
             return window.expand(len(images), 3)
         draws = uniform(keys, WINDOW_STREAM, 3)
-        corners = (draws[:, :2] * (margin + 1)).long()
+        corners = (draws[:, :2] * (margin + 1)).long()  # (B, 2)
         return torch.cat([corners, (draws[:, 2:] < 0.5 * self.mirror).long()], 1)
 
-    def _color_changes(self, images: Tensor, keys: Tensor | None) -> Tensor:
-        """What is added to each image after it was standardized, (B, C)."""
+    def color_changes(self, images: Tensor, keys: Tensor | None) -> Tensor:
+        """Numbers to add to each standardized image, (B, C)."""
         if keys is None or self.colors is None:
             return torch.zeros(len(images), self.channels, device=images.device)
         self.colors = self.colors.to(images.device)
         return normal(keys, COLOR_STREAM, self.channels) @ self.colors
 
-    def _cut(self, images: Tensor, windows: Tensor, colors: Tensor) -> Tensor:
-        """Resize, cut, mirror, standardize and convert, writing to memory once."""
-        images = images.contiguous(memory_format=torch.channels_last)
-        batch, channels, height, width = images.shape
-        shape = batch, channels, self.size, self.size
-        out = torch.empty(shape, dtype=self.dtype, memory_format=torch.channels_last)
-        rows = 1 if self.mean_image is None else self.size
-        shifts = self.shifts.expand(rows, self.size, channels).contiguous()
-        numbers = height, width, channels, self.resize, self.size, rows, torch.get_num_threads()
-        tensors = [out, images, windows.contiguous(), self.factors, shifts, colors.contiguous()]
-        tables = _tables(height, width, channels, self.resize)
-        run_kernel(KERNELS, "cut", [*tensors, *tables], _Cut(batch, *numbers))
-        return out
+    def plain(self, images: Tensor, windows: Tensor, colors: Tensor) -> Tensor:
+        """Resize, crop, mirror and standardize, as matrix products, on any device.
 
-    def _resample(self, images: Tensor, windows: Tensor, colors: Tensor) -> Tensor:
-        """The same of images that are resized, no further than the window: as matrix products.
-
-        Rows and columns are each interpolated by a matrix, of which a window keeps some rows.
+        A matrix interpolates an image's rows, another its columns: resized = down @ x @ acrossᵀ.
+        A crop needs some rows of both. Where nothing is resized, they have a single 1 in each row,
+        and the result is exact.
         """
-        x = images.to(self.dtype)
-        down, across = (
-            _interpolation(side, self.resize, device=x.device).to(self.dtype)
-            for side in images.shape[2:]
+        _, channels, height, width = images.shape
+        device = images.device
+        top, left, mirrored = windows.unbind(1)  # each (B,)
+        steps = torch.arange(self.size, device=device)  # (size,)
+        steps_across = torch.where(mirrored.bool()[:, None], steps.flip(0), steps)  # (B, size)
+        rows, columns = top[:, None] + steps, left[:, None] + steps_across  # (B, size)
+        down = interpolation(height, self.resize, device).to(self.dtype)  # (resize, height)
+        across = interpolation(width, self.resize, device).to(self.dtype)  # (resize, width)
+        x = images.to(self.dtype).flatten(1, 2)  # (B, C·height, width)
+        x = x @ across[columns].mT  # (B, C·height, size)
+        x = x.unflatten(1, (channels, height)).transpose(1, 2).flatten(2)  # (B, height, C·size)
+        x = down[rows] @ x  # (B, size, C·size)
+        x = x.unflatten(2, (channels, self.size)).transpose(2, 3)  # (B, size, size, C)
+        x = torch.addcmul(self.shifts + colors[:, None, None], x.float(), self.factors)
+        return x.to(self.dtype).contiguous().permute(0, 3, 1, 2)  # (B, C, size, size)
+
+    def fused(self, images: Tensor, windows: Tensor, colors: Tensor) -> Tensor:
+        """Compute the same as ``plain`` in one pass over memory, by the compiled kernel."""
+        resizing = _resizing(*images.shape[1:], self.resize)
+        return crop(
+            images,
+            windows,
+            resizing,
+            factors=self.factors,
+            shifts=self.shifts,
+            colors=colors,
+            dtype=self.dtype,
         )
-        top, left, flip = windows.unbind(1)
-        x = torch.where(flip.bool()[:, None, None, None], x.flip(3), x)
-        steps = torch.arange(self.size, device=x.device)
-        if self.resize > self.size:
-            left = torch.where(flip.bool(), self.resize - self.size - left, left)
-            rows, columns = (start[:, None, None] + steps for start in (top, left))
-        else:
-            rows = columns = steps
-        x = down[rows] @ (x @ across[columns].mT)
-        x = self._standardized(x.permute(0, 2, 3, 1), colors[:, None, None])
-        return x.to(self.dtype).permute(0, 3, 1, 2)
-
-    def _cut_each(self, images: Tensor, windows: Tensor, colors: Tensor) -> Tensor:
-        """The same of images as stored, one by one: what the processor's cache holds is fast."""
-        out = images.new_empty(len(images), self.size, self.size, self.channels, dtype=self.dtype)
-        pixels = images.permute(0, 2, 3, 1)
-        parts = zip(pixels, out, windows.tolist(), colors, strict=True)
-        for image, target, (top, left, flip), color in parts:
-            window = image[top : top + self.size, left : left + self.size]
-            target.copy_(self._standardized(window.flip(1) if flip else window, color))
-        return out.permute(0, 3, 1, 2)
-
-    def _gather(self, images: Tensor, windows: Tensor, colors: Tensor) -> Tensor:
-        """The same at once: a GPU would spend its time on starting many small copies."""
-        top, left, flip = windows[:, :, None].unbind(1)
-        steps = torch.arange(self.size, device=images.device)
-        rows, columns = top + steps, left + torch.where(flip.bool(), steps.flip(0), steps)
-        image = torch.arange(len(images), device=images.device)[:, None, None]
-        cut = images.permute(0, 2, 3, 1)[image, rows[:, :, None], columns[:, None, :]]
-        return self._standardized(cut, colors[:, None, None]).to(self.dtype).permute(0, 3, 1, 2)
-
-    def _standardized(self, pixels: Tensor, colors: Tensor) -> Tensor:
-        """(…, C) to float32; ``colors`` (…, C) are added."""
-        return torch.addcmul(self.shifts + colors, pixels.float(), self.factors)
-
-
-_CUT_NUMBERS = ("height", "width", "channels", "resize", "size", "shift_rows", "threads")
-
-
-class _Cut(ctypes.Structure):
-    """As in crop.cpp."""
-
-    _fields_ = [
-        ("batch", ctypes.c_int64),
-        *((name, ctypes.c_int) for name in _CUT_NUMBERS),
-    ]
 
 
 @functools.cache
-def _interpolation(stored: int, resize: int, device: torch.device) -> Tensor:
-    """What bilinear interpolation does to a row of pixels, as a (resize, stored) matrix.
+def interpolation(stored: int, resize: int, device: torch.device) -> Tensor:
+    """Bilinear interpolation of a row of ``stored`` pixels, as a (resize, stored) matrix.
 
     Where it shrinks, it averages ("antialias").
     """
-    each = torch.eye(stored, device=device)[None, None]
+    each = torch.eye(stored, device=device)[None, None]  # (1, 1, stored, stored)
     shrinks = stored > resize
     return F.interpolate(each, (resize, stored), mode="bilinear", antialias=shrinks)[0, 0]
 
 
 @functools.cache
-def _tables(height: int, width: int, channels: int, resize: int) -> list[Tensor]:
-    """What crop.cpp interpolates with, empty where it need not."""
+def _resizing(channels: int, height: int, width: int, resize: int) -> Resizing:
     if height == width == resize:
-        return [torch.empty(0)] * 4
+        return Resizing(resize)
     cpu = torch.device("cpu")
-    down, across = (_interpolation(side, resize, device=cpu) for side in (height, width))
-    rows, columns = _bands(down), channels * _bands(across).repeat_interleave(channels, 0)
-    return [down, torch.kron(across.T.contiguous(), torch.eye(channels)), rows, columns]
-
-
-def _bands(matrix: Tensor) -> Tensor:
-    """Where the numbers other than 0 begin and end in each row of ``matrix``, as (rows, 2)."""
-    present = (matrix != 0).int()
-    ends = matrix.shape[1] - present.flip(1).argmax(1)
-    return torch.stack([present.argmax(1), ends], 1)
+    down, across = (interpolation(side, resize, cpu) for side in (height, width))
+    return make_resizing(down, across, channels)

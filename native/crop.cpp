@@ -8,10 +8,10 @@
 
 namespace {
 
-struct Cut {
+struct Crop {
     int64_t batch;
     int height, width, channels, resize, size;
-    int shift_rows; // 1, or one for each row of the cut
+    int shift_rows; // 1, or one for each row of the crop
     int threads;
 
     bool resizes() const { return height != resize || width != resize; }
@@ -104,10 +104,10 @@ struct Work {
     std::vector<uint8_t> mirrored;
     std::vector<float> factors, colors, pixels, rows;
 
-    Work(const Cut& cut)
-        : mirrored(cut.longest() + SPARE), factors(cut.longest()), colors(cut.longest()),
-          pixels(cut.resizes() ? cut.stored_line() : 0),
-          rows(cut.resizes() ? cut.height * cut.line() : 0) {}
+    Work(const Crop& crop)
+        : mirrored(crop.longest() + SPARE), factors(crop.longest()), colors(crop.longest()),
+          pixels(crop.resizes() ? crop.stored_line() : 0),
+          rows(crop.resizes() ? crop.height * crop.line() : 0) {}
 
     const uint8_t* mirror(const uint8_t* line, int pixels, int channels) {
         ::mirror(line, mirrored.data(), pixels, channels);
@@ -116,40 +116,40 @@ struct Work {
 };
 
 template <typename T>
-void cut_stored(T* out, const uint8_t* image, const int64_t* window, const float* shifts,
-                Work& work, const Cut& cut) {
-    const int line = cut.line();
+void crop_stored(T* out, const uint8_t* image, const int64_t* window, const float* shifts,
+                Work& work, const Crop& crop) {
+    const int line = crop.line();
     const float *factor = work.factors.data(), *color = work.colors.data();
-    for (int row = 0; row < cut.size; row++) {
+    for (int row = 0; row < crop.size; row++) {
         const int64_t y = window[0] + row;
-        const uint8_t* pixels = image + (y * cut.width + window[1]) * cut.channels;
-        if (window[2]) pixels = work.mirror(pixels, cut.size, cut.channels);
-        const float* shift = shifts + row % cut.shift_rows * line;
+        const uint8_t* pixels = image + (y * crop.width + window[1]) * crop.channels;
+        if (window[2]) pixels = work.mirror(pixels, crop.size, crop.channels);
+        const float* shift = shifts + row % crop.shift_rows * line;
         standardize(pixels, factor, shift, color, out + row * line, line);
     }
 }
 
 // A stored row is interpolated across once, when the first row that needs it is written.
 template <typename T>
-void cut_resized(T* out, const uint8_t* image, const int64_t* window, const float* shifts,
-                 const Interpolation& by, Work& work, const Cut& cut) {
-    const int line = cut.line(), stored = cut.stored_line();
-    const int left = window[2] ? cut.resize - cut.size - window[1] : window[1];
-    const float* across = by.across + left * cut.channels;
-    const Band* columns = by.columns + left * cut.channels;
+void crop_resized(T* out, const uint8_t* image, const int64_t* window, const float* shifts,
+                 const Interpolation& by, Work& work, const Crop& crop) {
+    const int line = crop.line(), stored = crop.stored_line();
+    const int left = window[2] ? crop.resize - crop.size - window[1] : window[1];
+    const float* across = by.across + left * crop.channels;
+    const Band* columns = by.columns + left * crop.channels;
     float *pixels = work.pixels.data(), *rows = work.rows.data();
     int64_t next = 0;
-    for (int row = 0; row < cut.size; row++) {
+    for (int row = 0; row < crop.size; row++) {
         const int64_t y = window[0] + row;
         for (next = std::max(next, by.rows[y].first); next < by.rows[y].end; next++) {
             const uint8_t* from = image + next * stored;
-            if (window[2]) from = work.mirror(from, cut.width, cut.channels);
+            if (window[2]) from = work.mirror(from, crop.width, crop.channels);
             for (int i = 0; i < stored; i++) pixels[i] = from[i] * work.factors[i];
-            add_lines(work.colors.data(), across, cut.resize * cut.channels, pixels, columns, 1,
+            add_lines(work.colors.data(), across, crop.resize * crop.channels, pixels, columns, 1,
                       rows + next * line, line);
         }
-        const float* shift = shifts + row % cut.shift_rows * line;
-        add_lines(shift, rows, line, by.down + y * cut.height, by.rows + y, 0, out + row * line,
+        const float* shift = shifts + row % crop.shift_rows * line;
+        add_lines(shift, rows, line, by.down + y * crop.height, by.rows + y, 0, out + row * line,
                   line);
     }
 }
@@ -157,25 +157,25 @@ void cut_resized(T* out, const uint8_t* image, const int64_t* window, const floa
 // windows: top, left and whether to mirror. factors (channels), shifts (shift_rows, size, channels)
 // and colors (batch, channels).
 template <typename T>
-void cut(T* out, const uint8_t* images, const int64_t* windows, const float* factors,
-         const float* shifts, const float* colors, const Interpolation& by, const Cut& cut) {
-    const int channels = cut.channels;
-#pragma omp parallel num_threads(cut.threads)
+void crop(T* out, const uint8_t* images, const int64_t* windows, const float* factors,
+         const float* shifts, const float* colors, const Interpolation& by, const Crop& crop) {
+    const int channels = crop.channels;
+#pragma omp parallel num_threads(crop.threads)
     {
-        Work work(cut);
+        Work work(crop);
         const int longest = work.factors.size();
         for (int i = 0; i < longest; i++) work.factors[i] = factors[i % channels];
 #pragma omp for
-        for (int64_t number = 0; number < cut.batch; number++) {
+        for (int64_t number = 0; number < crop.batch; number++) {
             for (int i = 0; i < longest; i++)
                 work.colors[i] = colors[number * channels + i % channels];
-            const uint8_t* image = images + number * cut.height * cut.stored_line();
+            const uint8_t* image = images + number * crop.height * crop.stored_line();
             const int64_t* window = windows + 3 * number;
-            T* target = out + number * cut.size * cut.line();
-            if (cut.resizes())
-                cut_resized(target, image, window, shifts, by, work, cut);
+            T* target = out + number * crop.size * crop.line();
+            if (crop.resizes())
+                crop_resized(target, image, window, shifts, by, work, crop);
             else
-                cut_stored(target, image, window, shifts, work, cut);
+                crop_stored(target, image, window, shifts, work, crop);
         }
     }
 }
@@ -183,10 +183,10 @@ void cut(T* out, const uint8_t* images, const int64_t* windows, const float* fac
 } // namespace
 
 #define EXPORT(T)                                                                                  \
-    void cut_##T(T* out, const uint8_t* images, const int64_t* windows, const float* factors,      \
+    void crop_##T(T* out, const uint8_t* images, const int64_t* windows, const float* factors,      \
                  const float* shifts, const float* colors, const float* down, const float* across, \
-                 const Band* rows, const Band* columns, Cut settings) {                            \
-        cut(out, images, windows, factors, shifts, colors, {down, across, rows, columns},          \
+                 const Band* rows, const Band* columns, Crop settings) {                            \
+        crop(out, images, windows, factors, shifts, colors, {down, across, rows, columns},          \
             settings);                                                                             \
     }
 

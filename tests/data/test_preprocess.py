@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from common.errors import ReportedError
 from data.preprocess import VIEWS, Preprocess
+from native.crop import can_crop
 
 
 def preprocess(size, resize=None, mirror=False, channels=1):
@@ -28,13 +29,13 @@ def copies(count, side):
 def test_each_channel_is_standardized_by_its_own_numbers():
     images = random_images(4, 3, 8)
     out = Preprocess(8, 8, [10.0, 20.0, 30.0], [2.0, 3.0, 4.0], mirror=False)(images)
-    for channel, (mean, deviation) in enumerate([(10, 2), (20, 3), (30, 4)]):
-        expected = (images[:, channel].float() - mean) / deviation
+    for channel, (mean, std) in enumerate([(10, 2), (20, 3), (30, 4)]):
+        expected = (images[:, channel].float() - mean) / std
         torch.testing.assert_close(out[:, channel], expected)
 
 
 @pytest.mark.parametrize(("size", "resize", "start"), [(8, 12, 2), (7, 12, 2), (12, 12, 0)])
-def test_evaluation_cuts_out_the_centre_and_never_mirrors(size, resize, start):
+def test_evaluation_crops_the_center_and_never_mirrors(size, resize, start):
     images = random_images(20, 1, resize)
     out = preprocess(size, resize, mirror=True)(images)
     stop = start + size
@@ -45,7 +46,7 @@ def test_evaluation_cuts_out_the_centre_and_never_mirrors(size, resize, start):
     ("number", "corners"),
     [(1, [(2, 2)]), (2, [(2, 2)] * 2), (10, [(2, 2), (0, 0), (0, 4), (4, 0), (4, 4)] * 2)],
 )
-def test_the_views_of_a_test_image_are_its_centre_its_corners_and_their_mirror_images(
+def test_the_views_of_a_test_image_are_its_center_its_corners_and_their_mirror_images(
     number, corners
 ):
     images = random_images(3, 1, 12)
@@ -119,53 +120,75 @@ def test_the_output_is_in_channels_last_memory(channels, resize, keys):
     assert out.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.fixture(params=["fused", "plain"])
+def form(request):
+    """Both forms: the compiled kernel, and plain PyTorch."""
+    if request.param == "fused" and not can_crop(torch.device("cpu"), torch.float32):
+        pytest.skip("no C++ compiler here")
+    return request.param
+
+
+def some_extras(extras, channels, resize):
+    """A mean image and changes of color, if there are to be any."""
+    if not extras:
+        return {}
+    colors = 50 * torch.randn(channels, channels)
+    return {"mean_image": 255 * torch.rand(resize, resize, channels), "colors": colors}
+
+
 @pytest.mark.parametrize("keys", [None, torch.arange(40)], ids=["evaluation", "training"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("channels", [1, 2, 3])
-@pytest.mark.parametrize("extras", [False, True], ids=["plain", "mean image and colours"])
-def test_what_the_kernel_does_is_what_is_done_without_one_and_on_a_gpu(
-    extras, channels, dtype, keys
-):
-    means, deviations = [10.0, 20.0, 30.0][:channels], [2.0, 3.0, 4.0][:channels]
-    more = {}
-    if extras:
-        more["mean_image"] = 255 * torch.rand(60, 60, channels)
-        more["colors"] = 50 * torch.randn(channels, channels)
-    transform = Preprocess(50, 60, means, deviations, mirror=True, dtype=dtype, **more)
+@pytest.mark.parametrize("extras", [False, True], ids=["plain", "mean image and colors"])
+def test_without_resizing_kernel_and_plain_form_are_equal(extras, channels, dtype, keys):
+    means, stds = [10.0, 20.0, 30.0][:channels], [2.0, 3.0, 4.0][:channels]
+    more = some_extras(extras, channels, 60)
+    transform = Preprocess(50, 60, means, stds, mirror=True, dtype=dtype, **more)
     images = random_images(40, channels, 60)
-    places = transform._windows(images, keys), transform._color_changes(images, keys)
-    expected = transform._gather(images, *places)
+    windows, colors = transform.windows(images, keys), transform.color_changes(images, keys)
+    expected = transform.plain(images, windows, colors)
     assert expected.dtype == dtype
-    assert torch.equal(transform._cut_each(images, *places), expected)
-    tolerance = torch.finfo(dtype).eps
-    torch.testing.assert_close(transform(images, keys), expected, rtol=tolerance, atol=tolerance)
+    rounding = torch.finfo(dtype).eps
+    torch.testing.assert_close(transform(images, keys), expected, rtol=rounding, atol=rounding)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("height", "width"), [(28, 28), (60, 28), (90, 131)])
 @pytest.mark.parametrize(("size", "resize"), [(60, 60), (50, 60), (5, 6)])
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("extras", [False, True], ids=["plain", "mean image and colours"])
-def test_what_the_kernel_resizes_is_what_matrix_products_do(
+@pytest.mark.parametrize("extras", [False, True], ids=["plain", "mean image and colors"])
+def test_the_kernel_resizes_as_the_plain_form_does(
     extras, channels, size, resize, height, width, dtype
 ):
-    means, deviations = [10.0, 20.0, 30.0][:channels], [2.0, 3.0, 4.0][:channels]
-    more = {}
-    if extras:
-        more["mean_image"] = 255 * torch.rand(resize, resize, channels)
-        more["colors"] = 50 * torch.randn(channels, channels)
+    means, stds = [10.0, 20.0, 30.0][:channels], [2.0, 3.0, 4.0][:channels]
+    more = some_extras(extras, channels, resize)
     exact, ours = (
-        Preprocess(size, resize, means, deviations, mirror=True, dtype=each, **more)
+        Preprocess(size, resize, means, stds, mirror=True, dtype=each, **more)
         for each in (torch.float32, dtype)
     )
     images, keys = random_images(40, channels, 131)[:, :, :height, :width], torch.arange(40)
-    places = exact._windows(images, keys), exact._color_changes(images, keys)
-    expected = exact._resample(images, *places)
+    windows, colors = exact.windows(images, keys), exact.color_changes(images, keys)
+    expected = exact.plain(images, windows, colors)
     rounding = max(1e-5, torch.finfo(dtype).eps)
     torch.testing.assert_close(ours(images, keys).float(), expected, rtol=rounding, atol=1e-4)
 
 
-def test_an_image_in_contiguous_memory_is_cut_alike():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", [12, 8], ids=["whole", "cropped"])
+def test_without_resizing_a_crop_is_a_slice_exactly(size, dtype, form):
+    images = random_images(9, 3, 12)
+    transform = Preprocess(size, 12, [0.0] * 3, [1.0] * 3, mirror=True, dtype=dtype)
+    windows = torch.tensor(
+        [[top, left, flip] for top in range(3) for left in range(3) for flip in (0, 1)]
+    )
+    windows = windows[: len(images)] * torch.tensor([size < 12, size < 12, 1])
+    out = getattr(transform, form)(images, windows, torch.zeros(9, 3))
+    for image, (top, left, flip), found in zip(images, windows.tolist(), out, strict=True):
+        window = image[:, top : top + size, left : left + size].to(dtype)
+        assert torch.equal(found, window.flip(2) if flip else window)
+
+
+def test_an_image_in_contiguous_memory_gives_the_same_crop():
     images, keys = random_images(10, 3, 12), torch.arange(10)
     last = images.contiguous(memory_format=torch.channels_last)
     transform = preprocess(8, 12, mirror=True, channels=3)
@@ -182,9 +205,8 @@ def test_resizing_in_bf16_is_exact_to_its_rounding(resize, stored):
     assert (exact - rounded).abs().max() < 4 * torch.finfo(torch.bfloat16).eps
 
 
-@pytest.mark.parametrize("form", ["_cut", "_resample"])
 @pytest.mark.parametrize("resize", [12, 16], ids=["whole", "cropped"])
-def test_a_mirrored_image_is_resized_and_cut_as_the_image_is(resize, form):
+def test_a_mirrored_crop_is_the_crop_mirrored(resize, form):
     images = random_images(2, 3, 7)
     resized = getattr(preprocess(12, resize, channels=3), form)
     straight = torch.tensor([[1, 3, 0]] * 2) * (resize > 12)
@@ -196,7 +218,7 @@ def test_a_mirrored_image_is_resized_and_cut_as_the_image_is(resize, form):
 
 @pytest.mark.parametrize("keys", [None, torch.arange(0)], ids=["evaluation", "training"])
 @pytest.mark.parametrize("side", [12, 28], ids=["as stored", "resized"])
-def test_an_empty_share_gives_an_empty_input(side, keys):
+def test_an_empty_batch_gives_an_empty_input(side, keys):
     transform = preprocess(8, 12, mirror=True, channels=3)
     assert transform(random_images(0, 3, side), keys).shape == (0, 3, 8, 8)
 
@@ -219,7 +241,7 @@ def test_oblong_images_become_squares(height, width):
 
 
 @pytest.mark.parametrize("stored", [12, 28], ids=["as stored", "resized"])
-def test_the_centre_of_the_mean_image_is_subtracted_wherever_an_image_was_cut(stored):
+def test_the_center_of_the_mean_image_is_subtracted_from_every_crop(stored):
     images, mean = random_images(20, 3, stored), 255 * torch.rand(12, 12, 3)
     plain = preprocess(8, 12, mirror=True, channels=3)
     ours = Preprocess(8, 12, [0.0] * 3, [2.0] * 3, mirror=True, mean_image=mean)
@@ -229,7 +251,7 @@ def test_the_centre_of_the_mean_image_is_subtracted_wherever_an_image_was_cut(st
 
 
 @pytest.mark.parametrize("stored", [12, 28], ids=["as stored", "resized"])
-def test_each_training_image_has_a_colour_change_of_its_own(stored):
+def test_each_training_image_has_a_color_change_of_its_own(stored):
     images, colors = random_images(5000, 3, stored), torch.randn(3, 3)
     plain = Preprocess(8, 12, [0.0] * 3, [2.0, 3.0, 4.0], mirror=True)
     ours = Preprocess(8, 12, [0.0] * 3, [2.0, 3.0, 4.0], mirror=True, colors=colors)
@@ -243,7 +265,7 @@ def test_each_training_image_has_a_colour_change_of_its_own(stored):
 
 
 def test_a_resize_below_the_size_is_refused():
-    with pytest.raises(ReportedError, match=r"resized to 64 .* cut to 96.*data\.resize"):
+    with pytest.raises(ReportedError, match=r"data\.resize is 64 and data\.size 96"):
         preprocess(96, 64)
 
 
@@ -252,12 +274,14 @@ def test_a_resize_below_the_size_is_refused():
     [([1.0, 2.0], [1.0]), ([1.0], [0.0]), ([1.0, 1.0], [1.0, -2.0]), ([1.0], [float("nan")])],
 )
 def test_a_mean_and_a_std_that_do_not_fit_are_refused(mean, std):
-    with pytest.raises(ReportedError, match="each deviation a positive one") as caught:
+    with pytest.raises(ReportedError) as caught:
         Preprocess(8, 8, mean, std, mirror=False)
-    assert f"{mean} and {std}" in str(caught.value)
+    for name, value in (("data.mean", mean), ("data.std", std)):
+        assert name in str(caught.value)
+        assert str(value) in str(caught.value)
 
 
 @pytest.mark.parametrize("channels", [1, 2])
 def test_images_of_other_channels_than_the_means_are_refused(channels):
-    with pytest.raises(ReportedError, match=f"images have {channels} channels.*3: give one number"):
+    with pytest.raises(ReportedError, match=rf"{channels} channels.*data\.mean.* 3 "):
         preprocess(8, channels=3)(random_images(2, channels, 8))

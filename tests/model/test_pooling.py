@@ -1,4 +1,4 @@
-"""ReLU, normalisation and pooling in one pass against PyTorch's, one after the other."""
+"""ReLU, normalisation and pooling, plain and in one pass, against PyTorch's layers."""
 
 import pytest
 import torch
@@ -9,6 +9,7 @@ from model import pooling
 from model.normalization import LocalResponseNorm
 from model.pooling import ActivatedPool
 from native.compiler import load_kernels
+from native.pooling import KERNELS
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 SHAPES = [(2, 96, 13, 13), (3, 8, 55, 26), (1, 260, 3, 4), (2, 4, 17, 40), (1, 4, 2, 9)]
@@ -16,15 +17,15 @@ SHAPES = [(2, 96, 13, 13), (3, 8, 55, 26), (1, 260, 3, 4), (2, 4, 17, 40), (1, 4
 
 @pytest.fixture(params=["kernel", "plain"])
 def form(request, monkeypatch):
-    """Both forms: the compiled kernel, and what is used where it cannot be."""
+    """Both forms: the compiled kernel, and plain PyTorch."""
     if request.param == "plain":
-        monkeypatch.setattr(pooling, "_has_kernel", lambda x: False)
-    elif load_kernels(pooling.KERNELS) is None:
+        monkeypatch.setattr(pooling, "can_fuse", lambda x, activation, side: False)
+    elif load_kernels(KERNELS) is None:
         pytest.skip("no C++ compiler here")
 
 
 def reference(x, *, towers):
-    """PyTorch's, tower by tower; 0 towers: without a norm."""
+    """PyTorch's layers, tower by tower; 0 towers: without a norm."""
     x = x.relu()
     if towers:
         norm = nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75, k=2.0)
@@ -101,7 +102,7 @@ def test_an_empty_batch_and_a_gradient_of_another_layout():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("towers", [0, 1])
 @pytest.mark.parametrize("place", [(0, 0), (2, 3), (4, 4)])
-def test_what_is_not_a_number_stays_so(place, towers, dtype):
+def test_nan_stays_nan(place, towers, dtype):
     x = torch.ones(1, 24, 5, 5, dtype=dtype).to(memory_format=torch.channels_last)
     x[0, 10, place[0], place[1]] = float("nan")
     y = ours(x, towers=towers)
