@@ -117,7 +117,7 @@ struct Work {
 
 template <typename T>
 void crop_stored(T* out, const uint8_t* image, const int64_t* window, const float* shifts,
-                Work& work, const Crop& crop) {
+                 Work& work, const Crop& crop) {
     const int line = crop.line();
     const float *factor = work.factors.data(), *color = work.colors.data();
     for (int row = 0; row < crop.size; row++) {
@@ -132,7 +132,7 @@ void crop_stored(T* out, const uint8_t* image, const int64_t* window, const floa
 // A stored row is interpolated across once, when the first row that needs it is written.
 template <typename T>
 void crop_resized(T* out, const uint8_t* image, const int64_t* window, const float* shifts,
-                 const Interpolation& by, Work& work, const Crop& crop) {
+                  const Interpolation& by, Work& work, const Crop& crop) {
     const int line = crop.line(), stored = crop.stored_line();
     const int left = window[2] ? crop.resize - crop.size - window[1] : window[1];
     const float* across = by.across + left * crop.channels;
@@ -158,7 +158,7 @@ void crop_resized(T* out, const uint8_t* image, const int64_t* window, const flo
 // and colors (batch, channels).
 template <typename T>
 void crop(T* out, const uint8_t* images, const int64_t* windows, const float* factors,
-         const float* shifts, const float* colors, const Interpolation& by, const Crop& crop) {
+          const float* shifts, const float* colors, const Interpolation& by, const Crop& crop) {
     const int channels = crop.channels;
 #pragma omp parallel num_threads(crop.threads)
     {
@@ -183,11 +183,11 @@ void crop(T* out, const uint8_t* images, const int64_t* windows, const float* fa
 } // namespace
 
 #define EXPORT(T)                                                                                  \
-    void crop_##T(T* out, const uint8_t* images, const int64_t* windows, const float* factors,      \
-                 const float* shifts, const float* colors, const float* down, const float* across, \
-                 const Band* rows, const Band* columns, Crop settings) {                            \
-        crop(out, images, windows, factors, shifts, colors, {down, across, rows, columns},          \
-            settings);                                                                             \
+    void crop_##T(T* out, const uint8_t* images, const int64_t* windows, const float* factors,     \
+                  const float* shifts, const float* colors, const float* down,                     \
+                  const float* across, const Band* rows, const Band* columns, Crop settings) {     \
+        crop(out, images, windows, factors, shifts, colors, {down, across, rows, columns},         \
+             settings);                                                                            \
     }
 
 using float32 = float;
