@@ -1,4 +1,4 @@
-"""What the shapes of a net say of its work and of its traffic, without running it."""
+"""The arithmetic and the traffic of a net, computed from its shapes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,34 +20,35 @@ class Net:
 
     @property
     def variant(self) -> Variant:
-        """Its row in the table of nets, with the changes."""
+        """The variant's row, with the changes."""
         return net_form(self.name, self.changes)
 
     def _parts(self, layer: str) -> int:
-        """How many towers share out the inputs of a layer at which they may meet."""
-        return 1 if layer in self.variant.meet else self.towers
+        """Into how many parts, one for each tower, the inputs of ``layer`` are divided."""
+        return 1 if layer in ("conv1", *self.variant.meet) else self.towers
 
-    def sides(self) -> tuple[int, int, int]:
-        """Sides of the maps that conv1 gives, that conv2 reads, and that conv3 to conv5 read."""
-        conv1 = (self.size + 2 * self.variant.conv1_padding - 11) // 4 + 1
-        conv2 = _pooled(conv1, self.variant.pool)
-        return conv1, conv2, _pooled(conv2, self.variant.pool)
+    def sides(self) -> dict[str, tuple[int, int]]:
+        """Sides of the maps that each convolution reads and makes, in pixels."""
+        sides, side = {}, self.size
+        for number, window in enumerate(self.variant.windows, start=1):
+            made = window.out_side(side)
+            sides[f"conv{number}"] = side, made
+            side = _pooled(made, self.variant.pool) if number <= 2 else made
+        return sides
 
     def macs(self) -> dict[str, int]:
         """Multiply-adds of one image's forward pass by layer, all towers; no normalisation."""
-        c1, c2, c3, c4, c5 = self.variant.convolutions
-        side1, side2, side3 = self.sides()
-        inputs, hidden = c5 * self.variant.features**2, self.variant.hidden
-        return {
-            "conv1": 11**2 * self.channels * c1 * side1**2,
-            "conv2": 5**2 * c1 // self.towers * c2 * side2**2,
-            "conv3": 3**2 * c2 // self._parts("conv3") * c3 * side3**2,
-            "conv4": 3**2 * c3 // self.towers * c4 * side3**2,
-            "conv5": 3**2 * c4 // self.towers * c5 * side3**2,
-            "fc6": inputs // self._parts("fc6") * hidden,
-            "fc7": hidden // self._parts("fc7") * hidden,
-            "fc8": hidden * self.classes,
-        }
+        variant, hidden = self.variant, self.variant.hidden
+        macs, inputs = {}, self.channels
+        layers = zip(self.sides().items(), variant.convolutions, variant.windows, strict=True)
+        for (layer, (_, side)), width, window in layers:
+            macs[layer] = window.kernel**2 * inputs // self._parts(layer) * width * side**2
+            inputs = width
+        inputs *= variant.features**2
+        macs["fc6"] = inputs // self._parts("fc6") * hidden
+        macs["fc7"] = hidden // self._parts("fc7") * hidden
+        macs["fc8"] = hidden * self.classes
+        return macs
 
     def flops(self) -> int:
         """Floating-point operations to train on one image.
@@ -61,14 +62,14 @@ class Net:
     def activation_bytes(self, images: int, element_size: int) -> float:
         """Bytes that one rank of split towers sends in a step on ``images`` of its replica.
 
-        Its share of what conv3 (pool2), fc6 and fc7 read goes to every other tower, where these
-        layers meet, and as much comes back as gradients; the summed logits send nothing back.
+        Where conv3, fc6 and fc7 meet, its own part of their inputs goes to every other tower, and
+        as much comes back as gradients. The logits are summed, which sends no gradients.
         """
         n = self.towers
-        _, _, side3 = self.sides()
+        side, _ = self.sides()["conv3"]
         _, c2, _, _, c5 = self.variant.convolutions
         read = {
-            "conv3": c2 * side3**2,
+            "conv3": c2 * side**2,
             "fc6": c5 * self.variant.features**2,
             "fc7": self.variant.hidden,
         }

@@ -8,7 +8,9 @@ from typing_extensions import override
 
 from distributed.collectives import Ranks, all_reduce, gather, gather_and_apply
 from distributed.timer import StepTimer
-from model.towers import ConvShape, Towers
+from model.layers import make_conv
+from model.towers import Towers
+from model.variants import Window
 
 
 class SplitTowers(Towers):
@@ -23,10 +25,8 @@ class SplitTowers(Towers):
         self.ranks, self.index, self.overlap = Ranks(group, timer), group.rank(), overlap
 
     @override
-    def conv(
-        self, inputs: int, outputs: int, shape: ConvShape, *, meets: bool = False
-    ) -> nn.Conv2d:
-        return shape.layer(inputs if meets else inputs // self.count, outputs // self.count)
+    def conv(self, inputs: int, outputs: int, window: Window, *, meets: bool = False) -> nn.Conv2d:
+        return make_conv(inputs if meets else inputs // self.count, outputs // self.count, window)
 
     @override
     def linear(self, inputs: int, outputs: int, *, meets: bool = False) -> nn.Linear:

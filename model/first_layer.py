@@ -1,4 +1,4 @@
-"""What the kernels of conv1 look for: colour or light (Krizhevsky et al. 2012, figure 3)."""
+"""Kernels of conv1 counted by what they respond to: color or light (Krizhevsky 2012, figure 3)."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ NOISE = 0.8
 
 
 class Kinds(NamedTuple):
-    """How many kernels of a tower are of each kind."""
+    """Numbers of kernels of each kind in a tower."""
 
     color: int
     grey: int
@@ -18,12 +18,12 @@ class Kinds(NamedTuple):
 
 
 def color_share(kernels: Tensor) -> Tensor:
-    """The share of each kernel's energy that is colour: (K, 3, H, W) to (K,), from 0 to 1.
+    """The part of each kernel's energy that is color: (K, 3, H, W) to (K,), from 0 to 1.
 
-    A pixel's three weights are its component along the grey axis R = G = B, which a grey image
-    can excite, and what is left. Energy is the sum of squares. 0: equal weights for R, G and B;
-    1: blind to grey images; 2/3 on average in a kernel of independent random weights, whose
-    colour has two of the three dimensions.
+    Energy is the sum of squares. A pixel's three weights have a component along the grey axis
+    R = G = B, to which grey images respond; the rest is color. 0: equal weights for R, G and B.
+    1: no response to grey images. 2/3 on average for independent random weights: color has two of
+    the three dimensions.
     """
     total = kernels.square().sum((1, 2, 3))
     grey = 3 * kernels.mean(1).square().sum((1, 2))
@@ -31,7 +31,7 @@ def color_share(kernels: Tensor) -> Tensor:
 
 
 def roughness(kernels: Tensor) -> Tensor:
-    """How much neighbouring pixels differ: (K, C, H, W) to (K,).
+    """Relative difference of neighbouring weights in each kernel: (K, C, H, W) to (K,).
 
     The mean square of the differences, over twice the mean square of the weights: 1 on average
     for independent random weights, as at the start of training; near 0 for a smooth kernel.
@@ -42,14 +42,14 @@ def roughness(kernels: Tensor) -> Tensor:
 
 
 def count_kinds(kernels: Tensor) -> Kinds:
-    """Of (K, 3, H, W): kernels with more energy in colour than in grey, with less, and noise.
+    """Count the kernels (K, 3, H, W) with more energy in color than in grey, with less, and noise.
 
-    Noise is what training has not yet made smooth (``roughness`` above ``NOISE``) or has put out.
-    That chromatic and achromatic kernels part in this layer is the paper's finding, and Flachot and
-    Gegenfurtner's (2018) in a trained AlexNet; the two thresholds are this project's choice.
+    Noise are the kernels that training has not yet made smooth (``roughness`` above ``NOISE``), or
+    has set to zero. The paper reports that kernels of color and of light separate in this layer;
+    so do Flachot and Gegenfurtner (2018). The two thresholds are this project's choice.
     """
     kernels = kernels.double()
     formed = (roughness(kernels) <= NOISE) & (kernels.abs().amax((1, 2, 3)) > 0)
-    colour = formed & (color_share(kernels) > COLOR)
-    counts = [int(mask.sum()) for mask in (colour, formed & ~colour, ~formed)]
+    color = formed & (color_share(kernels) > COLOR)
+    counts = [int(mask.sum()) for mask in (color, formed & ~color, ~formed)]
     return Kinds(*counts)

@@ -1,24 +1,25 @@
-"""Initial values: the local form's, drawn alike for every placement and sliced."""
+"""Initial values: drawn as full tensors, the same for every placement, and sliced."""
 
 import torch
 from torch import Tensor, nn
 
+from common.errors import ReportedError
 from model.alexnet import AlexNet
 
-_ONES = ("conv2", "conv4", "conv5", "fc6", "fc7")
-_WIDE = ("conv3", "conv4", "conv5")
+_UNIT_BIAS = ("conv2", "conv4", "conv5", "fc6", "fc7")
+_WIDE_STD = ("conv3", "conv4", "conv5")
 
 
-def _gaussian(layer: str, kind: str, full: Tensor, deviation: float, draw: torch.Generator) -> None:
+def _gaussian(layer: str, kind: str, full: Tensor, std: float, draw: torch.Generator) -> None:
     if kind == "bias":
-        nn.init.constant_(full, 1.0 if layer in _ONES else 0.0)
+        nn.init.constant_(full, 1.0 if layer in _UNIT_BIAS else 0.0)
     else:
-        nn.init.normal_(full, std=deviation, generator=draw)
+        nn.init.normal_(full, std=std, generator=draw)
 
 
 def released(layer: str, kind: str, full: Tensor, fan_in: int, draw: torch.Generator) -> None:
     """The authors' released configuration of 2012 (layers-145.cfg)."""
-    _gaussian(layer, kind, full, 0.03 if layer in _WIDE else 0.01, draw)
+    _gaussian(layer, kind, full, 0.03 if layer in _WIDE_STD else 0.01, draw)
 
 
 def text(layer: str, kind: str, full: Tensor, fan_in: int, draw: torch.Generator) -> None:
@@ -27,12 +28,12 @@ def text(layer: str, kind: str, full: Tensor, fan_in: int, draw: torch.Generator
 
 
 def default(layer: str, kind: str, full: Tensor, fan_in: int, draw: torch.Generator) -> None:
-    """PyTorch's: uniform within 1/sqrt(fan in)."""
+    """PyTorch's defaults: uniform within 1/sqrt(fan in)."""
     nn.init.uniform_(full, -(fan_in**-0.5), fan_in**-0.5, generator=draw)
 
 
 def xavier(layer: str, kind: str, full: Tensor, fan_in: int, draw: torch.Generator) -> None:
-    """D2L's: Xavier uniform weights, PyTorch's biases."""
+    """D2L's choice: Xavier uniform weights, PyTorch's biases."""
     if kind == "bias":
         default(layer, kind, full, fan_in, draw)
     else:
@@ -48,12 +49,19 @@ def he(layer: str, kind: str, full: Tensor, fan_in: int, draw: torch.Generator) 
 
 
 SCHEMES = {"released": released, "text": text, "xavier": xavier, "he": he, "default": default}
+"""Each fills ``full``, a layer's full tensor of a kind ("weight" or "bias"), from ``draw``."""
 
 
 @torch.no_grad()
 def initialize(model: AlexNet, seed: int, scheme: str | None = None) -> None:
-    """Fill every parameter from ``seed``; ``scheme`` None is the variant's own."""
-    fill = SCHEMES[scheme or model.variant.init]
+    """Fill every parameter from ``seed``, by a scheme of the table or the variant's own.
+
+    Raises ReportedError for an unknown scheme.
+    """
+    scheme = scheme or model.variant.init
+    if scheme not in SCHEMES:
+        raise ReportedError(f"init is {scheme}: name one of {', '.join(SCHEMES)}")
+    draw_values = SCHEMES[scheme]
     draw = torch.Generator().manual_seed(seed)
     for layer, module in model.named_children():
         fan_in = 0
@@ -62,12 +70,12 @@ def initialize(model: AlexNet, seed: int, scheme: str | None = None) -> None:
             full = torch.empty(model.towers.full_shape(name, parameter.shape))
             if kind == "weight":
                 fan_in = full[0].numel()
-            fill(layer, kind, full, fan_in, draw)
+            draw_values(layer, kind, full, fan_in, draw)
             parameter.copy_(model.towers.shard(name, full))
 
 
 @torch.no_grad()
 def fill(model: AlexNet, tensors: dict[str, Tensor]) -> None:
-    """Set those parameters, or what the model holds of them, from ``tensors`` of the local form."""
+    """Set the model's slices of the named parameters from their full ``tensors``."""
     for name, tensor in tensors.items():
         model.get_parameter(name).copy_(model.towers.shard(name, tensor))

@@ -1,9 +1,9 @@
-"""Random numbers as a function of keys, not of who draws them.
+"""Random numbers as a function of keys.
 
-A generator's next number depends on how many were drawn before, so two placements that share the
-work differently draw differently. Here every image of every epoch has a key, and each number is a
-hash of (key, stream, position): any rank can compute any of them, in any order, on any device, and
-a resumed run needs no generator state.
+A generator's next number depends on how many were drawn before, so two placements that divide the
+work differently would draw differently. Here every image of every epoch has a key, and each number
+is a hash of (key, stream, position): any rank can compute any of them, in any order, on any device,
+and a resumed run needs no generator state.
 """
 
 import math
@@ -29,7 +29,7 @@ def hash32(values: Tensor) -> Tensor:
 
 
 def image_keys(seed: int, epoch: int, indices: Tensor) -> Tensor:
-    """One key per image and epoch, (B,) int64 in [0, 2**32), from the run's seed.
+    """Make one key per image and epoch, (B,) int64 in [0, 2**32), from the run's seed.
 
     ``indices`` (B,) are positions in the data set.
     """
@@ -40,8 +40,8 @@ def image_keys(seed: int, epoch: int, indices: Tensor) -> Tensor:
 def random_bits(keys: Tensor, stream: int, positions: Tensor) -> Tensor:
     """Uniform 32-bit integers, (B, N) int64, for keys (B,) and positions (N,).
 
-    ``stream`` keeps the uses apart: one number for each thing that is drawn (a dropout layer,
-    a crop), so that no two share their numbers.
+    Each use (a dropout layer, the crops) has a ``stream`` of its own, so that no two uses share
+    their numbers.
     """
     streams = hash32(keys ^ (0x9E3779B9 * (stream + 1) & _MASK32))
     return hash32(streams[:, None] ^ hash32(positions)[None, :])

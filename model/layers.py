@@ -1,4 +1,4 @@
-"""The layers that PyTorch lacks, or has in a slower form."""
+"""Layers that PyTorch lacks, or has in a slower form."""
 
 from collections.abc import Callable
 
@@ -8,21 +8,24 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from model.keyed_random import random_bits
-from model.variants import Activation
+from model.variants import Window
 
-ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
     "tanh": torch.tanh,
     "sigmoid": torch.sigmoid,
 }
-"""None of them ever falls, so each may change places with a maximum."""
+"""All are monotonic: each gives the same before a max pooling and after it."""
+
+FEW_CHANNELS = 16
+"""Inputs below which a strided convolution is faster on blocks: a vector register holds 16."""
 
 
 class Dropout(nn.Module):
     """Zero each unit with probability ``p`` and scale the others by 1 / (1 - p).
 
-    ``units`` are the places in the full layer of the columns computed here, so the towers of a
-    replica slice one common mask. ``stream`` tells this layer's masks from another's.
+    ``units`` are the columns' positions in the full layer, so the towers of a replica slice one
+    common mask. ``stream`` keeps this layer's masks apart from another's.
     """
 
     def __init__(self, p: float, units: range, stream: int) -> None:
@@ -30,7 +33,7 @@ class Dropout(nn.Module):
         self.p, self.units, self.stream = p, units, stream
 
     def forward(self, x: Tensor, keys: Tensor | None) -> Tensor:
-        """(B, N) to (B, N); the identity without ``keys`` (B,), in evaluation, and with p = 0."""
+        """(B, N) to (B, N); the identity without ``keys`` (B,), in evaluation, or if p = 0."""
         if keys is None or not self.training or self.p == 0:
             return x
         units = torch.arange(self.units.start, self.units.stop, device=x.device)
@@ -43,10 +46,10 @@ class Dropout(nn.Module):
 
 
 class GroupedLinear(nn.Linear):
-    """``groups`` equal parts of the inputs, each with outputs of its own: a block-diagonal matrix.
+    """A linear layer with a block-diagonal matrix: each of ``groups`` reads its part of the inputs.
 
-    (B, inputs) to (B, outputs). ``weight`` holds the blocks one below the other: (outputs,
-    inputs / groups), so a slice along its first dimension is the layer of some groups.
+    (B, inputs) to (B, outputs). ``weight`` (outputs, inputs / groups) holds the blocks one below
+    the other, so a slice along its first dimension is the layer of some groups.
     """
 
     def __init__(self, inputs: int, outputs: int, groups: int) -> None:
@@ -64,36 +67,47 @@ class GroupedLinear(nn.Linear):
         return f"{super().extra_repr()}, groups={self.groups}"
 
 
+def make_conv(inputs: int, outputs: int, window: Window, groups: int = 1) -> nn.Conv2d:
+    """The faster form of a convolution with this window."""
+    if window.stride > 1 and groups == 1 and inputs < FEW_CHANNELS:
+        return SpaceToDepthConv2d(inputs, outputs, window)
+    return nn.Conv2d(inputs, outputs, *window, groups=groups)
+
+
 class SpaceToDepthConv2d(nn.Conv2d):
     """``nn.Conv2d`` with a stride s, computed on blocks of s×s pixels as one pixel each.
 
-    Few input channels leave most of a matrix unit idle: conv1 of RGB images has 3. Folding the
-    blocks into channels makes them 3·s², and the stride 1; the window is filled up with zeros to
-    whole blocks. Same parameters, same result. Square windows and strides, one group.
+    Few input channels leave most of a matrix unit idle: conv1 of RGB images has 3. Space-to-depth
+    makes them 3·s² and the stride 1; zeros fill the window up to whole blocks. Same parameters,
+    same result. Square windows and strides, one group.
     """
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, padding: int) -> None:
-        super().__init__(inputs, outputs, kernel, stride, padding)
-        self.window = kernel, stride, padding
+    def __init__(self, inputs: int, outputs: int, window: Window) -> None:
+        super().__init__(inputs, outputs, *window)
+        self.window = window
 
     @override
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, outputs, ``window.out_side(H)``, ``window.out_side(W)``)."""
         if torch.compiler.is_exporting():
-            return super().forward(x)  # whoever runs the exported net knows better
+            return super().forward(x)  # other runtimes have fast forms of their own
         kernel, stride, padding = self.window
-        blocks = -(-kernel // stride)
+        blocks = -(-kernel // stride)  # that a window covers, in each direction
+        missing = blocks * stride - kernel
         ends = []
         for side in (x.shape[3], x.shape[2]):
-            outputs = (side + 2 * padding - kernel) // stride + 1
-            ends += [padding, (outputs - 1 + blocks) * stride - side - padding]
-        missing = blocks * stride - kernel
-        weight = F.pad(self.weight, (0, missing, 0, missing))
-        return F.conv2d(
-            space_to_depth(F.pad(x, ends), stride), space_to_depth(weight, stride), self.bias
-        )
+            blocks_read = self.window.out_side(side) - 1 + blocks
+            ends += [padding, blocks_read * stride - side - padding]
+        x = F.pad(x, ends)  # (B, C, s·H', s·W'), H' and W' being the blocks that are read
+        weight = F.pad(self.weight, (0, missing, 0, missing))  # (outputs, C, s·blocks, s·blocks)
+        x = space_to_depth(x, stride)  # (B, s²·C, H', W')
+        weight = space_to_depth(weight, stride)  # (outputs, s²·C, blocks, blocks)
+        return F.conv2d(x, weight, self.bias)
 
 
 def space_to_depth(x: Tensor, size: int) -> Tensor:
     """(B, C, H, W) to (B, size²·C, H/size, W/size), in channels-last memory."""
-    blocks = x.permute(0, 2, 3, 1).unflatten(1, (-1, size)).unflatten(3, (-1, size))
-    return blocks.permute(0, 1, 3, 2, 4, 5).flatten(3).permute(0, 3, 1, 2)
+    x = x.permute(0, 2, 3, 1)  # (B, H, W, C)
+    x = x.unflatten(1, (-1, size)).unflatten(3, (-1, size))  # (B, H/size, size, W/size, size, C)
+    x = x.permute(0, 1, 3, 2, 4, 5).flatten(3)  # (B, H/size, W/size, size²·C)
+    return x.permute(0, 3, 1, 2)

@@ -1,40 +1,26 @@
-"""Where the towers of a network live: the interface, and its one-process form.
+"""The interface that builds the layers of towers, and its one-process form.
 
 A tower is one of the parallel streams of the network. Most layers read their own tower only; at a
-few places the towers *meet*. ``AlexNet`` is written once against ``Towers``, whose other form,
-one tower per rank, is ``distributed.split.SplitTowers``.
+few layers the towers *meet*. ``AlexNet`` is written once against ``Towers``. Its other form,
+``distributed.split.SplitTowers``, has one tower on each rank.
 """
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
 from common.errors import ReportedError
-from model.layers import GroupedLinear, SpaceToDepthConv2d
-
-
-class ConvShape(NamedTuple):
-    """The window of a convolution, in pixels."""
-
-    kernel_size: int
-    stride: int
-    padding: int
-
-    def layer(self, inputs: int, outputs: int, groups: int = 1) -> nn.Conv2d:
-        """A convolution with this window."""
-        if self.stride > 1 and groups == 1:
-            return SpaceToDepthConv2d(inputs, outputs, *self)
-        return nn.Conv2d(inputs, outputs, *self, groups=groups)
+from model.layers import GroupedLinear, make_conv
+from model.variants import Window
 
 
 class Towers(ABC):
-    """``count`` towers: builds their layers, and answers where they meet.
+    """Build the layers of ``count`` towers, and join the towers where they meet.
 
-    The tensors of the local form, all towers in one process, are the truth: another placement
-    holds slices of the very same ones.
+    A full tensor is a parameter with all towers in one process. Every other placement holds slices
+    of the same full tensors.
     """
 
     def __init__(self, count: int) -> None:
@@ -49,30 +35,28 @@ class Towers(ABC):
             )
 
     def shard_dim(self, name: str) -> int | None:
-        """The dimension along which a parameter is sliced over towers; None: replicated."""
+        """The dimension along which a parameter is sliced over towers; None: whole on each."""
         return {"fc8.weight": 1, "fc8.bias": None}.get(name, 0)
 
     @abstractmethod
-    def conv(
-        self, inputs: int, outputs: int, shape: ConvShape, *, meets: bool = False
-    ) -> nn.Conv2d:
-        """A convolution of the full widths; with ``meets`` every tower reads all ``inputs``."""
+    def conv(self, inputs: int, outputs: int, window: Window, *, meets: bool = False) -> nn.Conv2d:
+        """A convolution. Widths are of all towers; with ``meets`` each reads all ``inputs``."""
 
     @abstractmethod
     def linear(self, inputs: int, outputs: int, *, meets: bool = False) -> nn.Linear:
-        """A fully connected layer of the full widths; ``meets`` as for a convolution."""
+        """A fully connected layer; widths and ``meets`` as for a convolution."""
 
     @abstractmethod
     def classifier(self, inputs: int, classes: int) -> nn.Linear:
-        """The last layer: each tower reads its own inputs, and ``sum`` adds what they give."""
+        """The last layer: each tower computes logits from its own inputs, and ``sum`` adds them."""
 
     @abstractmethod
     def meet(self, layer: nn.Conv2d | nn.Linear, x: Tensor) -> Tensor:
-        """The output of a layer that reads every tower, of the channels (B, C, …) held here."""
+        """The output of a layer that reads every tower, from this process's ``x`` (B, C, …)."""
 
     @abstractmethod
     def sum(self, logits: Tensor) -> Tensor:
-        """The towers' partial logits (B, classes) added up, equal on every tower."""
+        """The sum of the towers' logits (B, classes), equal in every process."""
 
     @property
     @abstractmethod
@@ -81,18 +65,18 @@ class Towers(ABC):
 
     @abstractmethod
     def full_shape(self, name: str, shape: torch.Size) -> torch.Size:
-        """The local form's shape of the parameter that has ``shape`` here."""
+        """The full shape of a parameter that has ``shape`` in this process."""
 
     @abstractmethod
     def shard(self, name: str, full: Tensor) -> Tensor:
-        """This process's slice of a parameter (or its momentum) in the local form."""
+        """This process's slice of a full parameter, or of its momentum."""
 
     @abstractmethod
     def unshard(self, name: str, part: Tensor) -> Tensor:
-        """The local form of a parameter from its slices; every tower must call it."""
+        """The full tensor of a parameter from its slices; every rank must call it."""
 
     def units(self, width: int) -> range:
-        """Which of a full layer's ``width`` units are computed here."""
+        """The units that this process computes, of the full layer's ``width``."""
         each = width // self.count
         return range(self.here.start * each, self.here.stop * each)
 
@@ -101,10 +85,8 @@ class LocalTowers(Towers):
     """All towers in one process: full-width layers, grouped where a layer reads its own tower."""
 
     @override
-    def conv(
-        self, inputs: int, outputs: int, shape: ConvShape, *, meets: bool = False
-    ) -> nn.Conv2d:
-        return shape.layer(inputs, outputs, groups=1 if meets else self.count)
+    def conv(self, inputs: int, outputs: int, window: Window, *, meets: bool = False) -> nn.Conv2d:
+        return make_conv(inputs, outputs, window, groups=1 if meets else self.count)
 
     @override
     def linear(self, inputs: int, outputs: int, *, meets: bool = False) -> nn.Linear:

@@ -15,7 +15,7 @@ from pydantic import (
 )
 
 from model.alexnet import SMALLEST_SIDE
-from model.variants import Activation, Meeting, Variant, net_form
+from model.variants import Meeting, Variant, net_form
 
 DTYPES = {
     "fp64": torch.float64,
@@ -98,7 +98,7 @@ class NetConfig(Section):
 
     local_response_norm: bool | None = None
     """Normalise after conv1 and conv2 (Krizhevsky 2012, section 3.3)."""
-    activation: Activation | None = None
+    activation: Literal["relu", "tanh", "sigmoid"] | None = None
     """What follows conv1 to fc7 (section 3.1)."""
     pool: Literal[2, 3] | None = None
     """Side of the pooling windows, 2 pixels apart: of 2 they do not overlap (section 3.4)."""
@@ -161,7 +161,7 @@ class Config(Section):
     """Of the run's folder; where it is taken, -2, -3, … is appended."""
     seed: int = Field(0, ge=0, lt=2**32)
     """Of the weights, the order of the images, augmentation and dropout."""
-    variant: Literal["paper", "half", "d2l", "torchvision", "caffe", "caffenet"] = "paper"
+    variant: Literal["paper", "half", "d2l", "torchvision", "caffe", "caffenet", "zfnet"] = "paper"
     """The net: a row of model/variants.py."""
     towers: int = Field(2, ge=1)
     """Parallel streams of the net; 1 is the single-stream form."""

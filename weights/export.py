@@ -21,10 +21,10 @@ ONNX_PACKAGES = ("onnx", "onnxscript")
 
 
 def input_side(weights: Weights) -> int:
-    """Side of the images, in pixels: as it was trained, or what the variant is meant for."""
+    """Side of the images, in pixels: as it was trained, or as the variant was published."""
     if weights.preprocessing and "size" in weights.preprocessing:
         return int(weights.preprocessing["size"])
-    return 224 if VARIANTS[weights.known_variant].conv1_padding else 227
+    return VARIANTS[weights.known_variant].side
 
 
 def write_onnx(weights: Weights, path: Path) -> None:

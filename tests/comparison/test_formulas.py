@@ -1,4 +1,6 @@
-"""Work and traffic by formula, against published figures and torch's own count."""
+"""Arithmetic and traffic by formula, against published figures and torch's own count."""
+
+from dataclasses import replace
 
 import pytest
 import torch
@@ -24,13 +26,18 @@ def test_multiply_adds_are_the_published_ones(variant, towers, channels, classes
 
 
 @pytest.mark.parametrize("size", [64, 96, 224])
-@pytest.mark.parametrize(("variant", "towers"), [("d2l", 1), ("d2l", 2), ("torchvision", 1)])
+@pytest.mark.parametrize(
+    ("variant", "towers"),
+    [("d2l", 1), ("d2l", 2), ("torchvision", 1), ("zfnet", 1), ("zfnet", 2)],
+)
 def test_multiply_adds_are_those_that_torch_counts(variant, towers, size, monkeypatch):
-    # Forms that take less time for more arithmetic than the net needs.
+    # These forms do more arithmetic than the formula counts, in less time.
     monkeypatch.setattr(SpaceToDepthConv2d, "forward", nn.Conv2d.forward)
     monkeypatch.setattr(alexnet, "resize", F.adaptive_avg_pool2d)
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        AlexNet(VARIANTS[variant], 10, 1, LocalTowers(towers))(torch.empty(1, 1, size, size))
+        # Normalisation is not counted; its window sum is a convolution.
+        form = replace(VARIANTS[variant], local_response_norm=False)
+        AlexNet(form, 10, 1, LocalTowers(towers))(torch.empty(1, 1, size, size))
     assert 2 * sum(Net(variant, towers, 1, size, 10).macs().values()) == counter.get_total_flops()
 
 
@@ -51,6 +58,14 @@ def test_training_takes_three_passes_but_no_gradient_of_the_images():
 
 def test_two_towers_send_57576_elements_for_an_image():
     assert Net("paper", 2, 3, 224, 1000).activation_bytes(images=1, element_size=1) == 57_576
+
+
+def test_zfnet_s_towers_send_57576_elements_too():
+    """Its conv3, fc6 and fc7 read maps of the sizes that the paper's do."""
+    assert Net("zfnet", 2, 3, 224, 1000).activation_bytes(images=1, element_size=1) == 57_576
+    # At 64 px the maps are of 30, 14, 7 and 3 px.
+    small = Net("zfnet", 2, 3, 64, 1000).activation_bytes(images=1, element_size=1)
+    assert small == 2 * (256 * 3**2 + 9216 + 4096) // 2 + 1000
 
 
 @pytest.mark.parametrize(

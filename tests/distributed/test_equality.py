@@ -140,6 +140,7 @@ def one_process(one_rank):
         ("d2l", 2, "split", "two_ranks", "1 replica × 2 towers"),
         ("d2l", 2, "split", "four_ranks", "2 replicas × 2 towers"),
         ("torchvision", 2, "split", "two_ranks", "1 replica × 2 towers"),
+        ("zfnet", 2, "split", "two_ranks", "1 replica × 2 towers"),
         ("paper", 4, "split", "four_ranks", "1 replica × 4 towers"),
         ("paper", 2, "local", "two_ranks", "2 replicas, towers local"),
         ("paper", 1, "local", "two_ranks", "2 replicas, single stream"),

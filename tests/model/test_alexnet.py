@@ -1,15 +1,18 @@
-"""The one definition: exact counts, sizes, and what towers do to it."""
+"""The one definition: parameter counts, sizes, errors, initial values and dropout."""
+
+from dataclasses import replace
 
 import pytest
 import torch
 from torchvision.models import alexnet as torchvision_alexnet
 
 from common.errors import ReportedError
+from comparison.formulas import Net
 from model.alexnet import AlexNet
-from model.initialization import initialize
-from model.layers import Dropout
+from model.initialization import SCHEMES, initialize
+from model.layers import ACTIVATIONS, Dropout
 from model.towers import LocalTowers
-from model.variants import VARIANTS
+from model.variants import MEETINGS, VARIANTS
 from weights.torchvision import from_torchvision, to_torchvision
 
 
@@ -28,6 +31,7 @@ def build(variant, towers=1, classes=10, channels=1):
         ("half", 1, 1000, 3, 59_798_312),
         ("torchvision", 1, 1000, 3, 61_100_840),
         ("torchvision", 2, 1000, 3, 60_209_960),
+        ("zfnet", 1, 1000, 3, 62_357_608),
         ("d2l", 1, 10, 1, 46_764_746),
         ("d2l", 2, 10, 1, 45_351_626),
     ],
@@ -46,6 +50,29 @@ def test_any_input_from_64_px_works(variant, side):
         assert model(torch.empty(2, 1, side, side)).shape == (2, 10)
 
 
+@pytest.mark.parametrize(
+    ("variant", "side", "expected"),
+    [
+        ("paper", 224, [(224, 55), (27, 27), (13, 13), (13, 13), (13, 13)]),
+        ("caffe", 227, [(227, 55), (27, 27), (13, 13), (13, 13), (13, 13)]),
+        ("zfnet", 224, [(224, 110), (54, 27), (13, 13), (13, 13), (13, 13)]),
+    ],
+)
+def test_maps_have_the_published_sides(variant, side, expected):
+    sides = []
+    with torch.device("meta"):
+        model = build(variant)
+        for number in range(1, 6):
+            model.get_submodule(f"conv{number}").register_forward_hook(
+                lambda _, inputs, out: sides.append((inputs[0].shape[3], out.shape[3]))
+            )
+        model(torch.empty(1, 1, side, side))
+    assert VARIANTS[variant].side == side
+    assert sides == expected
+    assert list(Net(variant, 1, 1, side, 10).sides().values()) == expected
+    assert (sides[-1][1] - 3) // 2 + 1 == VARIANTS[variant].features
+
+
 def test_a_smaller_input_is_refused_with_the_smallest_size():
     with torch.device("meta"):
         model = build("paper")
@@ -54,8 +81,30 @@ def test_a_smaller_input_is_refused_with_the_smallest_size():
 
 
 def test_towers_that_do_not_divide_a_width_are_refused():
-    with pytest.raises(ReportedError, match="7 towers do not divide the 96 outputs of conv1"):
+    with pytest.raises(ReportedError, match=r"\b7 .*\b96 .*conv1"):
         build("paper", towers=7)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "known"),
+    [("activation", "gelu", ACTIVATIONS), ("meet", ("conv4",), MEETINGS)],
+)
+def test_a_name_that_is_in_no_table_is_refused_with_those_that_are(field, value, known):
+    variant = replace(VARIANTS["paper"], **{field: value})
+    with pytest.raises(ReportedError) as caught:
+        AlexNet(variant, 10, 1, LocalTowers(2))
+    words = (f"net.{field}", value if isinstance(value, str) else value[0], *known)
+    assert all(word in str(caught.value) for word in words)
+
+
+def test_an_unknown_scheme_is_refused():
+    with pytest.raises(ReportedError, match=r"init.*orthogonal.*released"):
+        initialize(build("d2l"), 0, "orthogonal")
+
+
+def test_every_variant_names_a_scheme_and_an_activation_of_the_tables():
+    assert {variant.init for variant in VARIANTS.values()} <= SCHEMES.keys()
+    assert {variant.activation for variant in VARIANTS.values()} <= ACTIVATIONS.keys()
 
 
 def test_torchvision_weights_convert_both_ways_with_equal_logits():
@@ -80,7 +129,7 @@ def test_released_init():
             assert (bias == (1.0 if name in ones else 0.0)).all()
 
 
-def test_the_text_s_init_are_narrower():
+def test_the_text_s_init_is_narrower():
     model = build("paper", 2)
     initialize(model, seed=0, scheme="text")
     assert abs(model.conv4.weight.std().item() - 0.01) < 1e-3

@@ -21,6 +21,7 @@ NETS = [
     ("caffenet", 2, 3, None),
     ("d2l", 1, 1, 64),
     ("torchvision", 2, 3, None),
+    ("zfnet", 1, 3, None),
 ]
 every_net = pytest.mark.parametrize(("variant", "towers", "channels", "size"), NETS)
 
@@ -65,7 +66,7 @@ def test_torch_export_gives_the_logits(tmp_path, record_property, variant, tower
         assert program.module()(images[:1]).shape == (1, 10)
 
 
-def test_a_graph_has_neither_custom_operations_nor_folded_convolutions(tmp_path):
+def test_a_graph_has_neither_custom_operations_nor_convolutions_on_blocks(tmp_path):
     write_file(some_weights("paper"), tmp_path / "net.pt2")
     program = torch.export.load(tmp_path / "net.pt2")
     called = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}

@@ -41,7 +41,9 @@ def refused(path):
 
 @small
 @pytest.mark.parametrize("suffix", [".safetensors", ".npz"])
-@pytest.mark.parametrize(("variant", "towers", "channels"), [("paper", 2, 3), ("half", 1, 1)])
+@pytest.mark.parametrize(
+    ("variant", "towers", "channels"), [("paper", 2, 3), ("half", 1, 1), ("zfnet", 2, 3)]
+)
 def test_all_that_is_known_comes_back(tmp_path, suffix, variant, towers, channels):
     weights = some_weights(variant, towers, channels=channels, **KNOWN)
     write_file(weights, tmp_path / f"net{suffix}")
@@ -116,7 +118,7 @@ def test_imagenet_s_names_go_with_a_thousand_classes(tmp_path):
 
 @small
 def test_the_variant_is_told_by_shapes_that_only_one_has():
-    for variant in ("half", "d2l", "torchvision"):
+    for variant in ("half", "d2l", "torchvision", "zfnet"):
         tensors = some_weights(variant).tensors
         assert make_weights(Path("bare"), tensors).variant == variant
     bare = make_weights(Path("bare"), some_weights("paper").tensors)
