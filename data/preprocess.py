@@ -135,12 +135,16 @@ class Preprocess:
         _, channels, height, width = images.shape
         device = images.device
         top, left, mirrored = windows.unbind(1)  # each (B,)
-        steps = torch.arange(self.size, device=device)  # (size,)
-        steps_across = torch.where(mirrored.bool()[:, None], steps.flip(0), steps)  # (B, size)
-        rows, columns = top[:, None] + steps, left[:, None] + steps_across  # (B, size)
+        flip = mirrored.bool()
+        left = torch.where(flip, self.resize - self.size - left, left)  # of the flipped image
+        steps = torch.arange(self.size, device=device)
+        rows, columns = top[:, None] + steps, left[:, None] + steps  # (B, size)
         down = interpolation(height, self.resize, device).to(self.dtype)  # (resize, height)
         across = interpolation(width, self.resize, device).to(self.dtype)  # (resize, width)
-        x = images.to(self.dtype).flatten(1, 2)  # (B, C·height, width)
+        x = images.to(self.dtype)  # (B, C, height, width)
+        x = torch.where(flip[:, None, None, None], x.flip(3), x).flatten(
+            1, 2
+        )  # (B, C·height, width)
         x = x @ across[columns].mT  # (B, C·height, size)
         x = x.unflatten(1, (channels, height)).transpose(1, 2).flatten(2)  # (B, height, C·size)
         x = down[rows] @ x  # (B, size, C·size)

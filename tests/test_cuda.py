@@ -8,13 +8,20 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from data.preprocess import Preprocess
+from data.preprocess import Preprocess, interpolation
 from model.alexnet import AlexNet
 from model.keyed_random import image_keys
 from model.towers import LocalTowers
 from model.variants import VARIANTS
 
 CUDA = torch.device("cuda")
+
+
+@pytest.fixture(autouse=True)
+def _no_kept_fake_tensors():
+    interpolation.cache_clear()
+    yield
+    interpolation.cache_clear()
 
 
 @pytest.mark.parametrize("training", [True, False])

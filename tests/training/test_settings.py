@@ -71,7 +71,7 @@ def test_an_unknown_key_is_named_with_its_file_and_the_nearest_valid_one(fault, 
         ("epochs: 0", ["epochs", "greater than 0", "got 0"]),
         (
             "variant: papr",
-            ["variant", "'torchvision', 'caffe' or 'caffenet'", "'papr'"],
+            ["variant", "'caffe', 'caffenet' or 'zfnet'", "'papr'"],
         ),
         ("name: ../elsewhere", ["name", "'../elsewhere'"]),
         ("data: 3", ["data", "got 3"]),
