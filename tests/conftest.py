@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 import textwrap
 
 os.environ.setdefault("WANDB_MODE", "offline")
@@ -11,6 +12,7 @@ import torch
 
 from model.variants import VARIANTS
 from tests.ranks import RankPool
+from tests.runs import train
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -41,6 +43,17 @@ def tracker_warnings(caplog):
     return warnings
 
 
+@pytest.fixture(scope="session")
+def split_run(tmp_path_factory):
+    """A run on two ranks, one tower each, as it was left; (its folder, what it printed)."""
+    runs = tmp_path_factory.mktemp("split")
+    settings = ("name=first", "checkpoint_every=4", "tracking.mode=offline")
+    status, out, err = train(2, runs, *settings)
+    assert status == 0, err
+    yield runs / "first", out
+    shutil.rmtree(runs)
+
+
 def _pool(world_size: int):
     @pytest.fixture(scope="session")
     def pool():
@@ -65,7 +78,7 @@ def pytest_terminal_summary(terminalreporter):
     faults = [row for key, row in recorded if key == "fault"]
     write = terminalreporter.write_line
     if errors:
-        terminalreporter.section("equality with the local form in one process")
+        terminalreporter.section("equality with the full tensors of one process")
         write(f"{'variant':<14}{'mesh':<28}largest relative error")
         for variant, mesh, error in errors:
             write(f"{variant:<14}{mesh:<28}{error:.1e}")

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from recording.checkpoint import newest_checkpoint
-from tests.faults.runs import STEPS, losses, steps_saved, train
+from tests.runs import STEPS, losses, steps_saved, train
 
 pytestmark = pytest.mark.programs
 
@@ -33,7 +33,7 @@ def test_a_full_disk_ends_a_run_and_hurts_no_checkpoint(small_disk, happened):
     status, _, err = train(2, small_disk)
     assert status == 2
     assert err.count("\n") == 1, err
-    assert "cannot write" in err
+    assert str(small_disk) in err
     assert "No space left on device" in err
     assert steps_saved(small_disk / "run") == [2]
     assert newest_checkpoint(small_disk / "run" / "checkpoints")[0].name == "step-00000002"
@@ -45,14 +45,14 @@ def test_a_read_only_disk_is_refused(small_disk, happened):
     status, _, err = train(2, small_disk)
     assert status == 2
     assert err.count("\n") == 1, err
-    assert f"cannot write {small_disk}" in err
+    assert f"{small_disk}: Read-only file system" in err
     happened("a read-only disk", "one sentence")
 
 
 def test_a_run_may_go_on_over_a_full_disk(small_disk, happened):
     status, out, err = train(2, small_disk, "write_errors=continue")
     assert status == 2
-    assert out.count("training goes on without that checkpoint") == 2
+    assert out.count("No space left on device") == 2, "of steps 4 and 6"
     assert f"step-{STEPS:08d}" in err
     assert len(losses(small_disk / "run")) == STEPS
     assert steps_saved(small_disk / "run") == [2]

@@ -17,7 +17,7 @@ from tests.programs import (
     start,
     wait_until,
 )
-from tests.test_train import SETTINGS
+from tests.runs import SETTINGS
 
 pytestmark = pytest.mark.programs
 

@@ -14,9 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 from recording.metrics import read_metrics
-from tests.faults.runs import losses
 from tests.programs import LAUNCH, TORCHRUN, finish, processes_mentioning, run, start, wait_until
-from tests.test_train import SETTINGS
+from tests.runs import SETTINGS, losses
 
 pytestmark = pytest.mark.programs
 

@@ -4,7 +4,8 @@ import shutil
 
 import pytest
 
-from tests.faults.runs import STEPS, last_digests, losses, train, train_with
+from tests.faults.runs import train_with
+from tests.runs import STEPS, last_digests, losses, train
 
 pytestmark = pytest.mark.programs
 

@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 from recording.metrics import read_metrics, read_objects
 from recording.tracking import INIT_SECONDS, Tracker
 from tests.programs import ROOT, finish, ranks, start, wait_until
-from tests.test_train import SETTINGS, STEPS
+from tests.runs import SETTINGS, STEPS
 from tests.wandb_files import read_run
 
 pytestmark = pytest.mark.programs

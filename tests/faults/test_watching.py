@@ -3,7 +3,8 @@
 import pytest
 
 from recording.metrics import read_metrics
-from tests.faults.runs import STEPS, losses, steps_saved, train_with
+from tests.faults.runs import train_with
+from tests.runs import STEPS, losses, steps_saved
 
 pytestmark = pytest.mark.programs
 

@@ -7,13 +7,17 @@ import torch
 from model.alexnet import AlexNet
 from model.initialization import initialize
 from model.towers import LocalTowers
-from model.variants import VARIANTS
+from model.variants import net_form
 from weights.net import LAYERS, make_weights
+
+SMALL = {"hidden": 64}
+"""Changes that make a net of little weight."""
 
 
 def some_weights(variant="d2l", towers=2, classes=10, channels=3, **known):
-    """Of a net whose logits are of the order of one."""
-    model = AlexNet(VARIANTS[variant], classes, channels, LocalTowers(towers))
+    """The weights of a net whose logits are of the order of one."""
+    form = net_form(variant, known.get("changes", {}))
+    model = AlexNet(form, classes, channels, LocalTowers(towers))
     initialize(model, 0, "he")
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
