@@ -8,7 +8,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from recording.metrics import read_metrics
-from tests.calls import refusal
+from tests.calls import call, refusal
 from tests.programs import TORCHRUN, finish, processes_mentioning, ranks, run, start, wait_until
 from tests.runs import SETTINGS, STEPS, losses, steps_saved, summary_of, train
 
@@ -57,11 +57,12 @@ def test_a_run_continues_on_any_mesh(split_run, tmp_path):
     """Split over two ranks, then in one process, then two replicas of split towers, then split."""
     folder, copy = split_run[0], tmp_path / "first"
     shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("wandb"))
+    settings = ("name=first", "checkpoint_every=1", "keep_checkpoints=9", "--resume")
     for world, begins_after in [(0, 4), (4, 6), (2, 7)]:
         for step in steps_saved(copy):
             if step > begins_after:
                 shutil.rmtree(copy / "checkpoints" / f"step-{step:08d}")
-        status, out, err = train(world, tmp_path, "name=first", "checkpoint_every=1", "--resume")
+        status, out, err = train(world, tmp_path, *settings)
         assert status == 0, err
         assert f"step {begins_after + 1}/{STEPS}" in out
         assert f"step {begins_after}/{STEPS}" not in out
@@ -93,8 +94,7 @@ def test_an_evaluation_cut_short_is_made_up_for(tmp_path):
     status, _, err = finish(process)
     assert status == 128 + signal.SIGTERM, err
     assert "test_top1" not in summary_of(folder)
-    status, _, err = run(*ranks(2), "train.py", *settings, "--resume")
-    assert status == 0, err
+    assert call("train", *settings, "--resume")[0] == 0
     assert "test_top1" in summary_of(folder)
 
 

@@ -15,9 +15,7 @@ def test_a_configuration_can_name_every_data_set_and_no_other():
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones():
-    with pytest.raises(
-        ReportedError, match="'imagenet': name one of fashion_mnist, image_folder, p"
-    ):
+    with pytest.raises(ReportedError, match=r"'imagenet'.*fashion_mnist, image_folder"):
         open_dataset("imagenet", "train")
 
 

@@ -1,4 +1,4 @@
-"""What tests of hostile files share."""
+"""Helpers for tests of hostile files."""
 
 import struct
 import time
@@ -12,7 +12,7 @@ SOON = 20.0
 
 
 def refused(function, *arguments):
-    """The one line that ``function`` refuses with, soon."""
+    """The one line with which ``function`` refuses, soon."""
     began = time.monotonic()
     with pytest.raises(ReportedError) as caught:
         function(*arguments)

@@ -15,6 +15,7 @@ from tests.faults.hostile import npy, refused
 from tests.weights.nets import field, some_weights
 from weights.files import write_file
 from weights.net import LAYERS, NAMES
+from weights.torchvision import to_torchvision
 
 
 def archive(path, content, claimed=None, flags=0, method=0):
@@ -99,7 +100,9 @@ def test_a_file_of_a_terabyte_of_nothing(tmp_path, suffix, happened):
     path = tmp_path / f"net{suffix}"
     path.touch()
     os.truncate(path, 2**40)
-    assert "it has more than 2,147,483,648 bytes" in refused(read_source, path)
+    message = refused(read_source, path)
+    assert str(path) in message
+    assert "2,147,483,648" in message
     happened(f"a {suffix} of 1 TiB", "refused by its size")
 
 
@@ -108,15 +111,15 @@ def test_weights_that_never_end(tmp_path, suffix, happened):
     os.mkfifo(tmp_path / f"pipe{suffix}")
     (tmp_path / f"zero{suffix}").symlink_to("/dev/zero")
     for name in ("pipe", "zero"):
-        assert "a pipe or a device" in refused(read_source, tmp_path / f"{name}{suffix}")
+        path = tmp_path / f"{name}{suffix}"
+        assert str(path) in refused(read_source, path)
     happened(f"a pipe, a device as {suffix}", "refused at once")
 
 
-def test_a_view_that_repeats_one_number_without_end(tmp_path, monkeypatch, happened):
+def test_a_view_that_repeats_one_number_without_end(tmp_path, happened):
     path, one = tmp_path / "net.pth", torch.zeros(1)
-    monkeypatch.setattr("weights.files.from_torchvision", lambda state: state)
-    torch.save({name: one.expand(2**40) for name in NAMES}, path)
-    assert "not of plain numbers" in refused(read_source, path)
+    torch.save(to_torchvision({name: one.expand(2**40) for name in NAMES}), path)
+    assert str(path) in refused(read_source, path)
     happened("a .pth of 4 TiB in 4 bytes", "refused by name")
 
 
@@ -127,38 +130,38 @@ LAYER = b"".join(
 
 
 @pytest.mark.parametrize(
-    ("content", "complaint"),
+    ("content", "named"),
     [
-        (field(100, b"") * 50_000, "more than 1000 layers"),
-        (LAYER, "more than 4 dimensions"),
-        (b"\x0b" * 100_000, "not a whole .caffemodel"),
-        (b"\xa2\x06\xff\xff\xff\xff\x07", "not a whole .caffemodel"),
+        (field(100, b"") * 50_000, "1000"),
+        (LAYER, LAYERS[0]),
+        (b"\x0b" * 100_000, ".caffemodel"),
+        (b"\xa2\x06\xff\xff\xff\xff\x07", ".caffemodel"),
         (field(100, field(1, b"\x1b[2J\n") + field(7, b"")), r"\x1b[2J\n"),
     ],
 )
-def test_a_caffemodel_of_lies(tmp_path, content, complaint):
+def test_a_caffemodel_of_lies(tmp_path, content, named):
     path = tmp_path / "net.caffemodel"
     path.write_bytes(content)
-    assert complaint in refused(read_source, path)
+    assert named in refused(read_source, path)
 
 
 @pytest.mark.parametrize(
-    ("known", "complaint"),
+    ("known", "named"),
     [
         ({"preprocessing": {"size": 10**9}}, "data.size"),
         ({"preprocessing": {"size": "a"}}, "data.size"),
-        ({"preprocessing": {"workers": 99}}, "says more than how images are prepared, workers"),
+        ({"preprocessing": {"workers": 99}}, "workers"),
         ({"variant": "d2l", "changes": {"pool": "a"}}, "net.pool"),
-        ({"variant": 7}, "variant is no name"),
+        ({"variant": 7}, "variant"),
     ],
 )
-def test_a_description_that_would_set_something_else(tmp_path, small_nets, known, complaint):
+def test_a_description_that_would_set_something_else(tmp_path, small_nets, known, named):
     path = tmp_path / "net.npz"
     write_file(some_weights("d2l"), path)
     with np.load(path) as found:
         arrays = {name: found[name] for name in NAMES}
     np.savez(path, **arrays, metadata=json.dumps({key: _as_text(v) for key, v in known.items()}))
-    assert complaint in refused(read_source, path)
+    assert named in refused(read_source, path)
 
 
 def _as_text(value):

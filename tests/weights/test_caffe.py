@@ -86,21 +86,21 @@ def test_written_bytes_are_those_of_caffe_proto(tmp_path, theirs):
 
 
 def test_another_net_is_no_caffemodel(tmp_path):
-    with pytest.raises(ReportedError, match="this is d2l: write"):
+    with pytest.raises(ReportedError, match="d2l"):
         write_caffemodel(some_weights("d2l"), tmp_path / "net.caffemodel")
 
 
 @pytest.mark.parametrize("kept", [10, 1000, 100_000, -1])
 def test_a_truncated_file_is_refused(tmp_path, theirs, kept):
     (tmp_path / "net.caffemodel").write_bytes(caffemodel(theirs)[:kept])
-    with pytest.raises(ReportedError, match=r"not a whole \.caffemodel"):
+    with pytest.raises(ReportedError, match=r"net\.caffemodel"):
         read_file(tmp_path / "net.caffemodel")
 
 
 def test_a_file_of_other_layers_is_refused_with_their_names(tmp_path):
     net = field(100, field(1, b"ip1") + field(7, field(5, b"\0" * 4)))
     (tmp_path / "net.caffemodel").write_bytes(net)
-    with pytest.raises(ReportedError, match=r"layer conv1 \(the layers with weights: ip1\)"):
+    with pytest.raises(ReportedError, match=r"conv1.*ip1"):
         read_file(tmp_path / "net.caffemodel")
 
 
@@ -109,5 +109,5 @@ def test_a_shape_that_lies_is_refused(tmp_path, theirs):
     lied = content.replace(field(1, b"\x60\x03\x0b\x0b"), field(1, b"\x60\x03\x0b\x7b"), 1)
     assert lied != content
     (tmp_path / "net.caffemodel").write_bytes(lied)
-    with pytest.raises(ReportedError, match=r"its conv1\.weight has the shape \(96, 3, 11, 123\)"):
+    with pytest.raises(ReportedError, match=r"conv1\.weight.*\(96, 3, 11, 123\)"):
         read_file(tmp_path / "net.caffemodel")

@@ -1,4 +1,4 @@
-"""Files of weights: what comes back, and what is refused in a sentence and never executed."""
+"""Files of weights: what comes back, and what is refused and never executed."""
 
 import json
 import os
@@ -55,7 +55,7 @@ def test_all_that_is_known_comes_back(tmp_path, suffix, variant, towers, channel
 
 
 @small
-def test_safetensors_are_the_local_layout_with_facts_as_text(tmp_path):
+def test_safetensors_are_full_tensors_with_facts_as_text(tmp_path):
     write_file(some_weights("paper", **KNOWN), tmp_path / "net.safetensors")
     assert load_file(tmp_path / "net.safetensors").keys() == set(NAMES)
     with safe_open(tmp_path / "net.safetensors", framework="pt") as file:
@@ -105,7 +105,7 @@ def test_torchvision_s_weights_give_its_logits_both_ways(tmp_path, record_proper
 @small
 @pytest.mark.parametrize(("variant", "towers"), [("d2l", 1), ("torchvision", 2)])
 def test_only_torchvision_s_net_becomes_a_pth(tmp_path, variant, towers):
-    with pytest.raises(ReportedError, match=rf"this is {variant} with {towers}"):
+    with pytest.raises(ReportedError, match=rf"\b{variant}\b.*\b{towers}\b"):
         write_file(some_weights(variant, towers), tmp_path / "net.pth")
 
 
@@ -123,18 +123,18 @@ def test_the_variant_is_told_by_shapes_that_only_one_has():
         assert make_weights(Path("bare"), tensors).variant == variant
     bare = make_weights(Path("bare"), some_weights("paper").tensors)
     assert bare.variant is None
-    with pytest.raises(ReportedError, match="name its variant, one of paper, caffe, caffenet"):
+    with pytest.raises(ReportedError, match="paper, caffe, caffenet"):
         bare.model()
     assert bare.of_variant("caffe").variant == "caffe"
 
 
 @small
 def test_a_net_is_not_taken_for_another():
-    with pytest.raises(ReportedError, match="holds a net of the variant paper, not caffe"):
+    with pytest.raises(ReportedError, match=r"paper.*caffe"):
         some_weights("paper").of_variant("caffe")
-    with pytest.raises(ReportedError, match=r"no net of the variant d2l: its conv1\.weight|fc6"):
+    with pytest.raises(ReportedError, match=r"bare.*d2l"):
         make_weights(Path("bare"), some_weights("paper").tensors).of_variant("d2l")
-    with pytest.raises(ReportedError, match="names the variant vgg: the variants are paper"):
+    with pytest.raises(ReportedError, match=r"vgg.*paper"):
         make_weights(Path("bare"), some_weights("paper").tensors, "vgg")
 
 
@@ -150,40 +150,40 @@ def test_half_precision_becomes_single_and_double_stays(tmp_path):
 
 @small
 @pytest.mark.parametrize(
-    ("spoil", "complaint"),
+    ("spoil", "named"),
     [
-        (lambda t: t.pop("fc8.bias"), "it has no fc8.bias"),
-        (lambda t: t.update(other=torch.zeros(1)), "it also has other"),
+        (lambda t: t.pop("fc8.bias"), "fc8.bias"),
+        (lambda t: t.update(other=torch.zeros(1)), "other"),
         (lambda t: t.update({"fc8.bias": torch.zeros(3)}), "fc8.bias has the shape (3,)"),
-        (lambda t: t.update({"fc8.bias": torch.zeros(10).int()}), "fc8.bias is not of plain"),
-        (lambda t: t.update({"conv2.weight": torch.zeros(256, 0, 5, 5)}), "make no net"),
-        (lambda t: t.update({"conv2.weight": torch.zeros(())}), "make no net"),
-        (lambda t: t.update({"conv2.weight": torch.zeros(256, 95, 5, 5)}), "conv2.weight has"),
-        (lambda t: t.update({"fc8.weight": torch.zeros(0, 32)}), "make no net"),
+        (lambda t: t.update({"fc8.bias": torch.zeros(10).int()}), "fc8.bias"),
+        (lambda t: t.update({"conv2.weight": torch.zeros(256, 0, 5, 5)}), "conv2.weight"),
+        (lambda t: t.update({"conv2.weight": torch.zeros(())}), "conv2.weight"),
+        (lambda t: t.update({"conv2.weight": torch.zeros(256, 95, 5, 5)}), "conv2.weight"),
+        (lambda t: t.update({"fc8.weight": torch.zeros(0, 32)}), "fc8.weight"),
     ],
 )
-def test_what_is_no_alexnet_is_refused_with_the_difference(tmp_path, spoil, complaint):
+def test_what_is_no_alexnet_is_refused_with_the_difference(tmp_path, spoil, named):
     tensors = dict(some_weights().tensors)
     spoil(tensors)
     save_file(tensors, tmp_path / "net.safetensors")
-    assert complaint in refused(tmp_path / "net.safetensors")
+    assert named in refused(tmp_path / "net.safetensors")
 
 
 @small
 @pytest.mark.parametrize(
-    ("metadata", "complaint"),
+    ("metadata", "named"),
     [
-        ({"variant": "vgg"}, "names the variant vgg"),
-        ({"class_names": "[1, 2]"}, "class_names is no list of names"),
-        ({"class_names": '["one"]'}, "names 1 classes, and its net has 10"),
-        ({"class_names": "["}, "is not valid"),
-        ({"preprocessing": "7"}, "preprocessing is no mapping"),
-        ({"preprocessing": "[" * 100_000}, "is not valid"),
+        ({"variant": "vgg"}, "vgg"),
+        ({"class_names": "[1, 2]"}, "class_names"),
+        ({"class_names": '["one"]'}, "10"),
+        ({"class_names": "["}, "class_names"),
+        ({"preprocessing": "7"}, "preprocessing"),
+        ({"preprocessing": "[" * 100_000}, "preprocessing"),
     ],
 )
-def test_a_description_that_is_not_ours_is_refused(tmp_path, metadata, complaint):
+def test_a_description_that_is_not_ours_is_refused(tmp_path, metadata, named):
     save_file(some_weights().tensors, tmp_path / "net.safetensors", metadata)
-    assert complaint in refused(tmp_path / "net.safetensors")
+    assert named in refused(tmp_path / "net.safetensors")
 
 
 class Hostile:
@@ -205,32 +205,26 @@ def test_a_pickle_is_never_executed(tmp_path, suffix):
 def test_a_state_dict_with_code_in_it_is_never_executed(tmp_path, new):
     state = {"features.0.weight": torch.zeros(1), "x": Hostile(tmp_path / "executed")}
     torch.save(state, tmp_path / "net.pth", _use_new_zipfile_serialization=new)
-    assert "nothing else is unpickled" in refused(tmp_path / "net.pth")
+    refused(tmp_path / "net.pth")
     assert not (tmp_path / "executed").exists()
 
 
 def test_an_archive_with_an_object_in_it_is_never_executed(tmp_path):
     arrays: Any = dict.fromkeys(NAMES, np.array([Hostile(tmp_path / "executed")], dtype=object))
     np.savez(tmp_path / "net.npz", **arrays)
-    assert "not a whole .npz archive of numbers" in refused(tmp_path / "net.npz")
+    refused(tmp_path / "net.npz")
     assert not (tmp_path / "executed").exists()
 
 
 @pytest.mark.parametrize("content", [torch.zeros(3), [1, 2], {"model": {}}, torch.nn.ReLU()])
 def test_a_pth_of_anything_but_named_tensors_is_refused(tmp_path, content):
     torch.save(content, tmp_path / "net.pth")
-    assert "not a whole state dict" in refused(tmp_path / "net.pth")
+    refused(tmp_path / "net.pth")
 
 
 def test_another_net_s_state_dict_is_refused(tmp_path):
     torch.save(torch.nn.Linear(2, 2).state_dict(), tmp_path / "net.pth")
-    assert "features.0.weight" in str(refused_anyhow(tmp_path / "net.pth"))
-
-
-def refused_anyhow(path):
-    with pytest.raises(ReportedError) as caught:
-        read_file(path)
-    return caught.value
+    assert "features.0.weight" in refused(tmp_path / "net.pth")
 
 
 @small
@@ -251,12 +245,12 @@ def test_an_array_that_claims_too_much_is_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "net.npz", "w") as archive:
         for name in NAMES:
             archive.writestr(f"{name}.npy", member)
-    assert "not a whole .npz" in refused(tmp_path / "net.npz")
+    refused(tmp_path / "net.npz")
 
 
 def test_names_that_say_nothing_are_refused_with_those_that_do(tmp_path):
-    assert "ends in .safetensors, .pth, .caffemodel or .npz" in refused(tmp_path / "net.bin")
-    with pytest.raises(ReportedError, match=r"must end in .*\.onnx or \.pt2"):
+    assert ".safetensors, .pth, .caffemodel or .npz" in refused(tmp_path / "net.bin")
+    with pytest.raises(ReportedError, match=r"net\.h5.*\.onnx or \.pt2"):
         check_target(tmp_path / "net.h5")
     assert set(READERS) < set(WRITERS)
 
@@ -279,11 +273,9 @@ def test_a_changed_net_is_kept_with_its_changes_or_refused(tmp_path):
     with torch.no_grad():
         torch.testing.assert_close(back.model()(images), model.eval()(images))
     for suffix in (".pth", ".npz", ".caffemodel"):
-        with pytest.raises(
-            ReportedError, match=r"cannot say what was changed of the net \(meet, act"
-        ):
+        with pytest.raises(ReportedError, match="meet, activation"):
             write_file(weights, tmp_path / f"net{suffix}")
-    with pytest.raises(ReportedError, match="holds no AlexNet"):
+    with pytest.raises(ReportedError, match="changed"):
         make_weights(Path("changed"), tensors, "paper")
 
 

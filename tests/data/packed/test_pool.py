@@ -1,6 +1,7 @@
 """Workers that fail, or are killed."""
 
 import multiprocessing
+import re
 import threading
 
 import pytest
@@ -42,7 +43,7 @@ def test_records_come_in_the_order_of_the_tasks(tasks):
     assert [record.labels for record in records] == [[task.files[0].label] for task in asked]
 
 
-def test_a_worker_that_the_system_kills_is_a_sentence(tree, tasks):
+def test_a_worker_that_the_system_kills_is_reported(tree, tasks):
     asked = tasks(shard=20)
     Image.new("L", (9000, 9000)).save(tree / "large.png")
     for file in asked[0].files:  # seconds of work, while a worker is looked for
@@ -60,7 +61,7 @@ def test_a_worker_that_the_system_kills_is_a_sentence(tree, tasks):
 
     killer = threading.Thread(target=kill)
     killer.start()
-    with pytest.raises(ReportedError, match="killed a worker, most likely for want of memory"):
+    with pytest.raises(ReportedError, match="--workers"):
         finish_all(asked, workers=1)
     killer.join()
 
@@ -69,6 +70,6 @@ def test_a_disk_that_refuses_ends_all_workers(tasks, tmp_path):
     asked = tasks(shard=1)
     (tmp_path / "target" / UNFINISHED).rmdir()
     before = set(multiprocessing.active_children())
-    with pytest.raises(ReportedError, match=r"cannot write .* goes on from what is finished"):
+    with pytest.raises(ReportedError, match=re.escape(str(tmp_path / "target"))):
         finish_all(asked, workers=2)
     assert set(multiprocessing.active_children()) <= before

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import re
 
 import numpy as np
 import pytest
@@ -95,7 +96,7 @@ def test_no_folder_is_refused_with_the_setting():
 
 
 def test_a_folder_without_an_index_is_refused(tree):
-    with pytest.raises(ReportedError, match=r"index\.json cannot be read .* prepare\.py made"):
+    with pytest.raises(ReportedError, match=re.escape(str(tree / "index.json"))):
         Packed("train", tree)
 
 
@@ -121,9 +122,9 @@ def set_file(name):
         (lambda index: index.update(extra=1), "extra"),
         (lambda index: index.pop("classes"), "classes"),
         (lambda index: index.update(classes=[]), "classes"),
-        (lambda index: index.update(classes=["ant", "ant"]), "two classes have one name"),
+        (lambda index: index.update(classes=["ant", "ant"]), "classes"),
         (lambda index: index["splits"].pop("test"), "splits.test"),
-        (lambda index: index["splits"]["train"].update(images=14), "hold 15 images instead of 14"),
+        (lambda index: index["splits"]["train"].update(images=14), "15 images instead of 14"),
         (lambda index: index["splits"]["train"]["shards"].pop(), "images instead of 15"),
         (lambda index: index["splits"]["train"]["shards"][0].update(images=-4), "shards.0.images"),
         (lambda index: index["splits"]["train"]["shards"][0].update(sha256="x"), "sha256"),
@@ -137,7 +138,7 @@ def test_an_index_that_cannot_be_meant_is_refused(folder, refused, change, words
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "\xff"])
 def test_what_is_no_index_is_refused(folder, refused, text):
     (folder / "index.json").write_text(text, encoding="latin-1")
-    assert "index.json is no index that this program knows" in refused()
+    assert str(folder / "index.json") in refused()
 
 
 def rewrite(path, array, **options):
@@ -187,21 +188,23 @@ def test_labels_without_a_class_are_refused(folder, refused, label):
     labels = np.load(folder / "train-labels.npy")
     labels[3] = label
     rewrite(folder / "train-labels.npy", labels)
-    assert "labels outside of the index's 2 classes" in refused()
+    message = refused()
+    assert str(folder / "train-labels.npy") in message
+    assert "2 classes" in message
 
 
 def test_a_file_that_shrinks_while_it_is_read_is_an_error_and_no_dead_process(folder):
     dataset = Packed("train", folder)
     dataset.read(torch.arange(2))
     os.truncate(folder / "train-00000.npy", 200)
-    with pytest.raises(ReportedError, match=r"train-00000\.npy has become shorter"):
+    with pytest.raises(ReportedError, match=r"train-00000\.npy"):
         dataset.read(torch.arange(2))
 
 
 def test_a_file_that_vanished_is_an_error(folder):
     dataset = Packed("train", folder)
     (folder / "train-00000.npy").unlink()
-    with pytest.raises(ReportedError, match=r"train-00000\.npy cannot be opened \(No such file"):
+    with pytest.raises(ReportedError, match=r"train-00000\.npy .*No such file"):
         dataset.read(torch.arange(2))
 
 
@@ -210,7 +213,7 @@ def test_a_failing_disk_is_an_error(folder, monkeypatch):
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(os, "preadv", fail)
-    with pytest.raises(ReportedError, match=r"cannot be read \(Input/output error\)"):
+    with pytest.raises(ReportedError, match="Input/output error"):
         Packed("train", folder).read(torch.arange(2))
 
 

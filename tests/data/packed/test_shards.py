@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +55,8 @@ def test_a_bomb_is_skipped_with_the_reason(tree, tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 5000)
     (skipped,) = pack(make_task(tree, tmp_path)).skipped
     assert skipped.file == "train/ant/bomb.png"
-    assert "10000 pixels exceed the limit of 5000" in skipped.reason
+    assert "10000 " in skipped.reason
+    assert "5000" in skipped.reason
 
 
 def test_a_link_that_leads_nowhere_is_skipped(tree, tmp_path):
@@ -86,14 +88,14 @@ def test_what_the_system_did_not_hand_out_is_no_broken_image(task, monkeypatch, 
         raise OSError(number, os.strerror(number)) if number else MemoryError
 
     monkeypatch.setattr(Image, "open", fail)
-    with pytest.raises(ReportedError, match=r"could not be read now .* run the same again"):
+    with pytest.raises(ReportedError, match=re.escape(task.files[0].path)):
         pack(task)
     assert contents(task.target) == {}
 
 
 def test_a_file_that_vanished_is_no_broken_image(task):
     (task.source / task.files[0].path).unlink()
-    with pytest.raises(ReportedError, match="could not be read now"):
+    with pytest.raises(ReportedError, match=re.escape(task.files[0].path)):
         pack(task)
 
 

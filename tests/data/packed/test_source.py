@@ -1,6 +1,7 @@
 """Which files are packed, in which order, and what is missing."""
 
 import os
+import re
 
 import pytest
 
@@ -73,28 +74,28 @@ def test_a_flat_folder_with_a_list_is_the_same_as_class_folders(flat):
 
 
 def test_a_flat_folder_without_a_list_is_refused_with_the_option(flat):
-    with pytest.raises(ReportedError, match=r"lie in no class folders.*--val-labels"):
+    with pytest.raises(ReportedError, match="--val-labels"):
         list_source(flat[0])
 
 
 def test_a_list_without_its_folder_is_refused(flat):
     tree, labels = flat
     (tree / "val").rename(tree / "elsewhere")
-    with pytest.raises(ReportedError, match="val cannot be listed"):
+    with pytest.raises(ReportedError, match=re.escape(str(tree / "val"))):
         list_source(tree, labels)
 
 
 def test_images_without_a_class_are_refused(flat):
     tree, labels = flat
     save_noise(tree / "val" / "cat.jpg", 1)
-    with pytest.raises(ReportedError, match=r"no class for 1 of the images in .*, .* cat\.jpg"):
+    with pytest.raises(ReportedError, match=r" 1 of .* cat\.jpg"):
         list_source(tree, labels)
 
 
 def test_images_that_the_list_names_and_nobody_has_are_refused(flat):
     tree, labels = flat
     (tree / "val" / "bee-v1.jpg").unlink()
-    with pytest.raises(ReportedError, match=r"lacks 1 of the images in .*, the first is bee-v1:"):
+    with pytest.raises(ReportedError, match=r" 1 of .* bee-v1\b"):
         list_source(tree, labels)
 
 
@@ -107,7 +108,7 @@ def test_a_link_that_leads_nowhere_is_listed(tree):
 
 def test_a_pipe_is_refused(tree):
     os.mkfifo(tree / "train/ant/pipe.jpg")
-    with pytest.raises(ReportedError, match=r"pipe\.jpg is no plain file"):
+    with pytest.raises(ReportedError, match=r"pipe\.jpg"):
         list_source(tree)
 
 

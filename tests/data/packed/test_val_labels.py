@@ -43,7 +43,7 @@ def test_names_may_have_spaces(labels):
 
 @pytest.mark.parametrize("text", ["490\n361\n", "ILSVRC2012_val_00000001.JPEG 65\n"])
 def test_numbers_are_refused_with_what_to_use_instead(labels, text):
-    with pytest.raises(ReportedError, match=r"holds numbers.*LOC_val_solution\.csv") as caught:
+    with pytest.raises(ReportedError, match=r"LOC_val_solution\.csv") as caught:
         labels(text)
     assert "\n" not in str(caught.value)
 
@@ -55,24 +55,24 @@ def test_numbers_are_classes_where_the_folders_are_called_so(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "complaint"),
+    ("text", "named"),
     [
-        ("a n01751748\nb n99999999\n", "line 2 of .*b n99999999.* names no class"),
-        ("n01751748\n", "line 1 of .* names no class"),
-        ("a,\n", "line 1 of .* names no class"),
+        ("a n01751748\nb n99999999\n", "line 2 of .*b n99999999"),
+        ("n01751748\n", "line 1 of .*n01751748"),
+        ("a,\n", "line 1 of .*a,"),
         ("x" * 500, "xxx…"),
-        ("a n01751748\na.JPEG n01440764\n", "gives a two classes"),
-        ("", "names no image"),
-        ("ImageId,PredictionString\n", "names no image"),
-        (b"\xff\xfe\x00", "is not a text file"),
+        ("a n01751748\na.JPEG n01440764\n", " a two classes"),
+        ("", r"labels\.txt"),
+        ("ImageId,PredictionString\n", r"labels\.txt"),
+        (b"\xff\xfe\x00", r"labels\.txt"),
     ],
 )
-def test_other_lines_are_refused(labels, text, complaint):
-    with pytest.raises(ReportedError, match=complaint) as caught:
+def test_other_lines_are_refused(labels, text, named):
+    with pytest.raises(ReportedError, match=named) as caught:
         labels(text)
     assert "\n" not in str(caught.value)
 
 
 def test_a_missing_file_is_refused(tmp_path):
-    with pytest.raises(ReportedError, match=r"no\.txt cannot be read .*: give Kaggle's"):
+    with pytest.raises(ReportedError, match=r"no\.txt .*No such file"):
         read_val_labels(tmp_path / "no.txt", CLASSES)

@@ -1,5 +1,6 @@
 """A whole folder: the same bytes however it came about, and nothing but those."""
 
+import re
 import shutil
 
 import numpy as np
@@ -90,7 +91,7 @@ def test_going_on_gives_the_same_bytes(odd_tree, tmp_path, begin, shards):
     begin(shards, pack_tree, odd_tree, tmp_path / "halved")
     halved = tmp_path / "halved"
     (halved / UNFINISHED / "train-00002.npy.1.part").write_bytes(b"of a killed worker")
-    with pytest.raises(ReportedError, match=r"is not finished: run prepare\.py again"):
+    with pytest.raises(ReportedError, match=rf"{halved} .*prepare\.py"):
         read_index(halved)
     pack_tree(odd_tree, halved, workers=1)
     assert contents(halved) == contents(whole)
@@ -125,17 +126,17 @@ def test_a_finished_folder_is_left_as_it_is(tree, packed):
 
 @pytest.mark.parametrize("finished", [True, False])
 @pytest.mark.parametrize(
-    ("settings", "complaint"),
-    [({"size": 8}, "--size 16, and this asks for 8"), ({"shard_images": 9}, "--shard-images 4, ")],
+    ("settings", "named"),
+    [({"size": 8}, r"--size 16\b.* 8\b"), ({"shard_images": 9}, r"--shard-images 4\b.* 9\b")],
 )
-def test_other_settings_are_refused(tree, tmp_path, begin, finished, settings, complaint):
+def test_other_settings_are_refused(tree, tmp_path, begin, finished, settings, named):
     target = tmp_path / "packed"
     if finished:
         pack_tree(tree, target)
     else:
         begin(1, pack_tree, tree, target)
     before = contents(target)
-    with pytest.raises(ReportedError, match=complaint):
+    with pytest.raises(ReportedError, match=named):
         pack_tree(tree, target, **settings)
     assert contents(target) == before
 
@@ -148,34 +149,34 @@ def test_other_files_are_refused(tree, tmp_path, begin, finished):
     else:
         begin(1, pack_tree, tree, target)
     save_noise(tree / "train/bee/new.jpg", 1)
-    with pytest.raises(ReportedError, match="was begun from other files"):
+    with pytest.raises(ReportedError, match=re.escape(str(target))):
         pack_tree(tree, target)
 
 
 def test_a_folder_of_something_else_is_refused(tree, tmp_path):
     (tmp_path / "packed").mkdir()
     (tmp_path / "packed" / "thesis.tex").touch()
-    with pytest.raises(ReportedError, match=r"holds other files, such as thesis\.tex"):
+    with pytest.raises(ReportedError, match=r"thesis\.tex"):
         pack_tree(tree, tmp_path / "packed")
 
 
 def test_a_damaged_plan_is_refused(tree, tmp_path, begin):
     begin(1, pack_tree, tree, tmp_path / "packed")
     (tmp_path / "packed" / UNFINISHED / PLAN).write_text("{")
-    with pytest.raises(ReportedError, match="cannot be read: delete"):
+    with pytest.raises(ReportedError, match=PLAN):
         pack_tree(tree, tmp_path / "packed")
 
 
 def test_a_damaged_index_is_refused(tree, packed):
     change_index(packed, lambda index: index.pop("classes"))
-    with pytest.raises(ReportedError, match="no index that this program knows"):
+    with pytest.raises(ReportedError, match=re.escape(str(packed / INDEX))):
         pack_tree(tree, packed)
 
 
 def test_too_small_a_disk_is_refused_before_it_is_full(tree, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=14 * SIZE * SIZE * 3 - 1)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(ReportedError, match="more, and its disk has"):
+    with pytest.raises(ReportedError, match=re.escape(str(tmp_path / "packed"))):
         pack_tree(tree, tmp_path / "packed")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=usage.free + 1))
     pack_tree(tree, tmp_path / "packed")
@@ -187,6 +188,6 @@ def test_a_split_without_a_single_image_is_refused(tmp_path):
         path.write_text("no picture")
     target = tmp_path / "packed"
     target.mkdir()
-    with pytest.raises(ReportedError, match=r"no file of the test images in .* can be decoded"):
+    with pytest.raises(ReportedError, match=re.escape(str(tree))):
         prepare(list_source(tree), target, size=SIZE, shard_images=SHARD, workers=1)
     assert not (target / INDEX).exists()
