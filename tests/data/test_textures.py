@@ -42,14 +42,14 @@ def _means(images, labels, groups):
     return torch.stack([images[labels == group].mean(0) for group in range(groups)])
 
 
-def test_a_grey_copy_says_nothing_of_the_colour():
+def test_a_grey_copy_says_nothing_of_the_color():
     images, labels = read(length=4000)
     grey = images.float().mean((1, 2, 3))
-    means = torch.stack([grey[labels // 4 == colour].mean() for colour in range(4)])
+    means = torch.stack([grey[labels // 4 == color].mean() for color in range(4)])
     assert (means - means.mean()).abs().max() < 1
 
 
-def test_the_mean_colour_names_the_region_s():
+def test_the_mean_color_names_the_region_s():
     images, labels = read(length=2000)
     tint = images.float().mean((2, 3)) - images.float().mean((1, 2, 3))[:, None]
     directions = torch.nn.functional.normalize(torch.tensor(list(COLORS.values())), dim=1)

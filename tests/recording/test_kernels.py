@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from common.errors import ReportedError
 from model.first_layer import Kinds, count_kinds
-from recording.kernels import _montage, draw_kernels, kinds_of_towers, summary_of
+from recording.kernels import _montage, draw_kernels, in_words, kinds_of_towers, summary_of
 from recording.source import read_source
 from tests.calls import call, refusal
 from tests.runs import summary_of as run_summary
@@ -81,8 +81,7 @@ def test_a_split_run_gathers_and_counts_both_towers_kernels(split_run):
     for tower, kernels in enumerate(conv1.chunk(2)):
         counted = [summary[f"kernels_{kind}_{tower}"] for kind in Kinds._fields]
         assert counted == list(count_kinds(kernels))
-        told = ", ".join(map("{} {}".format, counted, Kinds._fields))
-        assert f"tower {tower}: {told}" in out
+        assert in_words([Kinds(0, 0, 0)] * tower + [Kinds(*counted)])[tower] in out
 
 
 @pytest.mark.programs

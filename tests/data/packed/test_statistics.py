@@ -36,7 +36,7 @@ def test_any_order_and_any_parts_have_the_very_same_sums(images):
     np.testing.assert_array_equal(whole.places, parts[0].places + parts[1].places)
 
 
-def test_of_images_of_one_colour_nothing_is_left_to_rounding():
+def test_of_images_of_one_color_nothing_is_left_to_rounding():
     sums = sums_of(np.full((3, 8, 8, 3), (255, 254, 1), np.uint8))
     mean, covariance = mean_and_covariance(
         sums.places.sum((0, 1)).tolist(), sums.products, 3 * 8 * 8
