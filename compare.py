@@ -43,7 +43,7 @@ from data.datasets import open_dataset
 from launch.console import log_to_file
 from launch.program import ArgumentParser, run_program
 from recording.folder import RunFolder
-from training.config import DTYPES
+from training.precision import PRECISIONS
 from training.settings import load_config
 
 log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ def compare_speeds(arguments: argparse.Namespace) -> int:
     folder = open_folder(config.runs, config.name, resume=arguments.resume)
     measurements = comparison.measure(folder)
 
-    data, peak = config.data, measure_peak(DTYPES[config.precision])
+    data, peak = config.data, measure_peak(PRECISIONS[config.precision].dtype)
     images = open_dataset(data.name, "train", data.folder, data.stored_size, synthetic_length=1)
     rows = [
         make_row(

@@ -9,7 +9,8 @@ import torch
 from comparison.formulas import Net, gradient_bytes
 from comparison.placements import Placement
 from distributed.timer import StepCost
-from training.config import DTYPES, Config
+from training.config import Config
+from training.precision import PRECISIONS
 
 Measurement = dict[str, Any]
 """``placement``, ``global_batch``, ``round`` and what ``steady_speed`` gives, or an ``error``."""
@@ -17,12 +18,11 @@ Measurement = dict[str, Any]
 
 def bytes_by_formula(placement: Placement, net: Net, batch: int, config: Config, held: int) -> int:
     """Bytes that a rank with ``held`` parameters sends in a step, at the meetings and for DDP."""
-    dtype = DTYPES[config.precision]
-    weights = torch.promote_types(dtype, torch.float32)
-    gradients = torch.bfloat16 if config.compress_gradients else weights
+    precision = PRECISIONS[config.precision]
+    gradients = torch.bfloat16 if config.compress_gradients else precision.weights
     sent = gradient_bytes(placement.replicas, held, gradients.itemsize)
     if placement.split:
-        sent += net.activation_bytes(batch // placement.replicas, dtype.itemsize)
+        sent += net.activation_bytes(batch // placement.replicas, precision.dtype.itemsize)
     return round(sent)
 
 

@@ -1,9 +1,12 @@
-"""What a data set offers, and the table of those that a configuration can name."""
+"""The interface of a data set, and the data sets that a configuration can name.
+
+To add a data set, write a class with this interface and add a row.
+"""
 
 import os.path
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -17,11 +20,11 @@ from data.textures import Textures
 
 
 class Dataset(Protocol):
-    """Labelled images of one size, read by their positions.
+    """Labelled images of one size, read by position.
 
-    ``decodes`` is True where reading costs enough for workers to pay off, threads that read at the
-    same time. ``block`` is how many neighbouring images an epoch should visit at about the same
-    time (see ``epoch_order``); 0 where any order is as fast.
+    ``decodes`` is True if reading takes so long that several reading threads pay off. ``block`` is
+    the number of neighbouring images that an epoch should visit at about the same time (see
+    ``epoch_order``); 0 if every order is equally fast.
     """
 
     classes: Sequence[str]
@@ -38,28 +41,51 @@ class Dataset(Protocol):
     def read(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Images (B, C, H, W) uint8 and labels (B,) int64 at ``indices`` (B,), on the CPU.
 
-        Raises ReportedError when an image cannot be read.
+        Raises ReportedError if an image cannot be read.
         """
         ...
 
 
-def _synthetic(split: Split, stored_size: int, length: int) -> Synthetic:
-    length = _test_length(split, length)
-    return Synthetic(split, length, classes=10, channels=3, height=stored_size, width=stored_size)
+class Row(NamedTuple):
+    """A data set that a configuration can name.
+
+    ``open`` takes the split, ``data.folder``, ``data.stored_size`` and ``data.synthetic_length``.
+    ``side`` is the side of its images in pixels; None: ``data.stored_size``. ``folder`` says what
+    ``data.folder`` must name; None: the data set does without a folder.
+    """
+
+    open: Callable[[Split, Path | None, int, int], Dataset]
+    side: int | None = None
+    folder: str | None = None
 
 
-def _test_length(split: Split, length: int) -> int:
+def _open_synthetic(split: Split, folder: Path | None, side: int, length: int) -> Synthetic:
+    length = _split_length(split, length)
+    return Synthetic(split, length, classes=10, channels=3, height=side, width=side)
+
+
+def _open_textures(split: Split, folder: Path | None, side: int, length: int) -> Textures:
+    return Textures(split, _split_length(split, length), side)
+
+
+def _split_length(split: Split, length: int) -> int:
     return length if split == "train" else max(1, length // 4)
 
 
-DATASETS: dict[str, Callable[[Split, Path | None, int, int], Dataset]] = {
-    "fashion_mnist": lambda split, folder, size, length: FashionMNIST(split, folder),
-    "image_folder": lambda split, folder, size, length: ImageFolder(split, folder, size),
-    "packed": lambda split, folder, size, length: Packed(split, folder),
-    "synthetic": lambda split, folder, size, length: _synthetic(split, size, length),
-    "textures": lambda split, folder, size, length: Textures(
-        split, _test_length(split, length), size
+DATASETS = {
+    "fashion_mnist": Row(
+        lambda split, folder, side, length: FashionMNIST(split, folder), side=FashionMNIST.height
     ),
+    "image_folder": Row(
+        lambda split, folder, side, length: ImageFolder(split, folder, side),
+        folder="a folder with train/ and test/",
+    ),
+    "packed": Row(
+        lambda split, folder, side, length: Packed(split, folder),
+        folder="a folder that prepare.py made",
+    ),
+    "synthetic": Row(_open_synthetic),
+    "textures": Row(_open_textures),
 }
 
 
@@ -70,17 +96,16 @@ def open_dataset(
     stored_size: int = 256,
     synthetic_length: int = 2048,
 ) -> Dataset:
-    """Open one split of the data set called ``name`` in ``DATASETS``.
+    """Open one split of the data set ``name``.
 
-    ``folder`` holds the files of fashion_mnist (without it they are looked for, then downloaded)
-    and of image_folder and packed (which need it). Images of packed are as they were prepared,
-    those of the other sets squares of ``stored_size`` pixels. ``synthetic_length`` is the number of
-    made-up training images; there are a quarter as many for testing.
+    ``folder`` holds the files; fashion_mnist without one looks for them, then downloads them.
+    ``stored_size`` is the side of the images in pixels, except for fashion_mnist (28 pixels) and
+    packed (as prepared). ``synthetic_length`` is the number of generated training images; there are
+    a quarter as many test images.
 
-    Raises ReportedError for an unknown name, and when the files are missing or not as expected.
+    Raises ReportedError if the name is unknown, or if files are missing or not as expected.
     """
     if name not in DATASETS:
-        raise ReportedError(f"there is no data set '{name}': name one of {', '.join(DATASETS)}")
-    return DATASETS[name](
-        split, folder and Path(os.path.expanduser(folder)), stored_size, synthetic_length
-    )
+        raise ReportedError(f"unknown data set '{name}': name one of {', '.join(DATASETS)}")
+    folder = folder and Path(os.path.expanduser(folder))
+    return DATASETS[name].open(split, folder, stored_size, synthetic_length)

@@ -27,6 +27,7 @@ from common.errors import ReportedError
 from common.files import open_plain, writing
 from model.alexnet import AlexNet
 from recording.totals import Totals
+from training.settings import upgrade
 from training.trainer import Trainer
 from weights.safetensors import refusal_of_disk
 
@@ -229,7 +230,7 @@ def verify_checkpoint(path: Path) -> dict[str, Any]:
             if _sha256(path / name) != manifest[name]:
                 raise ReportedError(f"the checkpoint {path} is damaged: {name} was altered")
         state = _read_json(path / "state.json")
-        return {**state, "config": dict(state["config"])}
+        return {**state, "config": upgrade(dict(state["config"]))}
     except OSError as error:
         raise ReportedError(
             f"cannot read the checkpoint {path}: {error.filename}: {error.strerror}"

@@ -13,12 +13,12 @@ from common.errors import ReportedError
 from data import Split
 from data.arrays import read_array, read_header
 from data.datasets import Dataset, open_dataset
-from data.fashion_mnist import FashionMNIST
 from data.loading import Batch, Loader, epoch_order
 from data.preprocess import Preprocess
 from distributed.device import on_device
 from distributed.mesh import Mesh
-from training.config import DTYPES, Config, DataConfig
+from training.config import Config, DataConfig
+from training.precision import PRECISIONS
 
 
 class LocalBatch(NamedTuple):
@@ -65,11 +65,6 @@ def _open(data: DataConfig, split: Split) -> Dataset:
     return open_dataset(data.name, split, data.folder, data.stored_size, data.synthetic_length)
 
 
-def stored_side(data: DataConfig) -> int:
-    """Side of the images before they become the network's input, in pixels."""
-    return FashionMNIST.height if data.name == "fashion_mnist" else data.stored_size
-
-
 def make_preprocess(config: Config, channels: int) -> Preprocess:
     """From uint8 images to the network's input.
 
@@ -82,7 +77,7 @@ def make_preprocess(config: Config, channels: int) -> Preprocess:
     )
     resize = data.resize or data.size
     return Preprocess(
-        *(data.size, resize, mean, std, data.mirror, DTYPES[config.precision]),
+        *(data.size, resize, mean, std, data.mirror, PRECISIONS[config.precision].dtype),
         mean_image=_mean_image(data.mean_image, (resize, resize, channels)),
         colors=_color_changes(data, channels) if data.color_noise else None,
     )

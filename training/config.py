@@ -1,209 +1,192 @@
-"""The schema of a run's configuration: every setting, its type, its default and its help."""
+"""The schema of a run's configuration: every setting with its type, its default and its help.
 
-import re
+``--help`` prints the string below each setting. ``Changeable`` and ``PreparesImages`` mark what a
+setting means beyond its value (see ``training.fields``).
+"""
+
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-import torch
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, model_validator
 
+from data.datasets import DATASETS
 from model.alexnet import SMALLEST_SIDE
-from model.variants import Meeting, Variant, net_form
-
-DTYPES = {
-    "fp64": torch.float64,
-    "fp32": torch.float32,
-    "bf16": torch.bfloat16,
-    "fp16": torch.float16,
-}
-
+from model.initialization import SCHEMES
+from model.layers import ACTIVATIONS
+from model.variants import VARIANTS, Meeting, Variant, net_form
+from training.fields import Changeable, Count, Fraction, OneOf, PreparesImages, Section
+from training.optimization import OPTIMIZERS, SCHEDULES
+from training.precision import PRECISIONS
 
 LARGEST_SIDE = 4096
-"""Of images, in pixels; the net's fc6 would have 17 billion weights."""
-LONGEST_NAME = 255
-"""Bytes, in a file system."""
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-"""What no name of anything has: control characters, and bytes that are no text."""
-Probability = Annotated[float, Field(ge=0, lt=1)]
-
-
-class Section(BaseModel):
-    """A group of settings; unknown keys are errors, and the text under each key is its help."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _plain(cls, value: Any, info: ValidationInfo) -> Any:
-        """What pydantic would let pass: true for 1, and text that is no name of anything."""
-        kinds = cls.model_fields[str(info.field_name)].annotation
-        if isinstance(value, bool) and bool not in (kinds, *get_args(kinds)):
-            raise ValueError("Input should be no truth value")
-        if isinstance(value, str) and CONTROL.search(value):
-            raise ValueError("Input should have no control characters")
-        if isinstance(value, str) and max(map(len, value.encode().split(b"/"))) > LONGEST_NAME:
-            raise ValueError(f"Input should have names of at most {LONGEST_NAME} bytes")
-        return value
+"""Of an image, in pixels. The fc6 of such images would have 17 billion weights."""
 
 
 class DataConfig(Section):
-    """Which images, and how they become the network's input."""
+    """The images, and how they become the network's input."""
 
-    name: Literal["fashion_mnist", "image_folder", "packed", "synthetic", "textures"] = (
-        "fashion_mnist"
-    )
-    """Fashion-MNIST, folders named after their classes, what prepare.py made of those, or made-up
-    images: patterns, textures."""
-    folder: Path | None = None
-    """Where the files lie; Fashion-MNIST is looked for, then downloaded, without it."""
-    size: int = Field(224, ge=SMALLEST_SIDE, le=LARGEST_SIDE)
+    name: Annotated[str, OneOf(DATASETS)] = "fashion_mnist"
+    """The data set: Fashion-MNIST, folders named after their classes, the same packed by
+    prepare.py, or generated images (patterns, textures)."""
+    folder: Changeable[Path | None] = None
+    """The folder with the files. Without one, Fashion-MNIST is looked for, then downloaded."""
+    size: PreparesImages[int] = Field(224, ge=SMALLEST_SIDE, le=LARGEST_SIDE)
     """Side of the network's input, in pixels."""
-    resize: int | None = Field(None, le=LARGEST_SIDE)
-    """Side to which images are resized before the crop to size; size itself, if not given."""
-    mean: float | list[float] = 0.0
-    """Subtracted from the pixels (0 to 255); one number, or one for each channel."""
-    mean_image: Path | None = None
-    """A NumPy file (resize, resize, channels) whose centre is subtracted in place of mean."""
-    std: float | list[float] = 255.0
-    """Divides the pixels after that; one number, or one for each channel."""
+    resize: PreparesImages[int | None] = Field(None, le=LARGEST_SIDE)
+    """Resize images to this side, then crop them to size. null: to size itself."""
+    mean: PreparesImages[float | list[float]] = 0.0
+    """Subtract this from the pixels (0 to 255); one number, or one for each channel."""
+    mean_image: PreparesImages[Path | None] = None
+    """Subtract the centre of this NumPy file (resize, resize, channels) instead of mean."""
+    std: PreparesImages[float | list[float]] = 255.0
+    """Then divide the pixels by this; one number, or one for each channel."""
     mirror: bool = False
-    """Flip half of the training images left to right."""
+    """Flip half of the training images left to right, at random."""
     color_noise: float = Field(0.0, ge=0)
-    """Change the colours of training images along the principal components of color_covariance,
-    by normal multiples of this part of their deviations (Krizhevsky 2012, section 4.1: 0.1)."""
-    color_covariance: list[list[float]] | None = None
-    """Of the channels of the training pixels, as prepare.py measures it."""
-    test_views: Literal[1, 2, 10] = 1
-    """Of a test image: its centre; and mirrored; and its corners. Their probabilities are averaged.
+    """Shift the colors of training images along the principal components of color_covariance, by
+    normal multiples of this part of their standard deviations (Krizhevsky 2012, section 4.1: 0.1).
     """
-    workers: int = Field(0, ge=0, le=256)
+    color_covariance: list[list[float]] | None = None
+    """Covariance of the channels over all training pixels; prepare.py prints it."""
+    test_views: PreparesImages[Literal[1, 2, 10]] = 1
+    """Views of a test image, whose probabilities are averaged. 1: the centre crop. 2: also
+    mirrored. 10: also the four corners."""
+    workers: Changeable[int] = Field(0, ge=0, le=256)
     """Reading threads of each rank, for image folders and packed images."""
-    stored_size: int = Field(256, gt=0, le=LARGEST_SIDE)
-    """Side at which decoded or made-up images are kept, in pixels."""
+    stored_size: PreparesImages[int] = Field(256, gt=0, le=LARGEST_SIDE)
+    """Side of decoded or generated images before they are resized, in pixels."""
     synthetic_length: int = Field(2048, gt=0, le=10**8)
-    """Training images in the made-up set."""
+    """Number of generated training images."""
+
+    @property
+    def image_side(self) -> int:
+        """Side of the data set's images before they are resized, in pixels."""
+        return DATASETS[self.name].side or self.stored_size
 
 
 class NetConfig(Section):
-    """What of the variant is changed; what is not given stays as its row has it."""
+    """Changes to the variant's row in model/variants.py. null: as the row has it."""
 
     local_response_norm: bool | None = None
     """Normalise after conv1 and conv2 (Krizhevsky 2012, section 3.3)."""
-    activation: Literal["relu", "tanh", "sigmoid"] | None = None
-    """What follows conv1 to fc7 (section 3.1)."""
+    activation: Annotated[str, OneOf(ACTIVATIONS)] | None = None
+    """The function after each of conv1 to fc7 (section 3.1)."""
     pool: Literal[2, 3] | None = None
-    """Side of the pooling windows, 2 pixels apart: of 2 they do not overlap (section 3.4)."""
-    dropout: tuple[Probability, Probability, Probability] | None = None
-    """Of the inputs of fc6, and of the outputs of fc6 and of fc7 (section 4.2)."""
-    hidden: int | None = Field(None, gt=0)
-    """Units of fc6 and of fc7, which have nine tenths of the weights."""
+    """Side of the pooling windows. Their stride is 2 pixels, so windows of 3 overlap (section 3.4).
+    """
+    dropout: tuple[Fraction, Fraction, Fraction] | None = None
+    """Dropout of fc6's inputs, fc6's outputs and fc7's outputs (section 4.2)."""
+    hidden: Count | None = None
+    """Units of fc6 and of fc7, which hold nine tenths of the weights."""
     meet: tuple[Meeting, ...] | None = None
-    """Layers that read every tower, any of three; with [] the towers meet in their logits alone."""
+    """The layers that read every tower. With [] the towers meet in the logits only."""
 
     @property
     def changes(self) -> dict[str, Any]:
-        """What is given, by the name of the variant's field."""
+        """The settings that are given; the keys are fields of ``Variant``."""
         return self.model_dump(exclude_none=True)
 
 
 class OptimizerConfig(Section):
-    """Stochastic gradient descent."""
+    """The optimiser, and the loss that it minimises."""
 
+    name: Annotated[str, OneOf(OPTIMIZERS)] = "sgd"
+    """The optimiser. Each reads its own settings below and ignores the other's."""
     learning_rate: float = Field(0.01, gt=0)
-    """The largest rate of the schedule."""
-    momentum: float = Field(0.9, ge=0, lt=1)
-    """Of the velocity; the rate multiplies the velocity, as in PyTorch."""
-    nesterov: bool = False
-    """Nesterov's momentum."""
+    """The highest learning rate of the schedule."""
     weight_decay: float = Field(5e-4, ge=0)
-    """Times the weight, added to its gradient (biases too)."""
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-    """Probability spread evenly over all classes."""
-    gradient_accumulation: int = Field(1, ge=1)
-    """Parts into which a replica cuts its share of a batch to save memory."""
+    """Decay of weights and biases. sgd: added to the gradient, times the weight. adamw: decoupled,
+    multiplied by the learning rate."""
+    momentum: Fraction = 0.9
+    """sgd: momentum. The learning rate multiplies the velocity, as in PyTorch."""
+    nesterov: bool = False
+    """sgd: use Nesterov's momentum."""
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    """adamw: decay of the running means of the gradient and of its square."""
+    eps: float = Field(1e-8, gt=0)
+    """adamw: added to the root of the mean square."""
+    label_smoothing: Fraction = 0.0
+    """Probability that the target spreads evenly over all classes."""
+    gradient_accumulation: Changeable[Count] = 1
+    """Compute each local batch in this many parts, one after the other, to save memory."""
 
 
 class ScheduleConfig(Section):
-    """How the learning rate moves."""
+    """The learning rate over the run."""
 
-    name: Literal["constant", "plateau", "one_cycle"] = "constant"
-    """Plateau divides by ten when the test error stalls (Krizhevsky 2012, section 5)."""
-    warmup: float = Field(0.3, gt=0, lt=1)
-    """one_cycle: the part of the run in which the rate rises."""
-    patience: int = Field(3, ge=0)
-    """plateau: evaluations without a better error before the division."""
+    name: Annotated[str, OneOf(SCHEDULES)] = "constant"
+    """constant. plateau: divide by ten when the test error stalls (Krizhevsky 2012, section 5).
+    one_cycle: rise, then fall to zero, both along a cosine. cosine: rise along a line, then fall to
+    zero along a cosine."""
+    warmup: Fraction = 0.3
+    """one_cycle, cosine: the part of the run in which the rate rises, as a fraction."""
+    patience: int = Field(3, ge=0, le=10**9)
+    """plateau: evaluations without a better error before the rate is divided."""
 
 
 class TrackingConfig(Section):
     """Weights & Biases."""
 
-    mode: Literal["auto", "online", "offline", "disabled"] = "auto"
-    """Auto is online with an API key, else offline."""
-    project: str = "alexnet"
-    """The project that runs are logged to."""
-    group: str | None = None
-    """Runs to be compared share a group; the run's name, if not given."""
+    mode: Changeable[Literal["auto", "online", "offline", "disabled"]] = "auto"
+    """auto: online if there is an API key, else offline."""
+    project: Changeable[str] = "alexnet"
+    """The project that the run is logged to."""
+    group: Changeable[str | None] = None
+    """The group of runs to compare with. null: the run's name."""
 
 
 class Config(Section):
     """Everything that defines a run."""
 
-    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
-    """Of the run's folder; where it is taken, -2, -3, … is appended."""
+    name: Changeable[str] = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
+    """Name of the run's folder. If it is taken, -2, -3, … is appended."""
     seed: int = Field(0, ge=0, lt=2**32)
-    """Of the weights, the order of the images, augmentation and dropout."""
-    variant: Literal["paper", "half", "d2l", "torchvision", "caffe", "caffenet", "zfnet"] = "paper"
+    """Seed of the initial weights, the order of the images, augmentation and dropout."""
+    variant: Annotated[str, OneOf(VARIANTS)] = "paper"
     """The net: a row of model/variants.py."""
-    towers: int = Field(2, ge=1)
-    """Parallel streams of the net; 1 is the single-stream form."""
-    init: Literal["released", "text", "xavier", "he", "default"] | None = None
-    """Of the weights, see model/initialization.py; the variant's own, if not given."""
+    towers: Count = 2
+    """Parallel streams of the net. 1: the single-stream net."""
+    init: Annotated[str, OneOf(SCHEMES)] | None = None
+    """Initialisation of the weights, see model/initialization.py. null: the variant's own."""
     weights: Path | None = None
-    """A checkpoint, a run's folder or a file of weights to start from, in place of those. Of
-    data with another number of classes, fc8 begins anew."""
-    placement: Literal["auto", "local", "split"] = "auto"
-    """Towers in one process, or one on each rank; auto splits if the ranks divide into towers."""
-    batch_size: int = Field(128, gt=0)
-    """Images per optimiser step over all replicas."""
-    epochs: int = Field(1, gt=0)
-    """Times that every training image is seen."""
-    max_steps: int | None = Field(None, gt=0)
-    """Fewer optimiser steps than the epochs have."""
-    precision: Literal["fp64", "fp32", "bf16", "fp16"] = "fp32"
-    """Of the forward and backward pass; weights are fp32, or fp64, to compare placements."""
+    """Start from these weights: a checkpoint, a run's folder or a file. If the data have another
+    number of classes, fc8 is initialised instead."""
+    placement: Changeable[Literal["auto", "local", "split"]] = "auto"
+    """local: all towers in one process. split: one tower on each rank. auto: split if the number of
+    ranks is a multiple of the towers."""
+    batch_size: Count = 128
+    """Global batch: images per optimiser step over all ranks."""
+    epochs: Count = 1
+    """Number of passes over the training images."""
+    max_steps: Count | None = None
+    """Stop after this many optimiser steps. null: after the epochs."""
+    precision: Annotated[str, OneOf(PRECISIONS)] = "fp32"
+    """Precision of the forward and the backward pass. Weights are fp32, or fp64 with fp64, which is
+    meant for comparing placements."""
     compress_gradients: bool = False
-    """Average the replicas' gradients as bf16: half the bytes, fewer digits."""
-    overlap_communication: bool = True
-    """Let activations travel while the layer that reads them works; false waits for each."""
-    channels_last: bool = True
-    """Memory layout of the convolutions."""
-    compile: bool = False
-    """Use torch.compile where it works."""
-    checkpoint_every: int = Field(500, gt=0)
-    """Steps between checkpoints; the end of the run has one too."""
-    keep_checkpoints: int = Field(2, ge=0)
-    """How many of the newest are kept; with 0 none is written."""
-    keep_best: bool = True
-    """Also save when an evaluation is the best so far, and keep that."""
-    write_errors: Literal["stop", "continue"] = "stop"
-    """Whether a run ends when the disk refuses a checkpoint or metrics, or says so and goes on."""
-    compare_ranks_every: int = Field(100, gt=0)
-    """Steps between checks that equal weights are equal on all ranks, and that none is slow."""
-    evaluate_every: int | None = Field(None, gt=0)
-    """Steps between evaluations, beside those at the end of each epoch and of the run."""
-    timeout: float = Field(100.0, gt=0)
-    """Seconds that a rank waits for the others; what rank 0 does for all may take longer."""
-    runs: Path = Path("runs")
-    """Where the runs' folders are made."""
+    """Send gradients between replicas as bf16: half the bytes, fewer digits."""
+    overlap_communication: Changeable[bool] = True
+    """Send activations while the layer that reads them computes. false: wait for them first."""
+    channels_last: Changeable[bool] = True
+    """Use the channels-last memory layout in the convolutions."""
+    compile: Changeable[bool] = False
+    """Use torch.compile if there is a C++ compiler."""
+    checkpoint_every: Changeable[Count] = 500
+    """Steps between checkpoints. The end of the run has one too."""
+    keep_checkpoints: Changeable[int] = Field(2, ge=0, le=10**9)
+    """Number of newest checkpoints to keep. 0: write none."""
+    keep_best: Changeable[bool] = True
+    """Also save a checkpoint after the best evaluation so far, and keep it."""
+    write_errors: Changeable[Literal["stop", "continue"]] = "stop"
+    """stop: end the run if the disk refuses a checkpoint or metrics. continue: warn and go on."""
+    compare_ranks_every: Changeable[Count] = 100
+    """Steps between checks that replicated weights are equal on all ranks and no rank is slow."""
+    evaluate_every: Count | None = None
+    """Steps between evaluations, in addition to one after each epoch and at the end."""
+    timeout: Changeable[float] = Field(100.0, gt=0)
+    """Seconds that a rank waits for the others. What rank 0 does for all may take longer."""
+    runs: Changeable[Path] = Path("runs")
+    """The folder that holds the runs' folders."""
     net: NetConfig = NetConfig()
     data: DataConfig = DataConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -212,24 +195,23 @@ class Config(Section):
 
     @property
     def form(self) -> Variant:
-        """The net: the variant's row, with what ``net`` changes."""
+        """The net: the variant's row with the changes of ``net``."""
         return net_form(self.variant, self.net.changes)
 
     @model_validator(mode="after")
-    def _possible(self) -> "Config":
+    def _check_together(self) -> "Config":
         for width in (*self.form.convolutions, self.form.hidden):
             if width % self.towers:
                 raise ValueError(f"{self.towers} towers do not divide a width of {width}")
-        if self.data.resize is not None and self.data.resize < self.data.size:
+        data, optimizer = self.data, self.optimizer
+        if data.resize is not None and data.resize < data.size:
             raise ValueError("data.resize must be at least data.size")
-        if self.data.name == "image_folder" and self.data.folder is None:
-            raise ValueError("data.folder must name the folder with train/ and test/")
-        if self.data.name == "packed" and self.data.folder is None:
-            raise ValueError("data.folder must name the folder that prepare.py made")
-        if self.data.color_noise and self.data.color_covariance is None:
-            raise ValueError("data.color_noise needs data.color_covariance, which prepare.py tells")
-        if self.optimizer.gradient_accumulation > self.batch_size:
+        if data.folder is None and (needed := DATASETS[data.name].folder):
+            raise ValueError(f"data.folder must name {needed}")
+        if data.color_noise and data.color_covariance is None:
+            raise ValueError("data.color_noise needs data.color_covariance: prepare.py prints it")
+        if optimizer.gradient_accumulation > self.batch_size:
             raise ValueError("optimizer.gradient_accumulation must be at most batch_size")
-        if self.optimizer.nesterov and not self.optimizer.momentum:
+        if optimizer.nesterov and not optimizer.momentum:
             raise ValueError("optimizer.nesterov needs a momentum above 0")
         return self

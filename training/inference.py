@@ -10,18 +10,19 @@ from torch import Tensor, nn
 from data.loading import Batch
 from data.preprocess import VIEWS, Preprocess
 from distributed.mesh import Mesh
-from training.config import DTYPES, Config
+from training.config import Config
+from training.precision import PRECISIONS
 
 
 def compute_logits(
     network: nn.Module, inputs: Tensor, keys: Tensor | None, precision: str
 ) -> Tensor:
-    """Logits (B, classes) of normalised images, computed in ``precision``; at least float32."""
-    dtype = DTYPES[precision]
-    mixed = dtype.itemsize < torch.float32.itemsize
-    with torch.autocast(inputs.device.type, dtype if mixed else None, enabled=mixed):
+    """Logits (B, classes) of normalised images, computed in ``precision``; float32 at least."""
+    numbers = PRECISIONS[precision]
+    dtype = numbers.dtype if numbers.is_mixed else None
+    with torch.autocast(inputs.device.type, dtype, enabled=numbers.is_mixed):
         logits: Tensor = network(inputs, keys)
-        return logits.to(torch.promote_types(dtype, torch.float32))
+        return logits.to(numbers.weights)
 
 
 @torch.no_grad()

@@ -1,49 +1,108 @@
-"""The optimiser and the learning-rate schedules, all torch's own."""
+"""The optimisers and the learning-rate schedules that a configuration can name, all torch's own.
 
-from collections.abc import Callable
-from typing import Any
+To add one, add a row; settings that only it reads go into ``training.config``.
+"""
 
-import torch
-from torch.optim import SGD, Optimizer
-from torch.optim.lr_scheduler import ConstantLR, OneCycleLR, ReduceLROnPlateau
+import math
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
-from training.config import OptimizerConfig, ScheduleConfig
+from torch import nn
+from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.lr_scheduler import (
+    ConstantLR,
+    LambdaLR,
+    LRScheduler,
+    OneCycleLR,
+    ReduceLROnPlateau,
+)
+
+if TYPE_CHECKING:  # the schema lists the names of these tables
+    from training.config import OptimizerConfig, ScheduleConfig
 
 
-def make_optimizer(model: torch.nn.Module, config: OptimizerConfig, *, may_skip: bool) -> SGD:
-    """SGD over all parameters (biases decay too, as the paper's text has it).
-
-    With ``may_skip`` a scaler may leave out steps. torch's fused form would then take momentum
-    from memory that the first of these steps never wrote.
-    """
+def _sgd(parameters: Iterable[nn.Parameter], config: "OptimizerConfig", fused: bool) -> SGD:
     return SGD(
-        model.parameters(),
+        parameters,
         lr=config.learning_rate,
         momentum=config.momentum,
         nesterov=config.nesterov,
         weight_decay=config.weight_decay,
-        fused=not may_skip,
+        fused=fused,
     )
+
+
+def _adamw(parameters: Iterable[nn.Parameter], config: "OptimizerConfig", fused: bool) -> AdamW:
+    return AdamW(
+        parameters,
+        lr=config.learning_rate,
+        betas=config.betas,
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+        fused=fused,
+    )
+
+
+OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter], "OptimizerConfig", bool], Optimizer]] = {
+    "sgd": _sgd,
+    "adamw": _adamw,
+}
+
+
+def make_optimizer(model: nn.Module, config: "OptimizerConfig", *, may_skip: bool) -> Optimizer:
+    """The optimiser of all parameters (biases decay too, as in the paper's text).
+
+    ``may_skip`` says that a gradient scaler may skip steps. torch's fused SGD would then read
+    momentum that the first of these steps never wrote, so the fused form is off.
+    """
+    return OPTIMIZERS[config.name](model.parameters(), config, not may_skip)
+
+
+def _constant(optimizer: Optimizer, config: "ScheduleConfig", steps: int) -> LRScheduler:
+    return ConstantLR(optimizer, factor=1.0)
+
+
+def _plateau(optimizer: Optimizer, config: "ScheduleConfig", steps: int) -> LRScheduler:
+    return ReduceLROnPlateau(optimizer, patience=config.patience)
+
+
+def _one_cycle(optimizer: Optimizer, config: "ScheduleConfig", steps: int) -> LRScheduler:
+    return OneCycleLR(
+        optimizer,
+        max_lr=optimizer.param_groups[0]["lr"],
+        total_steps=steps + 1,
+        # At least half a step: torch divides by the length of the rise.
+        pct_start=max(config.warmup, 1.5 / (steps + 1)),
+        cycle_momentum=False,
+    )
+
+
+def _cosine(optimizer: Optimizer, config: "ScheduleConfig", steps: int) -> LRScheduler:
+    rise = round(config.warmup * steps)
+
+    def factor(step: int) -> float:
+        """Linear from 1 / (rise + 1) at step 0 to 1 at ``rise``, then a cosine to 0 at the end."""
+        if step < rise:
+            return (step + 1) / (rise + 1)
+        return (1 + math.cos(math.pi * (step - rise) / max(steps - rise, 1))) / 2
+
+    return LambdaLR(optimizer, factor)
+
+
+SCHEDULES: dict[str, Callable[[Optimizer, "ScheduleConfig", int], LRScheduler]] = {
+    "constant": _constant,
+    "plateau": _plateau,
+    "one_cycle": _one_cycle,
+    "cosine": _cosine,
+}
 
 
 class Schedule:
     """Moves the learning rate after each step or, on a plateau, after each evaluation."""
 
-    def __init__(self, optimizer: Optimizer, config: ScheduleConfig, total_steps: int) -> None:
+    def __init__(self, optimizer: Optimizer, config: "ScheduleConfig", total_steps: int) -> None:
         self.optimizer = optimizer
-        makers: dict[str, Callable[[], Any]] = {
-            "constant": lambda: ConstantLR(optimizer, factor=1.0),
-            "plateau": lambda: ReduceLROnPlateau(optimizer, patience=config.patience),
-            "one_cycle": lambda: OneCycleLR(
-                optimizer,
-                max_lr=optimizer.param_groups[0]["lr"],
-                total_steps=total_steps + 1,
-                # At least half a step: torch divides by what the rise takes.
-                pct_start=max(config.warmup, 1.5 / (total_steps + 1)),
-                cycle_momentum=False,
-            ),
-        }
-        self.scheduler = makers[config.name]()
+        self.scheduler = SCHEDULES[config.name](optimizer, config, total_steps)
 
     @property
     def learning_rate(self) -> float:
@@ -56,7 +115,7 @@ class Schedule:
             self.scheduler.step()
 
     def after_evaluation(self, test_error: float) -> None:
-        """Move on by one evaluation, whose error was ``test_error``."""
+        """Move on by one evaluation with this test error."""
         if isinstance(self.scheduler, ReduceLROnPlateau):
             self.scheduler.step(test_error)
 
@@ -65,7 +124,7 @@ class Schedule:
         return {"learning_rate": self.learning_rate, **self.scheduler.state_dict()}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from what ``state`` gave."""
+        """Continue from what ``state`` returned."""
         state = dict(state)
         self.optimizer.param_groups[0]["lr"] = state.pop("learning_rate")
         self.scheduler.load_state_dict(state)

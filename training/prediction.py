@@ -3,15 +3,13 @@
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-
 from common.errors import ReportedError
 from data.image_folder import decode
 from distributed.device import take_device
 from recording.source import Source
-from training.batches import make_preprocess, stored_side
-from training.config import DTYPES
+from training.batches import make_preprocess
 from training.inference import predict
+from training.precision import PRECISIONS
 
 
 class Guess(NamedTuple):
@@ -39,15 +37,14 @@ class Predictor:
             )
         self.preprocess = make_preprocess(self.config, weights.channels)
         self.weights, self.device = weights, take_device(0, 1)
-        dtype = torch.promote_types(DTYPES[self.config.precision], torch.float32)
-        self.model = weights.model().to(self.device, dtype)
+        self.model = weights.model().to(self.device, PRECISIONS[self.config.precision].weights)
 
     def top(self, path: str, count: int) -> list[Guess]:
         """The ``count`` most probable classes of the picture at ``path``, the best one first.
 
         Raises ReportedError when it cannot be read.
         """
-        image = decode(path, stored_side(self.config.data), self.weights.channels).to(self.device)
+        image = decode(path, self.config.data.image_side, self.weights.channels).to(self.device)
         [logarithms] = predict(self.model, self.preprocess, self.config, image[None])
         best = logarithms.exp().topk(min(count, len(logarithms)))
         names = self.weights.class_names

@@ -2,49 +2,40 @@
 
 import copy
 import difflib
+import reprlib
 import textwrap
-import typing
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from typing_extensions import override as overriding
 
 from common.errors import ReportedError
 from common.files import open_plain
-from training.config import Config, Section
+from training.config import Config
+from training.fields import Mark, OneOf, Section, list_fields, marked_keys
 
 MOST_BYTES = 2**16
-"""Of a configuration's file; so many are more than anybody writes."""
-LARGEST_INT = 2**63
-SHOWN = 80
-"""Letters of a wrong value that are quoted."""
+"""Of a configuration file; nobody writes a longer one."""
 MOST_FAULTS = 8
-"""That are told; of a file that is no configuration there may be thousands."""
+"""Reported of one configuration; a file that is not a configuration may have thousands."""
+SHOWN = 80
+"""Characters of a wrong value that are quoted."""
 
-# Settings that a resumed run may change: they do not touch what is computed.
-CHANGEABLE = {
-    *(
-        "name",
-        "runs",
-        "placement",
-        "compile",
-        "channels_last",
-        "overlap_communication",
-        "checkpoint_every",
-    ),
-    *("keep_checkpoints", "keep_best", "write_errors", "compare_ranks_every", "timeout"),
-    *("data.folder", "data.workers", "optimizer.gradient_accumulation"),
-    *("tracking.mode", "tracking.project", "tracking.group"),
+RENAMED = {
+    "initial_values": "init",
+    "data.deviation": "data.std",
+    "optimizer.accumulation": "optimizer.gradient_accumulation",
 }
+"""Old dotted keys and their new names. A user is told; ``upgrade`` renames them in saved files."""
 
 
 def load_config(path: Path, overrides: list[str]) -> Config:
-    """The configuration of a YAML file with ``key.sub=value`` overrides.
+    """The configuration in a YAML file, changed by ``key.sub=value`` overrides.
 
-    Raises ReportedError that lists every fault with the file, the key and the nearest valid one.
+    Raises ReportedError that lists every fault with the file, the key and the nearest valid key.
     """
     return resolve_config(_read(path), overrides, path)
 
@@ -52,7 +43,7 @@ def load_config(path: Path, overrides: list[str]) -> Config:
 def config_over(
     settings: dict[str, Any], source: Path, path: Path | None, overrides: list[str]
 ) -> Config:
-    """``settings``, which came from ``source``, changed by a YAML file if any, then by overrides.
+    """``settings`` from ``source``, changed by a YAML file (if given), then by overrides.
 
     Raises ReportedError as ``load_config`` does.
     """
@@ -63,18 +54,21 @@ def config_over(
 
 
 def resolve_config(values: dict[str, Any], overrides: list[str], path: Path) -> Config:
-    """The configuration of ``values``, which came from ``path``, with overrides."""
+    """The configuration of ``values``, which came from ``path``, changed by overrides.
+
+    Raises ReportedError as ``load_config`` does.
+    """
     for override in overrides:
         _override(values, override)
     try:
         return Config.model_validate(values)
     except ValidationError as error:
         given = {override.partition("=")[0] for override in overrides}
-        found = error.errors()
-        told = [_explain(path, given, fault) for fault in found[:MOST_FAULTS]]
-        if more := len(found) - len(told):
-            told.append(f"and {more} more")
-        raise ReportedError(*told) from None
+        faults = error.errors()
+        lines = [_explain(path, given, fault) for fault in faults[:MOST_FAULTS]]
+        if more := len(faults) - len(lines):
+            lines.append(f"and {more} more")
+        raise ReportedError(*lines) from None
 
 
 def dump_config(config: Config) -> str:
@@ -82,10 +76,35 @@ def dump_config(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
+def upgrade(values: dict[str, Any]) -> dict[str, Any]:
+    """A copy of ``values``, settings that an older version saved, with today's keys."""
+    values = copy.deepcopy(values)
+    for old, new in RENAMED.items():
+        section, last = _section_of(values, old)
+        if last in section:
+            value = section.pop(last)
+            section, last = _section_of(values, new)
+            section.setdefault(last, value)
+    return values
+
+
+def _section_of(values: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
+    """The mapping that holds a dotted key (empty if there is none), and the key's last part."""
+    *parents, last = key.split(".")
+    for parent in parents:
+        section = values.get(parent)
+        values = section if isinstance(section, dict) else {}
+    return values, last
+
+
 def check_same_run(config: Config, saved: dict[str, Any]) -> None:
-    """Raise ReportedError when ``config`` would not continue the run saved as JSON values."""
-    before, now = dict(_flat(saved)), dict(_flat(config.model_dump(mode="json")))
-    for key in sorted((before | now).keys() - CHANGEABLE):
+    """Raise ReportedError if ``config`` would not continue the run saved as JSON values.
+
+    A setting that is newer than the saved run had its default there: the default of a new setting
+    must be the behaviour from before it.
+    """
+    before, now = {**_plain_values(Config()), **dict(_flatten(saved))}, _plain_values(config)
+    for key in sorted((before | now).keys() - marked_keys(Config, Mark.CHANGEABLE)):
         if before.get(key) != now.get(key):
             raise ReportedError(
                 f"cannot resume with another {key}: it was {before.get(key)} and is now "
@@ -94,39 +113,42 @@ def check_same_run(config: Config, saved: dict[str, Any]) -> None:
 
 
 def settings_help() -> str:
-    """Every setting with its default and what it does, for ``--help``."""
-    lines = []
-    for key, field in _fields(Config):
-        choices = _choices(field.annotation)
-        listed = f"  ({', '.join(map(str, choices))})" if choices else ""
-        lines.append(f"  {key} = {_plain(field.get_default())}{listed}")
-        lines.append(textwrap.indent(textwrap.fill(field.description, 92), 6 * " "))
+    """Every setting with its default, its choices and its help, for ``--help``."""
+    lines, defaults = [], _plain_values(Config())
+    for key, field in list_fields(Config):
+        choices = _choices(field.annotation, *field.metadata)
+        listed = f"  ({', '.join(choices)})" if choices else ""
+        lines.append(f"  {key} = {_in_yaml(defaults[key])}{listed}")
+        lines.append(textwrap.indent(textwrap.fill(field.description or "", 92), 6 * " "))
     return "\n".join(lines)
 
 
-def _fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, field in model.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            yield from _fields(field.annotation, f"{prefix}{name}.")
+def _choices(*annotations: Any) -> list[str]:
+    """The values that a setting's annotations list, in order."""
+    found: list[str] = []
+    for annotation in annotations:
+        if isinstance(annotation, OneOf):
+            found += annotation.table
+        elif get_origin(annotation) is Literal:
+            found += map(str, get_args(annotation))
         else:
-            yield prefix + name, field
+            found += _choices(*get_args(annotation))
+    return found
 
 
-def _choices(annotation: Any) -> list[str]:
-    if typing.get_origin(annotation) is Literal:
-        return list(typing.get_args(annotation))
-    return [choice for part in typing.get_args(annotation) for choice in _choices(part)]
+def _in_yaml(value: Any) -> str:
+    return yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n").strip()
 
 
-def _plain(value: Any) -> str:
-    words = {None: "null", True: "true", False: "false"}
-    return words[value] if value is None or isinstance(value, bool) else str(value)
+def _plain_values(config: Config) -> dict[str, Any]:
+    """The values that JSON would hold, by dotted key."""
+    return dict(_flatten(config.model_dump(mode="json")))
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in values.items():
         if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from _flatten(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
 
@@ -147,42 +169,21 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which nothing is said twice, or in few letters much.
-
-    A key that is repeated is most likely a mistake, of which PyYAML takes the last. Aliases make of
-    a short text one without end; no configuration needs them.
-    """
+    """YAML in which a key that is given twice is an error; PyYAML would take the last one."""
 
     @overriding
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark
-            raise yaml.MarkedYAMLError(None, None, "write out what the alias stands for", mark)
-        return super().compose_node(parent, index)
-
-    @overriding
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Check the keys. Does not merge ``<<`` into them: merges of merges grow without end."""
         known = set()
         for key, _ in node.value:
             if str(key.value) in known:
-                problem = f"the key {key.value} is there twice"
+                problem = f"the key {key.value} is given twice"
                 raise yaml.MarkedYAMLError(None, None, problem, key.start_mark)
             known.add(str(key.value))
-        return super().construct_mapping(node, deep)
-
-    @overriding
-    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
-        value = super().construct_yaml_int(node)
-        if abs(value) >= LARGEST_INT:
-            raise yaml.MarkedYAMLError(None, None, "a number is too large", node.start_mark)
-        return value
-
-
-_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 
 def _parse(text: str | bytes) -> Any:
-    """What YAML means; raises ValueError with the reason if it is none."""
+    """The value of a YAML text; raises ValueError with the reason if it is not valid."""
     try:
         return yaml.load(text, _Loader)
     except (yaml.YAMLError, ValueError) as error:  # ValueError: the date 2026-99-99
@@ -203,7 +204,7 @@ def _override(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise ReportedError(
-            f"cannot use the argument {_quoted(override)}: overrides look like key=value or "
+            f"cannot use the argument {_quote(override)}: overrides look like key=value or "
             "key.sub=value, without spaces"
         )
     *parents, last = key.split(".")
@@ -211,55 +212,72 @@ def _override(values: dict[str, Any], override: str) -> None:
         section = values.setdefault(parent, {})
         if not isinstance(section, dict):
             raise ReportedError(
-                f"cannot use the override {_quoted(override)}: {parent} is not a section"
+                f"cannot use the override {_quote(override)}: {parent} is not a section"
             )
         values = section
     try:
         values[last] = _parse(text)
     except ValueError as error:
-        raise ReportedError(
-            f"the value in {_quoted(override)} is not valid YAML: {error}"
-        ) from None
+        raise ReportedError(f"the value in {_quote(override)} is not valid YAML: {error}") from None
 
 
 def _explain(path: Path, overridden: set[str], fault: Any) -> str:
-    # Of a setting that may be a number or a list, pydantic names the form it tried as well.
+    """One line about one of pydantic's errors."""
+    # For a setting that may be a number or a list, pydantic also names the form it tried.
     key = ".".join(str(part) for part in fault["loc"] if part not in ("float", "list[float]"))
-    where = _source_of(key, path, overridden)
+    where = _place(key, path, overridden)
     if fault["type"] == "extra_forbidden":
         return f"{where}: {key}: unknown key, {_hint(fault['loc'])}"
     message = fault["msg"].removeprefix("Value error, ")
-    got = _quoted(fault["input"])
-    return f"{where}: {key}: {message} (got {got})" if key else f"{where}: {message}"
+    return (
+        f"{where}: {key}: {message} (got {_quote(fault['input'])})"
+        if key
+        else f"{where}: {message}"
+    )
 
 
-def _source_of(key: str, path: Path, overridden: set[str]) -> str:
-    """Where a value is from, or those of a section, the empty key being all, that do not agree."""
+def _place(key: str, path: Path, overridden: set[str]) -> str:
+    """The origin of a key's value, or of a section's values (the empty key: all of them)."""
     if any(key == given or key.startswith(f"{given}.") for given in overridden):
         return "command line"
     inside = any(not key or given.startswith(f"{key}.") for given in overridden)
     return f"{path} and the command line" if inside else str(path)
 
 
-def _hint(place: tuple[Any, ...]) -> str:
-    """What an unknown key may have been meant to be: of its section, or of another."""
-    name, names = str(place[-1]), _valid_keys(place[:-1])
-    elsewhere = [key for key, _ in _fields(Config) if key.rpartition(".")[2] == name]
+def _hint(location: tuple[Any, ...]) -> str:
+    """The setting that an unknown key probably means: its new name, or one that is spelt alike."""
+    if new := RENAMED.get(".".join(map(str, location))):
+        return f"it is now called '{new}'"
+    name, names = str(location[-1]), _names_in(location[:-1])
+    elsewhere = [key for key, _ in list_fields(Config) if key.rpartition(".")[2] == name]
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
     if meant := elsewhere or near:
         return f"did you mean {' or '.join(map(repr, meant))}?"
     return f"the keys are {', '.join(names)}"
 
 
-def _quoted(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
-
-
-def _valid_keys(sections: tuple[Any, ...]) -> list[str]:
-    model: type[BaseModel] = Config
-    for name in sections:
-        annotation = model.model_fields[str(name)].annotation
+def _names_in(location: tuple[Any, ...]) -> list[str]:
+    """The names of the settings in the section at ``location``."""
+    section: type[Section] = Config
+    for name in location:
+        annotation = section.model_fields[str(name)].annotation
         assert isinstance(annotation, type)
-        model = annotation
-    return list(model.model_fields)
+        section = annotation
+    return list(section.model_fields)
+
+
+class _Repr(reprlib.Repr):
+    """A ``repr`` of few levels and items: a short YAML text can stand for a value without end."""
+
+    @overriding
+    def repr_int(self, x: int, level: int) -> str:
+        return repr(x) if abs(x) < 10**SHOWN else f"a number of {x.bit_length()} bits"
+
+
+_REPR = _Repr()
+_REPR.maxlevel, _REPR.maxlist, _REPR.maxdict, _REPR.maxstring = 2, 4, 4, SHOWN
+
+
+def _quote(value: Any) -> str:
+    text = _REPR.repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"

@@ -26,9 +26,10 @@ from model.initialization import fill, initialize
 from model.keyed_random import image_keys
 from model.towers import LocalTowers
 from training.batches import LocalBatch
-from training.config import DTYPES, Config
+from training.config import Config
 from training.inference import compute_logits, score
 from training.optimization import Schedule, make_optimizer
+from training.precision import PRECISIONS
 
 
 def build_model(
@@ -50,7 +51,7 @@ def build_model(
     else:
         fill(model, tensors)
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
-    dtype = torch.promote_types(DTYPES[config.precision], torch.float32)
+    dtype = PRECISIONS[config.precision].weights
     return model.to(mesh.device, dtype, memory_format=layout)  # type: ignore[call-overload]
 
 
@@ -95,7 +96,7 @@ class Trainer:
         self.network = replicate(
             model, mesh.replica_group, mesh.timer, compress=config.compress_gradients
         )
-        scales = config.precision == "fp16"
+        scales = PRECISIONS[config.precision].scales_loss
         self.optimizer = make_optimizer(model, config.optimizer, may_skip=scales)
         self.schedule = Schedule(self.optimizer, config.schedule, total_steps)
         # When one tower's gradients overflow, all towers of the replica skip the step.

@@ -1,22 +1,33 @@
 """The data sets that a configuration can name."""
 
-from typing import get_args
-
 import pytest
 import torch
+from pydantic import ValidationError
 
 from common.errors import ReportedError
-from data.datasets import DATASETS, open_dataset
-from training.config import DataConfig
-
-
-def test_a_configuration_can_name_every_data_set_and_no_other():
-    assert get_args(DataConfig.model_fields["name"].annotation) == tuple(DATASETS)
+from data.datasets import DATASETS, Row, open_dataset
+from training.config import Config, DataConfig
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones():
-    with pytest.raises(ReportedError, match=r"'imagenet'.*fashion_mnist, image_folder"):
+    with pytest.raises(ReportedError, match=r"'imagenet'.*fashion_mnist, image_folder, packed"):
         open_dataset("imagenet", "train")
+
+
+def test_a_row_is_all_that_a_new_data_set_needs(monkeypatch):
+    row = Row(DATASETS["synthetic"].open, side=24, folder="a folder with my files")
+    monkeypatch.setitem(DATASETS, "mine", row)
+    with pytest.raises(ValidationError, match="a folder with my files"):
+        Config(data=DataConfig(name="mine"))
+    data = Config(data=DataConfig(name="mine", folder=".", stored_size=24)).data
+    assert data.image_side == open_dataset(data.name, "test", data.folder, 24).height == 24
+
+
+@pytest.mark.parametrize(
+    ("name", "side"), [("fashion_mnist", 28), ("synthetic", 40), ("textures", 40)]
+)
+def test_the_side_of_a_set_s_images_is_known_without_opening_it(name, side):
+    assert DataConfig(name=name, stored_size=40).image_side == side
 
 
 @pytest.mark.parametrize("name", ["image_folder", "synthetic"])

@@ -1,4 +1,4 @@
-"""Packed images and configurations that are lies: none leads out of its folder or never ends."""
+"""Hostile packed images and configurations: none leads out of its folder or runs forever."""
 
 import json
 import os
@@ -35,38 +35,47 @@ def test_packed_images_that_never_end(packed, name):
     assert str(packed / name) in refused(Packed, "train", packed)
 
 
-def aliases(levels):
-    lines = ["a0: &a0 [" + "x," * 9 + "]"]
-    for level in range(1, levels):
-        lines.append(f"a{level}: &a{level} [" + f"*a{level - 1}," * 9 + "]")
-    return "\n".join([*lines, f"name: *a{levels - 1}"])
+def growing(levels, key, inner):
+    """YAML whose ``key`` stands for 9 to the power of ``levels`` values."""
+    value = inner
+    for level in range(levels):
+        value = f"[&a{level} {value}" + f", *a{level}" * 8 + "]"
+    return f"{key}: {value}"
 
 
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        (aliases(9), "alias"),
-        ("a: &a [*a]", "alias"),
-        ("name: " + "[" * 50_000, "mine.yaml"),
-        ("\n".join(" " * depth + "a:" for depth in range(350)), "mine.yaml"),
-        ("seed: " + "9" * 5000, "mine.yaml"),
-        ("seed: 0x" + "f" * 5000, "line 1"),
-        ("batch_size: 1" + "0" * 30, "line 1"),
-        ("epochs: 1\nepochs: 2", "epochs"),
-        ("data: {size: 64, size: 96}", "size"),
-        ("? [a, b]\n: 1", "line 1"),
-        ("#" * 70_000, "65,536"),
-        ("batch_size: true", "batch_size"),
-        ('data: {folder: "a\\0b"}', "data.folder"),
-        ('"\\e[2J": 1', r"\x1b[2J"),
+        (growing(9, "name", "x"), "name: "),
+        (growing(9, "data", "x"), "data: "),
+        (f"data: {{{growing(9, 'size', '1')}}}", "data.size: "),
+        (growing(9, "data: {<<", "{size: 64}") + "}", "merge"),
+        ("a: &a [*a]", "a: "),
+        ("name: &a [*a]", "name: "),
+        ("data: &a {size: [*a]}", "data.size: "),
+        ("? &a [*a]\n: 1", "unhashable key"),
+        ("name: " + "[" * 50_000, "nested too deeply"),
+        ("{a: " * 5000, "nested too deeply"),
+        ("seed: " + "9" * 5000, "digits"),
+        ("seed: 0x" + "f" * 5000, "seed: "),
+        ("timeout: 0x" + "f" * 5000, "timeout: "),
+        ("name: {a: [0x" + "f" * 5000 + "]}", "name: "),
+        ("batch_size: 1" + "0" * 30, "batch_size: "),
+        ("epochs: 1\nepochs: 2", "key epochs"),
+        ("data: {size: 64, size: 96}", "key size"),
+        ("? [a, b]\n: 1", "unhashable key"),
+        ("#" * 70_000, "65,536 bytes"),
+        ("batch_size: true", "batch_size: "),
+        ('data: {folder: "a\\0b"}', "data.folder: "),
+        ('"\\e[2J": 1', r"\x1b[2J: "),
         ("name: " + "a" * 101, "name: "),
         ("runs: " + "a" * 256, "runs: "),
         ("data: {size: 1000000}", "data.size"),
         ("data: {workers: 1000000}", "data.workers"),
         ("data: {synthetic_length: 1000000000000}", "data.synthetic_length"),
         ("optimizer: {gradient_accumulation: 1000000000000}", "optimizer.gradient_accumulation"),
-        ("wandb_api_key: a-secret", "wandb_api_key"),
-        ("tracking: {api_key: a-secret}", "tracking.api_key"),
+        ("wandb_api_key: a-secret", "wandb_api_key: "),
+        ("tracking: {api_key: a-secret}", "tracking.api_key: "),
     ],
     ids=lambda value: value[:24],
 )

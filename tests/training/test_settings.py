@@ -1,19 +1,24 @@
-"""What a configuration file may say, and what is said of one that cannot be used."""
+"""Configuration files: what they may hold, and the errors for those that cannot be used."""
 
 import json
-import typing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
-from pydantic import BaseModel
 
 from common.errors import ReportedError
-from model.initialization import SCHEMES
 from model.variants import VARIANTS
 from training.config import Config
-from training.settings import check_same_run, dump_config, load_config, settings_help
+from training.fields import list_fields
+from training.settings import (
+    RENAMED,
+    check_same_run,
+    dump_config,
+    load_config,
+    settings_help,
+    upgrade,
+)
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 
@@ -30,7 +35,7 @@ def load(tmp_path):
 
 @pytest.fixture
 def fault(load):
-    """What is said of a configuration that is refused."""
+    """The error for a configuration that is refused."""
 
     def fault(text, *overrides):
         with pytest.raises(ReportedError) as refusal:
@@ -55,12 +60,22 @@ def test_an_empty_file_is_all_defaults(load):
         ("batchsize: 8", "batchsize", "'batch_size'"),
         ("optimizer: {lerning_rate: 0.1}", "optimizer.lerning_rate", "'learning_rate'"),
         ("data: {qqqq: 1}", "data.qqqq", "name, folder, size, resize"),
+        *((f"{old}: 1", old, f"'{RENAMED[old]}'") for old in RENAMED if "." not in old),
+        ("data: {deviation: 90}", "data.deviation", "'data.std'"),
+        ("optimizer: {accumulation: 2}", "optimizer.accumulation", "gradient_accumulation'"),
     ],
 )
-def test_an_unknown_key_is_named_with_its_file_and_the_nearest_valid_one(fault, text, key, hint):
+def test_an_unknown_key_is_named_with_its_file_and_the_valid_one(fault, text, key, hint):
     said = fault(text)
-    assert f"mine.yaml: {key}: unknown key" in said
+    assert f"mine.yaml: {key}: " in said
     assert hint in said
+
+
+@pytest.mark.parametrize("old", RENAMED)
+def test_an_override_with_an_old_key_is_told_the_new_one(fault, old):
+    said = fault("", f"{old}=1")
+    assert f"{old}: " in said
+    assert f"'{RENAMED[old]}'" in said
 
 
 @pytest.mark.parametrize(
@@ -68,35 +83,39 @@ def test_an_unknown_key_is_named_with_its_file_and_the_nearest_valid_one(fault, 
     [
         ("epochs: many", ["epochs", "'many'"]),
         ("epochs: 1.5", ["epochs", "1.5"]),
-        ("epochs: 0", ["epochs", "greater than 0", "got 0"]),
-        (
-            "variant: papr",
-            ["variant", "'caffe', 'caffenet' or 'zfnet'", "'papr'"],
-        ),
+        ("epochs: 0", ["epochs", "got 0"]),
+        ("variant: papr", ["variant", "'papr'", "'paper'"]),
+        ("variant: [paper]", ["variant", "['paper']"]),
+        ("init: zeros", ["init", "'zeros'", "xavier"]),
+        ("precision: fp8", ["precision", "'fp8'", "fp16"]),
         ("name: ../elsewhere", ["name", "'../elsewhere'"]),
         ("data: 3", ["data", "got 3"]),
+        ("data: {name: imagenet}", ["data.name", "'imagenet'", "image_folder"]),
         ("data: {size: 32}", ["data.size", "64", "got 32"]),
         ("data: {mean: [1, red]}", ["data.mean", "'red'"]),
-        ("optimizer: {momentum: 1}", ["optimizer.momentum", "less than 1"]),
-        ("optimizer: {learning_rate: .inf}", ["optimizer.learning_rate", "finite"]),
-        ("data: {std: .nan}", ["data.std", "finite"]),
-        ("towers: 5", ["5 towers", "width of 96"]),
+        ("optimizer: {name: adam}", ["optimizer.name", "'adam'", "'adamw'"]),
+        ("optimizer: {momentum: 1}", ["optimizer.momentum", "got 1"]),
+        ("optimizer: {betas: [0.9]}", ["optimizer.betas"]),
+        ("optimizer: {learning_rate: .inf}", ["optimizer.learning_rate", "inf"]),
+        ("schedule: {name: cosin}", ["schedule.name", "'cosin'", "'cosine'"]),
+        ("data: {std: .nan}", ["data.std", "nan"]),
+        ("towers: 5", ["5 towers", "96"]),
         ("optimizer: {nesterov: true, momentum: 0}", ["optimizer.nesterov", "momentum"]),
         ("data: {size: 96, resize: 64}", ["data.resize", "data.size"]),
         ("data: {name: image_folder}", ["data.folder", "train/ and test/"]),
         ("data: {name: packed}", ["data.folder", "prepare.py"]),
-        ("net: {meet: [conv4]}", ["net.meet.0", "'conv3', 'fc6' or 'fc7'", "'conv4'"]),
-        ("net: {activation: gelu}", ["net.activation", "'relu', 'tanh' or 'sigmoid'", "'gelu'"]),
-        ("net: {pool: 4}", ["net.pool", "2 or 3", "got 4"]),
-        ("net: {dropout: [0, 1, 0]}", ["net.dropout.1", "less than 1"]),
-        ("net: {lrn: false}", ["net.lrn: unknown key", "local_response_norm"]),
-        ("- name", ["must hold a mapping"]),
-        ("name: [", ["not valid YAML", "line 1"]),
-        ("name: 2026-99-99", ["not valid YAML", "month"]),
-        ("1: 2", ["1: Keys should be strings"]),
+        ("net: {meet: [conv4]}", ["net.meet.0", "'conv4'", "fc7"]),
+        ("net: {activation: rellu}", ["net.activation", "'rellu'", "'relu'"]),
+        ("net: {pool: 4}", ["net.pool", "got 4"]),
+        ("net: {dropout: [0, 1, 0]}", ["net.dropout.1", "got 1"]),
+        ("net: {lrn: false}", ["net.lrn: ", "local_response_norm"]),
+        ("- name", ["mapping"]),
+        ("name: [", ["line 1"]),
+        ("name: 2026-99-99", ["month"]),
+        ("1: 2", ["1: "]),
     ],
 )
-def test_what_cannot_be_used_is_named(fault, text, words):
+def test_a_value_that_cannot_be_used_is_named(fault, text, words):
     said = fault(text)
     assert "mine.yaml" in said
     assert [word for word in words if word not in said] == []
@@ -147,29 +166,31 @@ def test_what_net_changes_is_all_that_differs_from_the_variant(load):
 
 
 def test_an_override_is_checked_like_the_file(fault):
-    assert "optimizer.momentun: unknown key, did you mean 'momentum'" in fault(
-        "name: a", "optimizer.momentun=0"
-    )
+    said = fault("name: a", "optimizer.momentun=0")
+    assert "optimizer.momentun: " in said
+    assert "'momentum'" in said
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "origin", "meant"),
     [
-        ("net.meet=[conv4]", "command line: net.meet.0: "),
-        ("Data.mirror=true", "the command line: Data: unknown key, did you mean 'data'?"),
-        ("towers=3", "mine.yaml and the command line: 3 towers do not divide"),
-        ("data.resize=32", "mine.yaml and the command line: data"),
-        ("mirror=true", "command line: mirror: unknown key, did you mean 'data.mirror'?"),
+        ("net.meet=[conv4]", "command line: net.meet.0: ", ""),
+        ("Data.mirror=true", "the command line: Data: ", "'data'"),
+        ("towers=3", "mine.yaml and the command line: ", "3 towers"),
+        ("data.resize=32", "mine.yaml and the command line: data", ""),
+        ("mirror=true", "command line: mirror: ", "'data.mirror'"),
     ],
 )
-def test_a_fault_is_laid_to_where_it_is_from(fault, override, said):
-    assert said in fault("data: {mirror: false}", override)
+def test_a_fault_is_laid_to_where_it_is_from(fault, override, origin, meant):
+    said = fault("data: {mirror: false}", override)
+    assert origin in said
+    assert meant in said
 
 
 def test_of_many_faults_the_first_are_told(fault):
     told = fault("\n".join(f"key{number}: 1" for number in range(30))).splitlines()
     assert len(told) == 9
-    assert told[-1] == "and 22 more"
+    assert "22" in told[-1]
 
 
 def test_1e_3_is_a_number_in_the_file_and_in_an_override(load):
@@ -188,7 +209,11 @@ def _saved(config):
 
 
 @pytest.mark.parametrize(
-    "override", ["placement=local", "keep_checkpoints=7", "data.folder=there", "runs=elsewhere"]
+    "override",
+    [
+        *("placement=local", "keep_checkpoints=7", "data.folder=there", "runs=elsewhere"),
+        *("optimizer.gradient_accumulation=2", "tracking.group=g"),
+    ],
 )
 def test_a_resumed_run_may_change_what_is_not_computed_with(load, override):
     check_same_run(load("", override), _saved(Config()))
@@ -206,32 +231,44 @@ def test_a_resumed_run_may_change_what_is_not_computed_with(load, override):
 )
 def test_a_resumed_run_may_not_change_what_is_computed(load, override, before):
     key, _, now = override.partition("=")
-    with pytest.raises(ReportedError, match=f"another {key}: it was {before} and is now {now}"):
+    with pytest.raises(ReportedError, match=rf"\b{key}\b.*\b{before}\b.*\b{now}\b"):
         check_same_run(load("", override), _saved(Config()))
 
 
-def test_a_setting_that_the_saved_run_did_not_have_counts_as_changed():
+def test_a_setting_that_the_saved_run_did_not_have_was_the_default(load):
     saved = _saved(Config())
-    del saved["optimizer"]["label_smoothing"]
-    with pytest.raises(ReportedError, match=r"optimizer\.label_smoothing"):
-        check_same_run(Config(), saved)
+    del saved["optimizer"]["name"], saved["optimizer"]["label_smoothing"]
+    check_same_run(Config(), saved)
+    for override in ("optimizer.name=adamw", "optimizer.label_smoothing=0.1"):
+        with pytest.raises(ReportedError, match=override.partition("=")[0]):
+            check_same_run(load("", override), saved)
 
 
-def _settings(model, prefix=""):
-    """(key, field) of every setting below ``model``."""
-    for name, field in model.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from _settings(field.annotation, f"{prefix}{name}.")
-        else:
-            yield prefix + name, field
+def test_saved_settings_with_old_keys_are_those_with_the_new_ones():
+    config = Config.model_validate(
+        {"init": "he", "data": {"std": 90.0}, "optimizer": {"gradient_accumulation": 2}}
+    )
+    old = _saved(config)
+    old["initial_values"] = old.pop("init")
+    old["data"]["deviation"] = old["data"].pop("std")
+    old["optimizer"]["accumulation"] = old["optimizer"].pop("gradient_accumulation")
+    before = json.dumps(old)
+    assert upgrade(old) == _saved(config)
+    assert json.dumps(old) == before
+    assert upgrade(_saved(config)) == _saved(config)
+
+
+@pytest.mark.parametrize("values", [{}, {"data": 3}, {"optimizer": None}])
+def test_there_is_nothing_to_upgrade_in_what_has_no_such_section(values):
+    assert upgrade(values) == values
 
 
 def test_help_has_every_setting_with_its_default():
     lines = settings_help().splitlines()
-    for key, field in _settings(Config):
+    for key, field in list_fields(Config):
         [line] = [line for line in lines if line.startswith(f"  {key} = ")]
         default = yaml.safe_load(line.partition(" = ")[2].partition("  (")[0])
-        assert default == json.loads(json.dumps(field.default, default=str))
+        assert default == json.loads(json.dumps(field.default, default=str)), key
 
 
 def test_help_fits_a_terminal_and_is_indented():
@@ -240,20 +277,29 @@ def test_help_fits_a_terminal_and_is_indented():
     assert all(line.startswith("  ") and line.strip() for line in lines)
 
 
-def test_help_lists_the_choices():
-    assert "schedule.name = constant  (constant, plateau, one_cycle)" in settings_help()
+@pytest.mark.parametrize(
+    ("key", "choices"),
+    [
+        ("variant", ", ".join(VARIANTS)),
+        ("schedule.name", "constant, plateau, one_cycle, cosine"),
+        ("init", "released, text, xavier, he, default"),
+        ("optimizer.name", "sgd, adamw"),
+        ("data.test_views", "1, 2, 10"),
+    ],
+)
+def test_help_lists_the_choices(key, choices):
+    [line] = [line for line in settings_help().splitlines() if line.startswith(f"  {key} = ")]
+    assert line.endswith(f"({choices})")
 
 
-@pytest.mark.parametrize(("key", "field"), list(_settings(Config)))
+@pytest.mark.parametrize(("key", "field"), list(list_fields(Config)))
 def test_every_setting_is_described(key, field):
     assert field.description
     assert " ".join(field.description.split()) in " ".join(settings_help().split())
 
 
-def test_the_variants_that_can_be_named_are_those_there_are():
-    assert set(typing.get_args(Config.model_fields["variant"].annotation)) == set(VARIANTS)
-
-
-def test_the_init_that_can_be_named_are_those_there_are():
-    named, _ = typing.get_args(Config.model_fields["init"].annotation)
-    assert set(typing.get_args(named)) == set(SCHEMES)
+def test_a_row_is_all_that_a_new_variant_needs(load, fault, monkeypatch):
+    monkeypatch.setitem(VARIANTS, "mine", replace(VARIANTS["half"], hidden=32))
+    assert load("variant: mine").form.hidden == 32
+    assert "mine" in settings_help()
+    assert "'mine'" in fault("variant: mines")
