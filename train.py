@@ -22,9 +22,9 @@ from distributed.mesh import Mesh, plan_mesh
 from launch.program import ArgumentParser, run_program
 from launch.signals import StopRequest
 from launch.world import launched_world
-from recording.checkpoint import CheckpointWriter
 from recording.reporter import Reporter, start_reporter
 from recording.resume import open_run
+from recording.snapshots import CheckpointWriter
 from training.batches import count_steps, local_batches, make_preprocess, open_sets, test_batches
 from training.settings import dump_config, load_config, settings_help
 from training.trainer import Trainer, build_model

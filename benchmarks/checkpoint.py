@@ -13,7 +13,7 @@ from statistics import median
 
 from benchmarks.contest import Contestant, Row, contest, parser, report
 from benchmarks.step import make_trainer
-from recording.checkpoint import CheckpointWriter
+from recording.snapshots import CheckpointWriter
 from recording.totals import Totals
 
 BATCH, SIZE, EVERY = 256, 96, 20

@@ -1,4 +1,4 @@
-"""Made-up images, for tests and for timing without files."""
+"""Generated images, for tests and for timing without files."""
 
 from collections.abc import Sequence
 
@@ -12,11 +12,11 @@ NOISE_IMAGES = 256
 
 
 class Synthetic:
-    """Random images that show their class: a smooth pattern per class under pixel noise.
+    """Random images that show their class: a smooth pattern for each class, and pixel noise.
 
-    An image is its class's pattern plus one of ``NOISE_IMAGES`` noise images, so reading costs
-    little and memory does not grow with ``length``. Everything follows from ``seed``; both splits
-    share their patterns, not their images.
+    An image is its class's pattern plus one of ``NOISE_IMAGES`` noise images, so reading is cheap
+    and memory does not grow with ``length``. ``seed`` determines everything. Both splits share the
+    patterns but have images of their own.
     """
 
     decodes = False

@@ -1,4 +1,4 @@
-"""The folder of a run, and what lies in it."""
+"""The folder of a run: its layout, and which process it belongs to."""
 
 import fcntl
 import json
@@ -14,23 +14,34 @@ from common.files import replacing, writing
 
 @dataclass(frozen=True)
 class Attempt:
-    """One start of a run, by the launch with ``marks``."""
+    """A start of a run: the first has number 1. ``marks`` identify the launch that made it."""
 
     number: int
     marks: list[str]
 
 
-@dataclass(frozen=True)
+@dataclass
 class RunFolder:
-    """``runs/NAME``: one run's files, never shared with another run."""
+    """``runs/NAME``: the files of one run, never shared with another run."""
 
     path: Path
 
+    def __post_init__(self) -> None:
+        """Name the files."""
+        self.config = self.path / "config.yaml"  # the resolved configuration
+        self.launch = self.path / "launch.json"  # the last attempt
+        self.log = self.path / "log.txt"  # the output of rank 0
+        self.metrics = self.path / "metrics.jsonl"  # a line for each training step and evaluation
+        self.curves = self.path / "curves.png"  # the metrics as a picture
+        self.kernels = self.path / "kernels.png"  # the first layer's kernels
+        self.summary = self.path / "summary.json"  # the outcome, with flat keys
+        self.checkpoints = self.path / "checkpoints"  # a folder for each
+
     @staticmethod
     def create(runs: Path, name: str) -> "RunFolder":
-        """A new folder ``runs/name`` or, where that is taken, the first free ``runs/name-N``.
+        """Make the folder ``runs/name`` or, if that is taken, ``runs/name-N`` with the next N.
 
-        Raises ReportedError when the disk refuses.
+        Raises ReportedError if the disk refuses.
         """
         numbers = _numbers(runs, name)
         while True:
@@ -47,7 +58,7 @@ class RunFolder:
 
     @staticmethod
     def newest(runs: Path, name: str) -> "RunFolder":
-        """The last folder that ``create`` made for ``name``; raises ReportedError without any."""
+        """The folder that ``create`` made last for ``name``; raises ReportedError without one."""
         numbers = _numbers(runs, name)
         if not numbers:
             raise ReportedError(
@@ -57,9 +68,9 @@ class RunFolder:
 
     @staticmethod
     def of_launch(runs: Path, name: str, marks: set[str]) -> "RunFolder | None":
-        """The folder for ``name`` that was last begun by the launch with ``marks``, if any was.
+        """The newest folder for ``name`` that the launch with ``marks`` has begun, if any.
 
-        An ``--rdzv-id`` alone, which anyone may give again, does not lead to a run that has ended.
+        Anyone may use an ``--rdzv-id`` again, so this mark alone does not match a finished run.
         """
         for number in sorted(_numbers(runs, name), reverse=True):
             folder = RunFolder(_numbered(runs, name, number))
@@ -69,20 +80,20 @@ class RunFolder:
         return None
 
     def last_attempt(self) -> "Attempt":
-        """The last attempt that was begun here; number 1, of no launch, where none is noted."""
+        """The last attempt that ``begin`` noted; number 1 without marks if there is none."""
         try:
             return Attempt(**json.loads(self.launch.read_text()))
         except (OSError, ValueError, TypeError):
             return Attempt(1, [])
 
     def begin(self, attempt: "Attempt") -> None:
-        """Note what ``last_attempt`` tells; raises ReportedError when the disk refuses."""
+        """Note an attempt; raises ReportedError if the disk refuses."""
         with replacing(self.launch) as aside:
             aside.write_text(json.dumps(asdict(attempt), indent=1))
 
     @property
     def ended(self) -> bool:
-        """Whether all steps of the run were done."""
+        """True if all steps of the run are done."""
         try:
             summary = json.loads(self.summary.read_text())
             return bool(summary["steps"] >= summary["total_steps"])
@@ -90,9 +101,9 @@ class RunFolder:
             return False
 
     def claim(self, patience: float = 0.0) -> None:
-        """Keep other processes out until this one ends.
+        """Lock the folder until this process ends.
 
-        Raises ReportedError if one is in, and still is after ``patience`` seconds.
+        Raises ReportedError if another process still holds it after ``patience`` seconds.
         """
         handle, deadline = os.open(self.path, os.O_RDONLY), time.monotonic() + patience
         while True:
@@ -107,53 +118,13 @@ class RunFolder:
                 taken = f"{self.path} is in use by another run: wait for its end"
                 raise ReportedError(taken) from None
 
-    @property
-    def config(self) -> Path:
-        """The resolved configuration."""
-        return self.path / "config.yaml"
-
-    @property
-    def launch(self) -> Path:
-        """The last attempt: its number, and who launched it."""
-        return self.path / "launch.json"
-
-    @property
-    def log(self) -> Path:
-        """What rank 0 said."""
-        return self.path / "log.txt"
-
-    @property
-    def metrics(self) -> Path:
-        """One JSON object a line: every training step, every evaluation."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def curves(self) -> Path:
-        """The metrics as a picture."""
-        return self.path / "curves.png"
-
-    @property
-    def kernels(self) -> Path:
-        """The first layer's kernels as a picture."""
-        return self.path / "kernels.png"
-
-    @property
-    def summary(self) -> Path:
-        """The outcome, as flat JSON."""
-        return self.path / "summary.json"
-
-    @property
-    def checkpoints(self) -> Path:
-        """The folder of checkpoints."""
-        return self.path / "checkpoints"
-
 
 def _numbered(runs: Path, name: str, number: int) -> Path:
     return runs / (name if number == 1 else f"{name}-{number}")
 
 
 def _numbers(runs: Path, name: str) -> list[int]:
-    """The numbers of the folders that exist for ``name``, the unnumbered one being the first."""
+    """The numbers of the existing folders for ``name``; the one without a number has 1."""
     pattern = re.compile(re.escape(name) + r"(?:-([2-9]|[1-9]\d+))?")
     found = [pattern.fullmatch(path.name) for path in runs.iterdir()] if os.path.isdir(runs) else []
     return [int(match[1] or 1) for match in found if match]

@@ -10,7 +10,7 @@ from statistics import median
 from typing import Any
 
 from common.errors import ReportedError
-from common.files import open_plain, writing
+from common.files import open_plain, replacing, writing
 from distributed.timer import StepCost
 
 log = logging.getLogger(__name__)
@@ -26,10 +26,9 @@ class MetricsFile:
         self.path, self.go_on = path, go_on
         self.unwritten: list[str] = []
         kept = [line for line in read_metrics(path) if line["step"] <= step]
-        with writing(path):
-            aside = path.with_suffix(".part")
+        with replacing(path) as aside:
             aside.write_text("".join(json.dumps(line) + "\n" for line in kept))
-            aside.replace(path)
+        with writing(path):
             self.file = path.open("ab", buffering=0)
 
     def log(self, step: int, metrics: dict[str, Any]) -> None:
@@ -46,7 +45,7 @@ class MetricsFile:
                 log.warning("%s; training goes on, and metrics wait in memory", error)
 
     def _append(self, text: bytes) -> None:
-        """All of it or nothing."""
+        """Append all of the text or none of it."""
         with writing(self.path):
             end = os.fstat(self.file.fileno()).st_size
             try:

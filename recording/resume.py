@@ -1,4 +1,4 @@
-"""Where a run begins: in a folder of its own, from given weights or not, or where it was left."""
+"""Opens a run: a new one, with given weights or without, or one to continue."""
 
 import logging
 from pathlib import Path
@@ -7,8 +7,9 @@ from typing import Any
 from launch.console import log_to_file
 from launch.world import launch_marks
 from model.initialization import fill
-from recording.checkpoint import list_checkpoints, load_checkpoint, newest_checkpoint
+from recording.checkpoint import list_checkpoints, newest_checkpoint
 from recording.folder import Attempt, RunFolder
+from recording.snapshots import load_checkpoint
 from recording.source import check_channels, read_source
 from recording.totals import Totals
 from training.config import Config
@@ -18,20 +19,22 @@ from training.trainer import Trainer
 log = logging.getLogger(__name__)
 
 PATIENCE = 60.0
-"""Seconds for the processes of the attempt before to end."""
+"""Seconds in which the processes of the attempt before must end."""
 
 Saved = tuple[Path, dict[str, Any]]
 
 
 def open_run(trainer: Trainer, *, resume: bool) -> tuple[RunFolder, Path | None, Totals]:
-    """The run's folder, its newest checkpoint (None in a new run) and its totals so far.
+    """(the run's folder, its newest checkpoint or None, its totals so far); loads the trainer.
 
-    A run that this very launch has begun goes on from its newest checkpoint, or begins again in its
-    folder without one. Otherwise, with ``resume``, the newest of the name does, whatever mesh wrote
-    it. A new run starts from the configuration's ``weights``, if there are any.
+    1. A run that this launch has begun continues in its folder, from its newest checkpoint if it
+       has one.
+    2. Else, with ``resume``, the newest run of the configuration's name continues from its newest
+       checkpoint, whatever mesh wrote it.
+    3. Else a new run begins, from the configuration's ``weights`` if given.
 
-    Raises ReportedError when there is no checkpoint to resume, when it or the weights are damaged
-    or of another net, or when the configuration would not continue its run.
+    Raises ReportedError if there is no checkpoint to resume, if it or the weights are damaged or of
+    another net, or if the configuration would not continue the run.
     """
     config, mesh = trainer.config, trainer.mesh
     marks = mesh.union(launch_marks())
@@ -51,7 +54,7 @@ def open_run(trainer: Trainer, *, resume: bool) -> tuple[RunFolder, Path | None,
 def _find(
     config: Config, marks: set[str], *, resume: bool
 ) -> tuple[RunFolder | None, Saved | None]:
-    """The folder to go on in, and the checkpoint to go on from, if any."""
+    """(the folder to continue in, the checkpoint to continue from); None if there is none."""
     if folder := RunFolder.of_launch(config.runs, config.name, marks):
         folder.claim(PATIENCE)
         whole = list_checkpoints(folder.checkpoints)
@@ -64,7 +67,7 @@ def _find(
 
 
 def _start_from_weights(trainer: Trainer) -> None:
-    """Where the data have another number of classes, fc8 keeps its initial values."""
+    """Load the configuration's ``weights``, without fc8 if the data have other classes."""
     config, classes = trainer.config, trainer.model.fc8.out_features
     if config.weights is None:
         return
@@ -73,7 +76,7 @@ def _start_from_weights(trainer: Trainer) -> None:
     tensors = weights.tensors
     if weights.classes != classes:
         log.info(
-            "%s tells %d classes apart, and the data have %d: fc8 begins anew",
+            "%s has %d classes, and the data have %d: fc8 keeps its initial values",
             *(weights.source, weights.classes, classes),
         )
         tensors = {name: t for name, t in tensors.items() if not name.startswith("fc8.")}
@@ -81,7 +84,7 @@ def _start_from_weights(trainer: Trainer) -> None:
 
 
 def _begin(folder: RunFolder | None, trainer: Trainer, marks: set[str]) -> RunFolder:
-    """Open the log of ``folder``, or of a new one, and note in it whose it is."""
+    """Note this attempt in ``folder``, or in a new one, and open its log."""
     number = 1
     if folder is None:
         folder = RunFolder.create(trainer.config.runs, trainer.config.name)

@@ -39,9 +39,9 @@ class LocalBatch(NamedTuple):
 
 
 def open_sets(data: DataConfig, mesh: Mesh) -> tuple[Dataset, Dataset]:
-    """The training and the test set; what is missing is downloaded once for all ranks of a node.
+    """The training and the test set; missing files are downloaded once for all ranks of a node.
 
-    Raises ReportedError on every rank when rank 0 cannot open them.
+    Raises ReportedError on every rank if rank 0 cannot open them.
     """
 
     def sets() -> tuple[Dataset, Dataset]:
@@ -52,7 +52,7 @@ def open_sets(data: DataConfig, mesh: Mesh) -> tuple[Dataset, Dataset]:
 
 
 def open_test_set(data: DataConfig, mesh: Mesh) -> Dataset:
-    """The test set alone, in the same way."""
+    """The test set alone; otherwise as ``open_sets``."""
 
     def test_set() -> Dataset:
         return _open(data, "test")
@@ -66,10 +66,9 @@ def _open(data: DataConfig, split: Split) -> Dataset:
 
 
 def make_preprocess(config: Config, channels: int) -> Preprocess:
-    """From uint8 images to the network's input.
+    """The function from uint8 images with ``channels`` to the network's input.
 
-    Raises ReportedError when the configuration's numbers, or its mean image, are not for such
-    images.
+    Raises ReportedError if the configuration's numbers or its mean image are for other images.
     """
     data = config.data
     mean, std = (
@@ -84,13 +83,13 @@ def make_preprocess(config: Config, channels: int) -> Preprocess:
 
 
 def _mean_image(path: Path | None, shape: tuple[int, int, int]) -> Tensor | None:
-    """The mean image in a file, float32."""
+    """The mean image in a file, float32 of ``shape``."""
     if path is None:
         return None
     try:
         if (found := read_header(path).shape) != shape:
             raise ReportedError(
-                f"data.mean_image: {path} has shape {found}, and the images {shape}: set "
+                f"data.mean_image: {path} has shape {found}, and images have {shape}: set "
                 "data.resize to the side of the mean image"
             )
         image = torch.from_numpy(read_array(path).astype(np.float32))
@@ -107,14 +106,14 @@ def _mean_image(path: Path | None, shape: tuple[int, int, int]) -> Tensor | None
 
 
 def _color_changes(data: DataConfig, channels: int) -> Tensor:
-    """Principal components of the pixels' colours, each as long as a training image's usual change.
+    """Principal components (C, C) of the colors, one in a row, as long as a usual change.
 
-    (C, C), a component a row. The text of section 4.1 multiplies by eigenvalues, which depend on
-    the unit of the pixels; the authors' later code (cuda-convnet2) by their roots, as here.
+    The text of section 4.1 multiplies a component by its eigenvalue, which depends on the unit of
+    the pixels; the authors' later code (cuda-convnet2) by the eigenvalue's root, as here.
     """
     refusal = ReportedError(
         f"data.color_covariance is not the covariance of {channels} channels: copy what "
-        "prepare.py tells"
+        "prepare.py prints"
     )
     rows = data.color_covariance or []
     if [len(row) for row in rows] != [channels] * channels:

@@ -1,4 +1,4 @@
-"""What a trained net says of images: probabilities, and how right they are."""
+"""Using a trained net: logits, probabilities averaged over views, and scores on a data set."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -27,13 +27,13 @@ def compute_logits(
 
 @torch.no_grad()
 def predict(network: nn.Module, preprocess: Preprocess, config: Config, images: Tensor) -> Tensor:
-    """Logarithms (B, classes) of the probabilities, averaged over the views of each image.
+    """Log-probabilities (B, classes) of uint8 images (B, C, h, w), averaged over their views.
 
-    ``images`` are (B, C, h, w) uint8; the network must be in evaluation mode.
+    The probabilities are averaged, not their logarithms. The network must be in evaluation mode.
     """
     views = VIEWS[config.data.test_views]
     inputs = (preprocess(images, view=view) for view in views)
-    each = [compute_logits(network, cut, None, config.precision).log_softmax(1) for cut in inputs]
+    each = [compute_logits(network, view, None, config.precision).log_softmax(1) for view in inputs]
     return torch.stack(each).logsumexp(0) - math.log(len(views))
 
 
@@ -48,8 +48,8 @@ def score(
 ) -> dict[str, float] | None:
     """Loss and top-1/top-5 accuracy over every replica's batches, each image counted once.
 
-    All ranks must be given as many batches, which may be empty, and the same answers from
-    ``stopped``; where that is not 0, the scores are None. They are equal on every rank.
+    All ranks must be given the same number of batches, which may be empty, and the same answers
+    from ``stopped``. Once that is not 0, the result is None. Scores are equal on every rank.
     """
     network.eval()
     totals = torch.zeros(4, dtype=torch.float64, device=mesh.device)

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import re
 import threading
 
 import pytest
@@ -81,7 +82,7 @@ def test_a_claim_waits_for_the_end_of_another(runs):
     folder = RunFolder.create(runs, "run")
     other = os.open(folder.path, os.O_RDONLY)
     fcntl.flock(other, fcntl.LOCK_EX)
-    with pytest.raises(ReportedError, match="in use by another run"):
+    with pytest.raises(ReportedError, match=re.escape(str(folder.path))):
         folder.claim()
     threading.Timer(0.5, os.close, [other]).start()
     folder.claim(patience=60)
@@ -90,7 +91,7 @@ def test_a_claim_waits_for_the_end_of_another(runs):
 @pytest.mark.parametrize("other", ["run-a", "run-2b", "runs", "a-run-7", "run-1", "run-02"])
 def test_another_name_with_the_same_beginning_is_another_run(runs, other):
     _make(runs, other)
-    with pytest.raises(ReportedError, match="no run"):
+    with pytest.raises(ReportedError, match=re.escape(str(runs / "run"))):
         RunFolder.newest(runs, "run")
     assert RunFolder.create(runs, "run").path == runs / "run"
     assert RunFolder.newest(runs, "run").path == runs / "run"
@@ -102,7 +103,7 @@ def test_a_dot_in_a_name_stands_for_itself(runs):
 
 
 def test_no_run_to_resume_is_named(runs):
-    with pytest.raises(ReportedError, match=r"there is no run .*runs/fashion to resume"):
+    with pytest.raises(ReportedError, match=re.escape(str(runs / "fashion"))):
         RunFolder.newest(runs, "fashion")
 
 
@@ -110,7 +111,7 @@ def test_runs_in_a_file_or_behind_a_broken_link_are_refused(tmp_path):
     (tmp_path / "file").write_text("")
     (tmp_path / "link").symlink_to(tmp_path / "gone")
     for runs in ("file", "file/runs", "link"):
-        with pytest.raises(ReportedError, match=f"cannot write .*{runs}"):
+        with pytest.raises(ReportedError, match=f"/{runs}"):
             RunFolder.create(tmp_path / runs, "run")
 
 
@@ -150,7 +151,7 @@ def test_there_are_no_metrics_without_a_file(tmp_path):
 
 def test_metrics_that_cannot_be_written_are_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ReportedError, match=r"cannot write .*metrics\.jsonl"):
+    with pytest.raises(ReportedError, match=r"/metrics\.jsonl"):
         MetricsFile(tmp_path / "file" / "metrics.jsonl", 0)
 
 
@@ -164,21 +165,21 @@ def test_a_full_disk_gets_no_part_of_a_line_and_the_rest_once_there_is_room(tmp_
         metrics.log(2, {"epoch": 1.0})
         metrics.log(3, {"epoch": 1.5})
         assert path.read_text() == whole
-    assert caplog.text.count("training goes on") == 1
+    assert caplog.text.count(str(path)) == 1
     metrics.log(4, {"epoch": 2.0})
     assert [line["epoch"] for line in read_metrics(path)] == [0.5, 1.0, 1.5, 2.0]
 
 
 def test_a_full_disk_ends_a_run_that_may_not_go_on(tmp_path):
     metrics = MetricsFile(tmp_path / "metrics.jsonl", 0)
-    with files_of_at_most(0), pytest.raises(ReportedError, match=r"cannot write .*metrics\.jsonl"):
+    with files_of_at_most(0), pytest.raises(ReportedError, match=r"/metrics\.jsonl"):
         metrics.log(1, {"epoch": 0.5})
 
 
 def test_a_folder_belongs_to_one_process_at_a_time(tmp_path):
     folder = RunFolder.create(tmp_path, "run")
     folder.claim()
-    with pytest.raises(ReportedError, match="in use by another run"):
+    with pytest.raises(ReportedError, match=re.escape(str(folder.path))):
         RunFolder.newest(tmp_path, "run").claim()
 
 
@@ -205,5 +206,5 @@ def test_a_failure_leaves_the_file_that_was_there(tmp_path, error):
 
 def test_a_folder_that_is_missing_is_named(tmp_path):
     path = tmp_path / "no" / "net.npz"
-    with pytest.raises(ReportedError, match=f"cannot write {path}"), replacing(path) as aside:
+    with pytest.raises(ReportedError, match=re.escape(str(path))), replacing(path) as aside:
         aside.write_text("x")

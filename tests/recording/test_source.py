@@ -2,7 +2,10 @@
 
 import hashlib
 import json
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,8 +15,8 @@ from safetensors.torch import save_file
 
 from common.errors import ReportedError
 from distributed.mesh import Mesh, plan_mesh
-from recording.checkpoint import CheckpointWriter
 from recording.resume import open_run
+from recording.snapshots import CheckpointWriter
 from recording.source import check_channels, check_classes, read_source
 from recording.totals import Totals
 from tests.weights.nets import some_weights
@@ -22,6 +25,7 @@ from training.config import Config
 from training.trainer import Trainer, build_model
 from weights.files import write_file
 
+ROOT = Path(__file__).parents[2]
 NAMES = [f"thing {number}" for number in range(10)]
 
 
@@ -119,11 +123,11 @@ def test_a_checkpoint_from_before_classes_had_names(run):
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        (lambda state: state.pop("config"), "manifest is not valid"),
-        (lambda state: state.update(config=7), "manifest is not valid"),
+        (lambda state: state.pop("config"), r"state\.json is not valid"),
+        (lambda state: state.update(config=7), r"state\.json is not valid"),
         (lambda state: state["config"].update(variant="vgg"), "variant"),
         (lambda state: state["config"].update(towers=1), r"conv2\.weight|towers"),
-        (lambda state: state.update(classes=["one"]), "names 1 classes"),
+        (lambda state: state.update(classes=["one"]), r"\b1 classes"),
     ],
 )
 def test_a_checkpoint_that_contradicts_itself_is_refused(run, change, complaint):
@@ -133,13 +137,13 @@ def test_a_checkpoint_that_contradicts_itself_is_refused(run, change, complaint)
 
 
 def test_a_folder_without_a_checkpoint_is_refused(tmp_path):
-    with pytest.raises(ReportedError, match="there is no checkpoint in"):
+    with pytest.raises(ReportedError, match=re.escape(str(tmp_path))):
         read_source(tmp_path)
 
 
 def test_a_checkpoint_without_a_manifest_is_named_itself(tmp_path):
     (tmp_path / "step-00000008").mkdir()
-    with pytest.raises(ReportedError, match=r"cannot read the checkpoint .*step-00000008"):
+    with pytest.raises(ReportedError, match=r"step-00000008: .*manifest\.json"):
         read_source(tmp_path / "step-00000008")
 
 
@@ -151,7 +155,7 @@ def test_a_file_then_the_command_line_change_the_settings(run, tmp_path):
 
 @pytest.mark.parametrize(
     ("override", "complaint"),
-    [("variant=paper", "variant d2l, not paper"), ("towers=1", "set towers=2")],
+    [("variant=paper", r"d2l.*paper"), ("towers=1", r"towers=2")],
 )
 def test_settings_of_another_net_are_refused(run, override, complaint):
     with pytest.raises(ReportedError, match=complaint):
@@ -161,11 +165,11 @@ def test_settings_of_another_net_are_refused(run, override, complaint):
 def test_bare_tensors_want_a_variant_and_a_preparation(small_nets, tmp_path):
     save_file(some_weights("paper").tensors, tmp_path / "net.safetensors")
     source = read_source(tmp_path / "net.safetensors")
-    with pytest.raises(ReportedError, match="does not say how its images are prepared"):
+    with pytest.raises(ReportedError, match=r"net\.safetensors.*--config"):
         source.config(None, [])
     folder = ["data.folder=."]
     (tmp_path / "some.yaml").write_text("data: {size: 64}")
-    with pytest.raises(ReportedError, match="name its variant, one of paper, caffe, caffenet"):
+    with pytest.raises(ReportedError, match="paper, caffe, caffenet"):
         source.config(tmp_path / "some.yaml", folder)
     assert source.config(tmp_path / "some.yaml", ["variant=caffe", *folder]).variant == "caffe"
 
@@ -177,9 +181,9 @@ def test_a_net_that_normalises_across_towers_stays_in_one_process(small_nets, tm
 
 def test_other_data_than_the_net_is_for_are_refused(small_nets):
     config = Config.model_validate({"data": {"name": "synthetic"}})
-    with pytest.raises(ReportedError, match="tells 10 classes apart, and synthetic has 7"):
+    with pytest.raises(ReportedError, match=r"\b10\b.*synthetic.*\b7\b"):
         check_classes(some_weights(), 7, config)
-    with pytest.raises(ReportedError, match=r"reads images of 3 channel"):
+    with pytest.raises(ReportedError, match=r"\b3 channel.*\b1\b"):
         check_channels(some_weights(), 1, config)
 
 
@@ -235,3 +239,35 @@ def test_fc8_begins_anew_for_another_number_of_classes(request, given, tmp_path,
     ranks = request.getfixturevalue(pool)
     found = ranks.run(_begin, str(given), str(tmp_path), len(ranks.pipes), placement, 7)
     assert found == [(placement, ["fc8.weight", "fc8.bias"], True)] * len(ranks.pipes)
+
+
+def test_reading_weights_imports_no_trainer_and_nothing_distributed():
+    program = "import sys, recording.source; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    modules = done.stdout.split()
+    assert "weights.net" in modules
+    assert "training.trainer" not in modules
+    assert not [module for module in modules if module.split(".")[0] == "distributed"]
+
+
+def test_a_file_s_description_with_old_keys_is_understood(tmp_path):
+    old = {"size": 64, "mean": 73.0, "deviation": 90.0}
+    write_file(some_weights("d2l", preprocessing=old), tmp_path / "net.safetensors")
+    source = read_source(tmp_path / "net.safetensors")
+    assert source.weights.preprocessing == {"size": 64, "mean": 73.0, "std": 90.0}
+    assert source.config(None, ["data.name=synthetic"]).data.std == 90.0
+
+
+def test_a_checkpoint_s_settings_with_old_keys_are_understood(run):
+    def age(state):
+        state["config"]["initial_values"] = "he"
+        state["config"]["data"]["deviation"] = 90.0
+        del state["config"]["init"], state["config"]["data"]["std"]
+
+    rewrite(the_checkpoint(run), age)
+    config = read_source(run).config(None, [])
+    assert (config.init, config.data.std) == ("he", 90.0)
+    with pytest.raises(ReportedError, match=r"data\.deviation.*'data\.std'"):
+        read_source(run).config(None, ["data.deviation=3"])

@@ -184,21 +184,17 @@ def test_colours_change_as_the_covariance_has_them():
     "covariance", [[[1.0]], [[1.0, 2.0], [2.0, 1.0]], [[1.0, 0, 0], [0.5, 1, 0], [0, 0, 1]]]
 )
 def test_what_is_no_covariance_of_the_channels_is_refused(covariance):
-    with pytest.raises(
-        ReportedError, match=r"color_covariance is not the covariance of 3 channels"
-    ):
+    with pytest.raises(ReportedError, match=r"data\.color_covariance.* 3 channels"):
         make_preprocess(_color_config(color_covariance=covariance), 3)
 
 
 def test_the_mean_image_is_read_and_checked(tmp_path):
     path = tmp_path / "mean-image.npy"
     config = Config(data=DataConfig(size=64, resize=72, mean_image=path, std=1.0))
-    with pytest.raises(ReportedError, match=r"mean-image.npy cannot be read as a NumPy array"):
+    with pytest.raises(ReportedError, match=r"data\.mean_image: .*mean-image\.npy"):
         make_preprocess(config, 1)
     np.save(path, np.full((64, 64, 1), 7, np.float32))
-    with pytest.raises(
-        ReportedError, match=r"has shape \(64, 64, 1\), and the images \(72, 72, 1\)"
-    ):
+    with pytest.raises(ReportedError, match=r"mean-image\.npy .*\(64, 64, 1\).*\(72, 72, 1\)"):
         make_preprocess(config, 1)
     np.save(path, np.full((72, 72, 1), 7, np.float32))
     images = torch.full((2, 1, 72, 72), 10, dtype=torch.uint8)

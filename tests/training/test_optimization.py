@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from training.config import OptimizerConfig, ScheduleConfig
-from training.optimization import Schedule, make_optimizer
+from training.optimization import OPTIMIZERS, SCHEDULES, Schedule, make_optimizer
 
 RATE = 0.02
 
@@ -44,6 +44,28 @@ def test_one_cycle_rises_for_its_warm_up_and_falls_to_nothing(warmup):
 @pytest.mark.parametrize(("warmup", "total"), [(0.3, 1), (0.5, 1), (0.25, 3), (0.1, 9)])
 def test_one_cycle_works_in_runs_too_short_for_its_warm_up(warmup, total):
     rates = _rates(_schedule("one_cycle", total, warmup=warmup), total)
+    assert all(0 < rate <= RATE for rate in rates)
+
+
+@pytest.mark.parametrize(("warmup", "rise"), [(0.0, 0), (0.1, 20), (0.5, 100)])
+def test_cosine_rises_along_a_line_and_falls_along_a_cosine_to_nothing(warmup, rise):
+    total = 200
+    schedule = _schedule("cosine", total, warmup=warmup)
+    rates = _rates(schedule, total)
+    assert rates[: rise + 1] == pytest.approx(
+        [RATE * (i + 1) / (rise + 1) for i in range(rise + 1)]
+    )
+    assert rates[rise] == max(rates) == RATE
+    halfway = rise + (total - rise) // 2
+    assert rates[halfway] == pytest.approx(RATE / 2)
+    assert rates[rise:] == sorted(rates[rise:], reverse=True)
+    assert 0 < rates[-1] < RATE / 1000
+    assert schedule.learning_rate == 0
+
+
+@pytest.mark.parametrize(("warmup", "total"), [(0.3, 1), (0.99, 1), (0.25, 3), (0.99, 9)])
+def test_cosine_works_in_runs_too_short_for_its_warm_up(warmup, total):
+    rates = _rates(_schedule("cosine", total, warmup=warmup), total)
     assert all(0 < rate <= RATE for rate in rates)
 
 
@@ -91,7 +113,7 @@ def _course(schedule, steps):
     return rates
 
 
-@pytest.mark.parametrize("name", ["constant", "plateau", "one_cycle"])
+@pytest.mark.parametrize("name", list(SCHEDULES))
 @pytest.mark.parametrize("stop", [1, 6, 15])
 def test_a_schedule_continues_exactly_from_its_state_as_json(name, stop):
     whole = _course(_schedule(name), 30)
@@ -102,20 +124,23 @@ def test_a_schedule_continues_exactly_from_its_state_as_json(name, stop):
 
 
 @pytest.mark.parametrize(
-    "settings",
+    ("name", "reference", "settings"),
     [
-        {"momentum": 0.0, "weight_decay": 0.0},
-        {"momentum": 0.9, "weight_decay": 0.01},
-        {"momentum": 0.9, "weight_decay": 0.01, "nesterov": True},
+        ("sgd", torch.optim.SGD, {"momentum": 0.0, "weight_decay": 0.0}),
+        ("sgd", torch.optim.SGD, {"momentum": 0.9, "weight_decay": 0.01}),
+        ("sgd", torch.optim.SGD, {"momentum": 0.9, "weight_decay": 0.01, "nesterov": True}),
+        ("adamw", torch.optim.AdamW, {"weight_decay": 0.0}),
+        ("adamw", torch.optim.AdamW, {"weight_decay": 0.1, "betas": (0.8, 0.95), "eps": 1e-6}),
     ],
 )
-def test_the_fused_optimiser_is_torchs_own_sgd(settings):
+def test_the_fused_optimiser_is_torchs_own(name, reference, settings):
     """Weights and biases alike, under a moving rate."""
     generator = torch.Generator().manual_seed(0)
     ours, theirs = nn.Linear(5, 3), nn.Linear(5, 3)
     theirs.load_state_dict(ours.state_dict())
-    fused = make_optimizer(ours, OptimizerConfig(learning_rate=RATE, **settings), may_skip=False)
-    plain = torch.optim.SGD(theirs.parameters(), lr=RATE, fused=False, foreach=False, **settings)
+    config = OptimizerConfig(name=name, learning_rate=RATE, **settings)
+    fused = make_optimizer(ours, config, may_skip=False)
+    plain = reference(theirs.parameters(), lr=RATE, fused=False, foreach=False, **settings)
     assert fused.defaults["fused"]
     for step in range(5):
         for optimizer in (fused, plain):
@@ -127,3 +152,24 @@ def test_the_fused_optimiser_is_torchs_own_sgd(settings):
         plain.step()
         for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
             torch.testing.assert_close(mine, other, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", list(OPTIMIZERS))
+def test_where_steps_may_be_skipped_no_optimiser_is_fused(name):
+    optimizer = make_optimizer(nn.Linear(2, 2), OptimizerConfig(name=name), may_skip=True)
+    assert not optimizer.defaults["fused"]
+
+
+def test_a_row_is_all_that_a_new_optimiser_or_schedule_needs(monkeypatch):
+    def adagrad(parameters, config, fused):
+        return torch.optim.Adagrad(parameters, lr=config.learning_rate)
+
+    def halves(optimizer, config, steps):
+        return torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+
+    monkeypatch.setitem(OPTIMIZERS, "adagrad", adagrad)
+    monkeypatch.setitem(SCHEDULES, "halves", halves)
+    config = OptimizerConfig(name="adagrad", learning_rate=RATE)
+    optimizer = make_optimizer(nn.Linear(2, 2), config, may_skip=False)
+    schedule = Schedule(optimizer, ScheduleConfig(name="halves"), total_steps=3)
+    assert _rates(schedule, 3) == [RATE, RATE / 2, RATE / 4]
