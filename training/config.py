@@ -49,8 +49,8 @@ class DataConfig(Section):
     color_covariance: list[list[float]] | None = None
     """Covariance of the channels over all training pixels; prepare.py prints it."""
     test_views: PreparesImages[Literal[1, 2, 10]] = 1
-    """Views of a test image, whose probabilities are averaged. 1: the centre crop. 2: also
-    mirrored. 10: also the four corners."""
+    """Views of a test image, whose probabilities are averaged. 1: the centre crop. 2: also its
+    mirror image. 10: also the four corner crops and theirs."""
     workers: Changeable[int] = Field(0, ge=0, le=256)
     """Reading threads of each rank, for image folders and packed images."""
     stored_size: PreparesImages[int] = Field(256, gt=0, le=LARGEST_SIDE)

@@ -1,6 +1,5 @@
-"""A run that is continued from a checkpoint, on any mesh, equals one that was not interrupted."""
+"""Snapshots of a trainer: exact on any mesh, written while training goes on, kept as configured."""
 
-import hashlib
 import json
 import shutil
 from dataclasses import replace
@@ -8,14 +7,18 @@ from unittest.mock import patch
 
 import pytest
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 
+from common.errors import ReportedError
 from data.loading import Batch
 from distributed.mesh import Mesh, plan_mesh
 from model.variants import VARIANTS
 from recording.checkpoint import list_checkpoints, newest_checkpoint, write_checkpoint
-from recording.snapshots import load_checkpoint, take_snapshot
+from recording.snapshots import CheckpointWriter, load_checkpoint, take_snapshot
 from recording.totals import Totals
+from tests.disks import files_of_at_most
+from tests.recording.samples import correct_manifest
 from training.batches import LocalBatch, make_preprocess
 from training.config import Config
 from training.settings import check_same_run
@@ -156,11 +159,7 @@ def _age(folder):
     config["optimizer"]["accumulation"] = config["optimizer"].pop("gradient_accumulation")
     state["totals"].update(bytes_sent=7, parts={"data": 0.5})
     (path / "state.json").write_text(json.dumps(state))
-    sums = {
-        file: hashlib.sha256((path / file).read_bytes()).hexdigest()
-        for file in ("model.safetensors", "optimizer.safetensors", "state.json")
-    }
-    (path / "manifest.json").write_text(json.dumps(sums))
+    correct_manifest(path)
 
 
 def test_a_checkpoint_from_before_other_optimisers_is_continued(runs, two_ranks, tmp_path):
@@ -175,3 +174,149 @@ def test_a_checkpoint_from_before_other_optimisers_is_continued(runs, two_ranks,
     assert _read(tmp_path / "new")[0].keys() == _read(folder / "undisturbed")[0].keys()
     assert _largest_error(_read(tmp_path / "new")[0], _read(folder / "undisturbed")[0]) == 0
     shutil.rmtree(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    yield Mesh.start(plan_mesh(1, 2, "local"))
+    dist.destroy_process_group()
+
+
+@pytest.fixture
+def make_trainer(mesh, monkeypatch):
+    """Makes a trainer of a tiny net in this process."""
+    monkeypatch.setitem(VARIANTS, "d2l", TINY["d2l"])
+
+    def make(**settings):
+        config = Config.model_validate({"variant": "d2l", "data": {"size": 64}, **settings})
+        model = build_model(config, mesh, CLASSES, 1)
+        return Trainer(config, mesh, model, make_preprocess(config, 1), total_steps=9)
+
+    return make
+
+
+@pytest.fixture
+def trainer(make_trainer):
+    """A trainer after one step."""
+    trainer = make_trainer()
+    trainer.train_step(_local_batch(trainer.mesh, 0))
+    return trainer
+
+
+def _save(folder, trainer, totals):
+    with CheckpointWriter(folder, trainer, None) as writer:
+        writer.save(totals)
+        return writer.finish()
+
+
+def _names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_what_was_saved_is_loaded(make_trainer, trainer, tmp_path):
+    totals = Totals(images=2, test={"test/top1": 0.5})
+    path = _save(tmp_path, trainer, totals)
+    found, state = newest_checkpoint(tmp_path)
+    fresh = make_trainer(seed=1)
+    load_checkpoint(path, state, fresh)
+    assert (found, fresh.steps) == (path, 1)
+    assert Totals.read(state["totals"]) == totals
+    for ours, theirs in zip(trainer.model.parameters(), fresh.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+        momenta = [
+            each.optimizer.state[parameter]["momentum_buffer"]
+            for each, parameter in ((trainer, ours), (fresh, theirs))
+        ]
+        assert torch.equal(*momenta)
+        assert momenta[1].stride() == theirs.stride()
+
+
+def test_tensors_are_full(trainer, tmp_path):
+    path = _save(tmp_path, trainer, Totals())
+    tensors = load_file(path / "model.safetensors")
+    assert tensors["conv2.weight"].shape == (8, 4, 5, 5)
+    assert tensors["fc8.weight"].shape == (CLASSES, 16)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"net": {"hidden": 8}}, r"fc6\.weight.*\[16, 200\].*\[8, 200\]"),
+        ({"towers": 1}, r"conv2\.weight"),
+    ],
+)
+def test_another_net_s_checkpoint_is_refused_with_a_shape(
+    make_trainer, trainer, tmp_path, settings, named
+):
+    _save(tmp_path, trainer, Totals())
+    with pytest.raises(ReportedError, match=named):
+        load_checkpoint(*newest_checkpoint(tmp_path), make_trainer(**settings))
+
+
+def test_state_that_is_not_a_trainer_s_is_refused(make_trainer, trainer, tmp_path):
+    _save(tmp_path, trainer, Totals())
+    path, state = newest_checkpoint(tmp_path)
+    for changed in ({"trainer": {}}, {"optimizer": {"step/fc9.weight": 1.0}}, {"optimizer": 3}):
+        with pytest.raises(ReportedError, match=str(path)):
+            load_checkpoint(path, {**state, **changed}, make_trainer())
+
+
+def test_the_best_is_kept(trainer, tmp_path):
+    totals = Totals()
+    with CheckpointWriter(tmp_path, trainer, None) as writer:
+        for step, top1 in ((1, 0.3), (2, 0.8), (3, 0.5), (4, 0.6), (5, 0.7)):
+            trainer.steps = step
+            totals.tested(step, {"test/top1": top1})
+            assert writer.is_due(totals) == (step <= 2)
+            writer.save(totals)
+        assert writer.finish() == tmp_path / "step-00000005"
+    assert _names(tmp_path) == ["step-00000002", "step-00000004", "step-00000005"]
+
+
+def test_none_is_written_if_none_is_kept(make_trainer, tmp_path):
+    assert _save(tmp_path / "none", make_trainer(keep_checkpoints=0), Totals()) is None
+    assert not (tmp_path / "none").exists()
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(make_trainer, trainer, tmp_path):
+    expected = [parameter.clone() for parameter in trainer.model.parameters()]
+    with CheckpointWriter(tmp_path, trainer, None) as writer, torch.no_grad():
+        writer.save(Totals())
+        for parameter in trainer.model.parameters():
+            parameter.add_(1)
+        writer.finish()
+    fresh = make_trainer(seed=1)
+    load_checkpoint(*newest_checkpoint(tmp_path), fresh)
+    assert all(map(torch.equal, fresh.model.parameters(), expected))
+
+
+def test_a_refused_checkpoint_may_be_gone_on_without(make_trainer, trainer, tmp_path, caplog):
+    first = _save(tmp_path, trainer, Totals())
+    going_on = make_trainer(write_errors="continue")
+    with CheckpointWriter(tmp_path, going_on, first) as writer:
+        with files_of_at_most(1000):
+            going_on.steps = 2
+            writer.save(Totals())
+            going_on.steps = 3
+            writer.save(Totals())
+            assert caplog.text.count("step-00000002") == 1
+            with pytest.raises(ReportedError, match="step-00000003"):
+                writer.finish()
+        assert _names(tmp_path) == ["step-00000001"]
+        going_on.steps = 4
+        writer.save(Totals())
+        assert writer.finish() == tmp_path / "step-00000004"
+
+
+def test_weights_that_are_not_finite_are_not_saved(trainer, tmp_path):
+    with torch.no_grad():
+        trainer.model.fc7.weight[3, 3] = float("inf")
+    with pytest.raises(ReportedError, match=r"fc7\.weight"):
+        _save(tmp_path, trainer, Totals())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_optimiser_without_state_is_saved_and_loaded(make_trainer, tmp_path):
+    plain = {"optimizer": {"momentum": 0.0}}
+    _save(tmp_path, make_trainer(**plain), Totals())
+    load_checkpoint(*newest_checkpoint(tmp_path), make_trainer(**plain))

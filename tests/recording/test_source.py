@@ -1,6 +1,5 @@
 """Weights to start from, on any mesh, and the settings that come with them."""
 
-import hashlib
 import json
 import re
 import shutil
@@ -19,6 +18,7 @@ from recording.resume import open_run
 from recording.snapshots import CheckpointWriter
 from recording.source import check_channels, check_classes, read_source
 from recording.totals import Totals
+from tests.recording.samples import correct_manifest
 from tests.weights.nets import some_weights
 from training.batches import make_preprocess
 from training.config import Config
@@ -68,9 +68,7 @@ def rewrite(checkpoint, change):
     state = json.loads((checkpoint / "state.json").read_text())
     change(state)
     (checkpoint / "state.json").write_text(json.dumps(state))
-    manifest = json.loads((checkpoint / "manifest.json").read_text())
-    manifest["state.json"] = hashlib.sha256((checkpoint / "state.json").read_bytes()).hexdigest()
-    (checkpoint / "manifest.json").write_text(json.dumps(manifest))
+    correct_manifest(checkpoint)
 
 
 def the_checkpoint(run):
