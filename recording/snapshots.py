@@ -170,7 +170,7 @@ def load_checkpoint(path: Path, state: dict[str, Any], trainer: Trainer) -> None
         for name, parameter in trainer.model.named_parameters():
             parameter.copy_(towers.shard(name, file.get_tensor(name)))
     try:
-        _load_optimizer(path, state.get("optimizer", {}), trainer)
+        _load_optimizer(path, dict(state.get("optimizer", {})), trainer)
         trainer.load_state(state["trainer"])
     except (LookupError, TypeError, ValueError):
         raise ReportedError(f"the checkpoint {path} is damaged: its state is not valid") from None
