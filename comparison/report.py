@@ -9,7 +9,7 @@ from common.files import writing
 from comparison.charts import draw_charts
 from comparison.machine import in_words
 from comparison.tables import as_text, write_csv
-from recording.tracking import Tracker, choose_mode
+from recording.tracking import Tracker
 from training.config import TrackingConfig
 
 log = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ def _flat(outcome: dict[str, Any]) -> dict[str, Any]:
 
 def _start(folder: Path, tracking: TrackingConfig, name: str, machine: dict[str, Any]) -> Tracker:
     return Tracker(
-        choose_mode(tracking.mode),
+        tracking.mode,
         folder,
         id=None,
         project=tracking.project,

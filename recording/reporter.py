@@ -20,7 +20,7 @@ from recording.metrics import MetricsFile, read_metrics, step_speed
 from recording.progress import Progress
 from recording.stuck import StuckLoss
 from recording.totals import Totals
-from recording.tracking import Tracker, choose_mode
+from recording.tracking import Tracker
 from training.batches import LocalBatch
 from training.config import Config
 from training.settings import dump_config
@@ -110,7 +110,7 @@ class MainReporter(Reporter):
         with writing(folder.config):
             folder.config.write_text(dump_config(config))
         self.tracker = Tracker(
-            choose_mode(config.tracking.mode),
+            config.tracking.mode,
             folder.path,
             id=totals.run_id,
             project=config.tracking.project,

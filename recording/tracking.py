@@ -1,11 +1,10 @@
 """Weights & Biases: a run there, which may fail at any time without harm to the training.
 
-``wandb`` is imported where it is used: that takes a third of a second, which ranks other than 0 and
-runs without tracking need not wait.
+``wandb`` is imported where it is used: importing it takes a third of a second, which ranks other
+than 0 and runs without tracking need not wait.
 """
 
 import logging
-import netrc
 import os
 import secrets
 import shlex
@@ -14,100 +13,88 @@ import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal
-from urllib.parse import urlsplit
+from types import SimpleNamespace
+from typing import Any
 
 log = logging.getLogger(__name__)
 
-Mode = Literal["online", "offline", "disabled"]
-
-WANDB_MODES = ("online", "offline", "disabled", "shared", "dryrun", "run")
-"""Values of WANDB_MODE that wandb knows."""
-FINISH_SECONDS = 30
 INIT_SECONDS = 10
-
-
-def choose_mode(wanted: str) -> Mode:
-    """``auto`` becomes WANDB_MODE if that is set; else online with an API key, offline without."""
-    if wanted == "auto":
-        wanted = os.environ.get("WANDB_MODE") or ("online" if _has_api_key() else "offline")
-    modes: dict[str, Mode] = {"online": "online", "offline": "offline"}
-    return modes.get(wanted, "disabled")
-
-
-def _has_api_key() -> bool:
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    import wandb
-
-    own = os.environ.get("WANDB_BASE_URL")
-    url = own or wandb.Settings.model_fields["base_url"].default
-    hosts = {urlsplit(url).netloc, "" if own else "api.wandb.ai"}
-    try:
-        return not hosts.isdisjoint(netrc.netrc(os.environ.get("NETRC")).hosts)
-    except (OSError, netrc.NetrcParseError):
-        return False
+FINISH_SECONDS = 30
+FLUSH_SECONDS = 0.1
+"""A SIGKILL loses what was logged in these last seconds."""
 
 
 class Tracker:
     """One W&B run, online or offline.
 
-    When it fails, an offline run of the same id takes over, which ``wandb sync`` joins to what was
-    logged before; when that fails too, the tracking ends. Each is told in one line.
+    When it fails, an offline run of the same id goes on in another folder; ``wandb sync`` joins the
+    two. A third failure ends the tracking. Each failure is one warning, and none is raised.
     """
 
-    def __init__(self, mode: Mode, folder: Path, **run: Any) -> None:
-        """``run`` is what ``wandb.init`` takes; an ``id`` of None starts a new run."""
-        self.run: Any = None
-        self.wandb: Any = None
-        self.run_id: str | None = run["id"]
-        self.arguments = {"dir": folder, "resume": "allow", **run}
-        self.folders: dict[str, Mode] = {}
-        self.complaints: list[str] = []
-        self.may_restart = True
-        if mode != "disabled" and (why := _failure(lambda: self._start(mode))):
-            self._restart(why)
+    def __init__(self, mode: str, folder: Path, **run: Any) -> None:
+        """Start a run in ``mode``: online, offline, disabled or auto.
 
-    def _start(self, mode: Mode) -> None:
-        self.wandb = _set_up(self.arguments["dir"], self.complaints)
-        self.run_id = self.run_id or secrets.token_hex(4)
-        arguments = {**self.arguments, "id": self.run_id}
-        self.complaints.clear()
-        with _no_terminal():
-            run = self.wandb.init(mode=mode, settings=_settings(), **arguments)
+        ``auto`` is WANDB_MODE if that is set; else online with an API key, offline without. ``run``
+        are arguments of ``wandb.init``; an ``id`` of None starts a new run.
+        """
+        if mode == "auto":
+            mode = os.environ.get("WANDB_MODE", mode)
+        self.run: Any = None
+        self.run_id: str | None = run["id"]
+        self.folders: list[str] = []
+        self.complaints: list[str] = []
+        self.modes = iter([] if mode == "disabled" else [mode, "offline", "offline"])
+        self.arguments = {**run, "dir": folder, "resume": "allow"}
+        self._start()
+
+    def _start(self, failure: Exception | None = None) -> None:
+        """Start a run in the next mode that works; warn of the first failure."""
+        self.run = None
+        for mode in self.modes:
+            _teardown()
+            try:
+                self.run = self._init(mode)
+                break
+            except Exception as error:
+                failure = failure or error
+        if failure:
+            how = f"the run goes on {self.location}" if self.run else "training goes on without it"
+            log.warning("W&B failed (%s), %s", _line(failure), how)
+
+    def _init(self, mode: str) -> Any:
+        wandb = _set_up(self.complaints)
+        self.run_id = self.arguments["id"] = self.run_id or secrets.token_hex(4)
+        start = {**self.arguments, "settings": _settings()}
+        try:
+            run = wandb.init(mode="online" if mode == "auto" else mode, **start)
+        except wandb.errors.UsageError:  # there is no API key
+            if mode != "auto":
+                raise
+            run = wandb.init(mode="offline", **start)
         run.define_metric("global_step")
         for group in ("train/*", "test/*", "step/*"):
             run.define_metric(group, step_metric="global_step")
         run.define_metric("test/top1", step_metric="global_step", summary="max")
-        self.folders[run.settings.sync_dir] = mode
-        self.run = run
-
-    def _restart(self, why: str) -> None:
-        """After a failure, go on with an offline run; after a second one, with none."""
-        self.run = None
-        self._teardown()
-        if self.may_restart:
-            self.may_restart = False
-            why = _failure(lambda: self._start("offline")) or why
-        if self.run is None:
-            log.warning("W&B failed, training goes on without it: %s", why)
-        else:
-            log.warning("W&B failed, the run is kept offline (%s); %s", why, self._how_to_upload)
+        self.folders.append(run.settings.sync_dir)
+        self.complaints.clear()
+        return run
 
     @property
     def location(self) -> str:
-        """Where a person finds the run."""
+        """The URL of the run, or the folders it is in and how to upload them."""
         if not self.folders:
             return "none"
-        if self.run is None or self.run.offline:
-            return f"offline, {self._how_to_upload}"
-        return str(self.run.url)
+        if self.run and not self.run.offline:
+            return str(self.run.url)
+        return f"offline, {self._how_to_upload}"
 
     @property
     def _how_to_upload(self) -> str:
         folders = [os.path.relpath(folder) for folder in self.folders]
-        flags = ["--include-online"] if "online" in self.folders.values() else []
-        return f"to upload: {shlex.join(['wandb', 'sync', *flags, *folders])}"
+        was_online = any(Path(folder).name.startswith("run-") for folder in folders)
+        flags = ["--include-online"] if was_online else []
+        parts = f" its {len(folders)} parts as one run" if len(folders) > 1 else ""
+        return f"to upload{parts}: {shlex.join(['wandb', 'sync', *flags, *folders])}"
 
     def log(self, step: int, metrics: dict[str, Any]) -> None:
         """Log the metrics of one step."""
@@ -115,13 +102,13 @@ class Tracker:
 
     def log_image(self, name: str, path: Path) -> None:
         """Log a picture file."""
-        self._do(lambda run: run.log({name: self.wandb.Image(str(path))}))
+        self._do(lambda run: run.log({name: _wandb().Image(str(path))}))
 
     def log_table(self, name: str, rows: list[dict[str, Any]]) -> None:
         """Log rows of flat keys as a table."""
-        columns: list[str | int] = list(dict.fromkeys(key for row in rows for key in row))
-        cells = [[row.get(str(column)) for column in columns] for row in rows]
-        self._do(lambda run: run.log({name: self.wandb.Table(columns=columns, data=cells)}))
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        cells = [[row.get(column) for column in columns] for row in rows]
+        self._do(lambda run: run.log({name: _wandb().Table(columns=columns, data=cells)}))
 
     def summarize(self, summary: dict[str, Any]) -> None:
         """Put the outcome of the run into its summary."""
@@ -129,67 +116,72 @@ class Tracker:
 
     def finish(self, exit_code: int) -> None:
         """End the run, within ``FINISH_SECONDS``."""
-        if self.run is not None and (why := _failure(lambda: self._end(exit_code))):
-            log.warning("W&B did not end the run well (%s); %s", why, self._how_to_upload)
+        self._do(lambda run: self._end(run, exit_code))
         self.run = None
-        self._teardown()
+        _teardown()
 
-    def _end(self, exit_code: int) -> None:
-        file = Path(self.run.settings.sync_file)
+    def _end(self, run: Any, exit_code: int) -> None:
+        file = Path(run.settings.sync_file)
         size = file.stat().st_size
-        self.run.finish(exit_code=exit_code)
-        self._teardown()
-        if file.stat().st_size == size:  # wandb itself keeps silent about it
-            raise OSError(f"the disk refused the last of {file}")
+        run.finish(exit_code=exit_code)
+        _teardown()
+        if file.stat().st_size == size:  # wandb does not report a full disk
+            self.complaints.append(f"the disk refused the last of {file}")
         if self.complaints:
-            raise RuntimeError(" ".join(self.complaints))
+            why = _line(" ".join(self.complaints))
+            log.warning("W&B did not end the run well (%s); %s", why, self._how_to_upload)
 
-    def _teardown(self) -> None:
-        if self.wandb is not None:
-            with suppress(Exception):  # if the service has died, the interpreter's exit would trip
-                self.wandb.teardown()
-
-    def _do(self, work: Callable[[Any], Any]) -> None:
-        """``work`` with the run; if that fails, with the one that takes over."""
-        if self.run is not None and (why := _failure(lambda: work(self.run))):
-            self._restart(why)
-            self._do(work)
+    def _do(self, work: Callable[[Any], None]) -> None:
+        """Do ``work`` with the run; if that fails, with the one that takes over."""
+        while self.run:
+            try:
+                work(self.run)
+                break
+            except Exception as error:  # of wandb's service, the disk, the network
+                self._start(error)
 
 
-def _set_up(folder: Path, complaints: list[str]) -> Any:
-    """The module wandb with its service, which keeps silent; ``folder`` is its home if it has none.
-
-    What it would have warned of is appended to ``complaints``.
-    """
+def _set_up(complaints: list[str]) -> Any:
+    """Start wandb's service, which prints nothing; what wandb warns of goes to ``complaints``."""
     # Telemetry would contact the server from offline runs too, and wait for it at every end.
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-    if os.environ.get("WANDB_MODE") not in WANDB_MODES:
-        os.environ.pop("WANDB_MODE", None)  # wandb would refuse to start
-    if "HOME" not in os.environ:
-        home = os.path.expanduser("~")
-        os.environ["HOME"] = str(folder) if home == "~" else home
-    import wandb
-
-    silent = wandb.Settings(silent=True)
+    wandb = _wandb()
+    silent = wandb.Settings(silent=True)  # so wandb asks nobody for an API key, either
     with _no_standard_error():
         wandb.setup(silent)
-    wandb.termsetup(silent, _Complaints(complaints))
+    kept = complaints.append
+    wandb.termsetup(silent, SimpleNamespace(info=id, warning=kept, error=kept))
     return wandb
 
 
-class _Complaints:
-    """Keeps the warnings that wandb would print."""
+def _settings() -> dict[str, Any]:
+    """The settings of a run, of those that this version of wandb knows."""
+    wanted = {
+        "console": "off",
+        "silent": True,
+        "init_timeout": INIT_SECONDS,
+        "finish_timeout": FINISH_SECONDS,
+        "x_transaction_log_flush_interval": FLUSH_SECONDS,
+    }
+    return {key: value for key, value in wanted.items() if key in _wandb().Settings.model_fields}
 
-    def __init__(self, kept: list[str]) -> None:
-        self.warning = self.error = kept.append
 
-    def info(self, message: str) -> None:
-        """Not worth keeping."""
+def _wandb() -> Any:
+    import wandb
+
+    return wandb
+
+
+def _teardown() -> None:
+    """End wandb's service, if it has been started."""
+    if wandb := sys.modules.get("wandb"):
+        with suppress(Exception):  # where the service has died
+            wandb.teardown()
 
 
 @contextmanager
 def _no_standard_error() -> Iterator[None]:
-    """A process started meanwhile has none: wandb's logs there where it finds no other place."""
+    """Start processes without standard error, where wandb's service logs if it has no cache."""
     ours = os.dup(2)
     try:
         with open(os.devnull, "w") as nowhere:
@@ -200,36 +192,6 @@ def _no_standard_error() -> Iterator[None]:
         os.close(ours)
 
 
-@contextmanager
-def _no_terminal() -> Iterator[None]:
-    """Make wandb fail where it would ask for an API key, and wait."""
-    stdin = sys.stdin
-    with open(os.devnull) as sys.stdin:
-        try:
-            yield
-        finally:
-            sys.stdin = stdin
-
-
-def _failure(work: Callable[[], Any]) -> str | None:
-    """Why ``work`` failed, in a line; wandb raises whatever its service, disk and network raise."""
-    try:
-        work()
-    except Exception as error:
-        return textwrap.shorten(str(error) or type(error).__name__, 200, placeholder=" …")
-    return None
-
-
-def _settings() -> dict[str, Any]:
-    import wandb
-
-    wanted = {
-        "console": "off",
-        "silent": True,
-        "init_timeout": INIT_SECONDS,
-        "finish_timeout": FINISH_SECONDS,
-        "finish_timeout_raises": True,
-        # Of what is logged, all but the last tenth of a second survives a SIGKILL.
-        "x_transaction_log_flush_interval": 0.1,
-    }
-    return {key: value for key, value in wanted.items() if key in wandb.Settings.model_fields}
+def _line(error: object) -> str:
+    """An error as one short line."""
+    return textwrap.shorten(str(error) or type(error).__name__, 200, placeholder=" …")

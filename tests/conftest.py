@@ -13,6 +13,7 @@ import torch
 from model.variants import VARIANTS
 from tests.ranks import RankPool
 from tests.runs import train
+from tests.wandb_server import KEY, WandbServer
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -52,6 +53,18 @@ def split_run(tmp_path_factory):
     assert status == 0, err
     yield runs / "first", out
     shutil.rmtree(runs)
+
+
+@pytest.fixture
+def wandb_server(monkeypatch):
+    """A W&B server, which runs in mode online or auto use."""
+    server = WandbServer()
+    monkeypatch.setenv("WANDB_BASE_URL", server.url)
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    yield server
+    server.behaviour = "well"  # whoever waits for it goes on
+    server.stop()
 
 
 def _pool(world_size: int):

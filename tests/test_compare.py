@@ -10,7 +10,6 @@ from PIL import Image
 from recording.metrics import read_objects
 from tests.calls import call, refusal
 from tests.programs import finish, processes_mentioning, run, start, wait_until
-from tests.wandb_files import read_run
 
 pytestmark = pytest.mark.programs
 
@@ -79,15 +78,14 @@ def test_tables_and_charts_are_left_and_shown(compared):
     assert "[5/5] round 1/1: split+ddp, global batch 4;" in out
 
 
-def test_wandb_has_a_run_for_each_placement_and_one_with_the_table(compared):
-    folders = (compared[0] / "wandb").glob("offline-run-*")
-    runs = {each.record.display_name: each for each in map(read_run, folders)}
+def test_wandb_has_a_run_for_each_placement_and_one_with_the_table(compared, wandb_server):
+    runs = wandb_server.upload_offline(compared[0])
     names = [*ALL.split(","), "comparison"]
     assert set(runs) == {f"compare-{name}" for name in names}
-    assert {each.record.run_group for each in runs.values()} == {"compare"}
-    assert {each.record.job_type for each in runs.values()} == {"bench"}
+    assert {each.about["groupName"] for each in runs.values()} == {"compare"}
+    assert {each.about["jobType"] for each in runs.values()} == {"bench"}
     assert runs["compare-split"].summary["images_per_second"] > 0
-    logged = {key.split(".")[0] for row in runs["compare-comparison"].history for key in row}
+    logged = {key for row in runs["compare-comparison"].rows for key in row}
     assert {"comparison", "throughput", "step_time", "cost"} <= logged
 
 

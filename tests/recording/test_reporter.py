@@ -2,12 +2,12 @@
 
 import json
 import logging
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import pytest
 import torch
-import wandb
 
 from data.loading import Batch
 from distributed.timer import StepCost
@@ -16,7 +16,6 @@ from recording.metrics import read_metrics
 from recording.reporter import MainReporter, Reporter, closing_words
 from recording.totals import Totals
 from tests.recording.samples import evaluation_metrics, step_cost, step_metrics
-from tests.wandb_files import read_run
 from training.batches import LocalBatch
 from training.config import Config
 from training.settings import load_config
@@ -187,35 +186,21 @@ def test_a_resumed_run_goes_on_in_the_files_it_had(folder):
     assert totals.steps == 3
 
 
-@pytest.fixture
-def wandb_is_free():
-    """Whatever a test leaves of wandb's process ends with it."""
-    yield
-    wandb.teardown()
-
-
-@pytest.mark.usefixtures("wandb_is_free")
-def test_wandb_is_told_the_configuration_the_steps_and_the_summary(folder):
-    reporter = _report(folder, "offline")
-    run = read_run(folder.path)
-    assert run.record.run_id == reporter.totals.run_id
-    assert run.record.display_name == "fashion"
-    assert run.record.run_group == "fashion"
-    assert run.record.job_type == "train"
-    assert list(run.record.tags) == ["paper", "split"]
+@pytest.mark.parametrize("fails", [False, True])
+def test_wandb_gets_the_configuration_the_steps_and_the_summary(wandb_server, folder, fails):
+    with pytest.raises(RuntimeError) if fails else nullcontext():
+        _report(folder, "online", fails=fails)
+    [run] = wandb_server.runs.values()
+    assert (run.about["displayName"], run.about["groupName"]) == ("fashion", "fashion")
+    assert (run.about["jobType"], run.about["tags"]) == ("train", ["paper", "split"])
     assert (run.config["seed"], run.config["world_size"]) == (7, 4)
     assert run.config["optimizer"]["learning_rate"] == 0.01
-    assert [line.get("train/loss") for line in run.history] == [1.0, 0.5, None, None, None]
-    assert run.history[3]["curves.format"] == run.history[4]["kernels.format"] == "png"
-    assert run.summary["checkpoint"].endswith("step-00000002")
-    assert run.exit_codes == [0]
-
-
-@pytest.mark.usefixtures("wandb_is_free")
-def test_wandb_is_told_when_the_run_fails(folder):
-    with pytest.raises(RuntimeError, match="something else"):
-        _report(folder, "offline", fails=True)
-    assert read_run(folder.path).exit_codes == [1]
+    losses = [row["train/loss"] for row in run.rows if "train/loss" in row]
+    assert losses == [1.0, 0.5]
+    assert run.exit_code == fails
+    if not fails:
+        assert run.rows[3]["curves"]["format"] == run.rows[4]["kernels"]["format"] == "png"
+        assert run.summary["checkpoint"].endswith("step-00000002")
 
 
 def _summary(**other):
