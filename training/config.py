@@ -19,7 +19,7 @@ from training.optimization import OPTIMIZERS, SCHEDULES
 from training.precision import PRECISIONS
 
 LARGEST_SIDE = 4096
-"""Of an image, in pixels. The fc6 of such images would have 17 billion weights."""
+"""In pixels. The fc6 of such images would have 17 billion weights."""
 
 
 class DataConfig(Section):

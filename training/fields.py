@@ -29,7 +29,7 @@ Count = Annotated[int, Field(gt=0, le=10**9)]
 
 
 class Mark(Enum):
-    """What a setting means to other parts of the program."""
+    """A meaning of a setting to other parts of the program."""
 
     CHANGEABLE = auto()
     PREPARES_IMAGES = auto()

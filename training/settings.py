@@ -18,9 +18,9 @@ from training.config import Config
 from training.fields import Mark, OneOf, Section, list_fields, marked_keys
 
 MOST_BYTES = 2**16
-"""Of a configuration file; nobody writes a longer one."""
+"""Size of a configuration file; nobody writes a longer one."""
 MOST_FAULTS = 8
-"""Reported of one configuration; a file that is not a configuration may have thousands."""
+"""Faults that are reported; a file that is not a configuration may have thousands."""
 SHOWN = 80
 """Characters of a wrong value that are quoted."""
 

@@ -13,7 +13,7 @@ def step_cost(seconds=0.01, sent=1000):
 
 
 def step_metrics(loss=1.25, sent=1000, seconds=0.01):
-    """Of one training step, each part of which took ``seconds``."""
+    """The metrics of a training step, each part of which took ``seconds``."""
     return {
         "train/loss": loss,
         "train/top1": 0.5,
@@ -23,7 +23,7 @@ def step_metrics(loss=1.25, sent=1000, seconds=0.01):
 
 
 def evaluation_metrics(top1=0.75):
-    """Of one evaluation."""
+    """The metrics of an evaluation."""
     return {"test/loss": 0.5, "test/top1": top1, "test/top5": 0.875}
 
 

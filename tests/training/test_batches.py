@@ -1,4 +1,4 @@
-"""Which images each rank sees, and when."""
+"""The images of each rank, and their order."""
 
 from itertools import chain
 
@@ -35,30 +35,32 @@ def _config(**settings):
     return Config.model_validate({"epochs": EPOCHS, "batch_size": BATCH, "seed": 5, **settings})
 
 
-def _shares(images, mesh, first=0, last=None):
+def _local_batches(images, mesh, first=0, last=None):
     config = _config()
     last = count_steps(config, images) if last is None else last
     return list(local_batches(config, mesh, _images(images), first, last))
 
 
-def _positions(shares):
-    return [share.batch.indices.tolist() for share in shares]
+def _positions(batches):
+    return [local.batch.indices.tolist() for local in batches]
 
 
 @every_size
 @every_mesh
 def test_an_epoch_visits_every_image_once_over_all_replicas(images, replicas):
-    everyone = [_shares(images, _mesh(replicas, rank)) for rank in range(replicas)]
+    everyone = [_local_batches(images, _mesh(replicas, rank)) for rank in range(replicas)]
     for epoch in range(EPOCHS):
-        shares = [share for share in chain(*everyone) if share.epoch == epoch]
-        assert sorted(chain(*_positions(shares))) == list(range(images))
+        batches = [local for local in chain(*everyone) if local.epoch == epoch]
+        assert sorted(chain(*_positions(batches))) == list(range(images))
 
 
 @every_size
 @every_mesh
-def test_replicas_share_out_the_batches_of_one_process(images, replicas):
-    everyone = [_positions(_shares(images, _mesh(replicas, rank))) for rank in range(replicas)]
-    alone = _shares(images, _mesh(1))
+def test_replicas_divide_the_batches_of_one_process(images, replicas):
+    everyone = [
+        _positions(_local_batches(images, _mesh(replicas, rank))) for rank in range(replicas)
+    ]
+    alone = _local_batches(images, _mesh(1))
     for step, whole in enumerate(alone):
         parts = [positions[step] for positions in everyone]
         assert list(chain(*parts)) == whole.batch.indices.tolist()
@@ -69,13 +71,13 @@ def test_replicas_share_out_the_batches_of_one_process(images, replicas):
 
 def test_every_replica_knows_the_count_of_the_whole_batch():
     for rank in range(3):
-        counts = [share.global_count for share in _shares(20, _mesh(3, rank))]
+        counts = [local.global_count for local in _local_batches(20, _mesh(3, rank))]
         assert counts == [6, 6, 6, 2] * EPOCHS
 
 
 def test_the_towers_of_a_replica_see_the_same_images():
     first, second, third, fourth = (
-        _positions(_shares(20, _mesh(2, rank, ranks_per_replica=2))) for rank in range(4)
+        _positions(_local_batches(20, _mesh(2, rank, ranks_per_replica=2))) for rank in range(4)
     )
     assert first == second
     assert third == fourth
@@ -84,7 +86,7 @@ def test_the_towers_of_a_replica_see_the_same_images():
 
 def test_each_epoch_has_an_order_of_its_own():
     orders = [
-        tuple(chain(*_positions(s for s in _shares(25, _mesh(1)) if s.epoch == epoch)))
+        tuple(chain(*_positions(s for s in _local_batches(25, _mesh(1)) if s.epoch == epoch)))
         for epoch in range(EPOCHS)
     ]
     assert len({*orders, tuple(range(25))}) == EPOCHS + 1
@@ -93,36 +95,36 @@ def test_each_epoch_has_an_order_of_its_own():
 def test_a_set_that_is_read_in_blocks_has_an_order_for_that():
     images = _images(20)
     images.block = 2
-    shares = list(local_batches(_config(), _mesh(1), images, 0, 4))
-    assert list(chain(*_positions(shares))) == epoch_order(5, 0, 20, 2).tolist()
+    batches = list(local_batches(_config(), _mesh(1), images, 0, 4))
+    assert list(chain(*_positions(batches))) == epoch_order(5, 0, 20, 2).tolist()
 
 
-def test_a_share_holds_the_images_at_its_positions():
+def test_a_local_batch_holds_the_images_at_its_positions():
     images, labels = _images(20).read(torch.arange(20))
-    for share in _shares(20, _mesh(2, rank=1)):
-        assert torch.equal(share.batch.images, images[share.batch.indices])
-        assert torch.equal(share.batch.labels, labels[share.batch.indices])
+    for local in _local_batches(20, _mesh(2, rank=1)):
+        assert torch.equal(local.batch.images, images[local.batch.indices])
+        assert torch.equal(local.batch.labels, labels[local.batch.indices])
 
 
 @pytest.mark.parametrize("first", range(13))
 def test_starting_in_the_middle_continues_exactly(first):
-    def told(shares):
-        return [(*share[1:], share.batch.indices.tolist()) for share in shares]
+    def told(batches):
+        return [(*local[1:], local.batch.indices.tolist()) for local in batches]
 
     mesh = _mesh(2, rank=1)
-    assert told(_shares(20, mesh, first=first)) == told(_shares(20, mesh))[first:]
+    assert told(_local_batches(20, mesh, first=first)) == told(_local_batches(20, mesh))[first:]
 
 
 def test_a_run_may_end_within_an_epoch():
     mesh = _mesh(2)
-    assert _positions(_shares(20, mesh, last=6)) == _positions(_shares(20, mesh))[:6]
+    assert _positions(_local_batches(20, mesh, last=6)) == _positions(_local_batches(20, mesh))[:6]
 
 
-def test_a_share_knows_how_far_the_run_is():
-    shares = _shares(20, _mesh(1))
-    assert [share.epochs_done for share in shares] == [step / 4 for step in range(1, 13)]
-    assert [share.epoch for share in shares] == [0] * 4 + [1] * 4 + [2] * 4
-    assert [share.ends_epoch for share in shares] == [False, False, False, True] * EPOCHS
+def test_a_local_batch_knows_how_far_the_run_is():
+    batches = _local_batches(20, _mesh(1))
+    assert [local.epochs_done for local in batches] == [step / 4 for step in range(1, 13)]
+    assert [local.epoch for local in batches] == [0] * 4 + [1] * 4 + [2] * 4
+    assert [local.ends_epoch for local in batches] == [False, False, False, True] * EPOCHS
 
 
 def test_waiting_for_images_is_booked_as_data():
@@ -171,12 +173,12 @@ def _color_config(**changes):
     return Config(data=DataConfig(**settings))
 
 
-def test_colours_change_as_the_covariance_has_them():
+def test_colors_change_as_the_covariance_has_them():
     colors = make_preprocess(_color_config(std=[1.0, 2.0, 4.0]), 3).colors
     assert colors is not None
-    deviations = torch.tensor([1.0, 2.0, 4.0])
+    stds = torch.tensor([1.0, 2.0, 4.0])
     expected = 0.01 * torch.tensor(_color_config().data.color_covariance)
-    torch.testing.assert_close(colors.T @ colors * deviations.outer(deviations), expected)
+    torch.testing.assert_close(colors.T @ colors * stds.outer(stds), expected)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What single pictures are taken for: prepared as in training, in the order of probability."""
+"""Single pictures: prepared as in training, their classes in the order of probability."""
 
 import pytest
 import torch
