@@ -1,22 +1,23 @@
-"""What does splitting the net buy, on these devices, over one device and over replicas?
+"""Compare the placements of the net on this machine: speed, bytes sent and memory.
 
-Trains the same net on the same images under each placement in turn, several rounds of A B C D, so
-that a machine whose speed drifts stays fair. Each measurement is the real training program, started
-by the launcher. Figures are medians with their range; speedups are ratios within a round.
+Trains the same net on the same images under each placement in turn, in several rounds of A B C D,
+so that a drift of the machine's speed affects all alike. Each measurement runs the real training
+program through the launcher. Figures are medians with their range; speedups are ratios within a
+round.
 
-  python compare.py                                  every placement that the devices allow
+  python compare.py                                  all placements that fit the devices
   python compare.py --placements split,ddp --batches 32,128,512 --rounds 5
-  python compare.py --resume                         go on after an interruption
-  python compare.py --train --images 120000          what each form of the net learns, instead
+  python compare.py --resume                         continue after an interruption
+  python compare.py --train --images 120000          compare what forms of the net learn
   python compare.py --train --forms activations      ReLU against tanh, figure 1 of the paper
 
   single      the dense single-stream net, in one process
   local       all towers in one process
   split       one tower on each rank
-  ddp         as many replicas as there are towers, each whole
+  ddp         one replica per rank, on as many ranks as there are towers
   split+ddp   two replicas of split towers
 
-What it leaves lies in runs/NAME: results.json, .csv and .md, charts, and W&B runs of one group.
+The results are in runs/NAME: results.json, .csv and .md, charts, and W&B runs of one group.
 """
 
 import argparse
@@ -54,16 +55,16 @@ CONFIGS = Path(__file__).parent / "configs"
 def main() -> int:
     """Compare speed or learning; returns the exit status."""
     arguments = parse_arguments()
-    compare = compare_what_is_learnt if arguments.train else compare_speeds
+    compare = compare_forms if arguments.train else compare_speeds
     try:
         return compare(arguments)
     except KeyboardInterrupt:
-        log.info("interrupted; what was measured is kept, and --resume goes on from it")
+        log.info("interrupted; measurements are kept, and --resume continues with them")
         raise
 
 
 def compare_speeds(arguments: argparse.Namespace) -> int:
-    """Time every placement; the exit status."""
+    """Time every placement; returns the exit status."""
     source = arguments.config or CONFIGS / "compare.yaml"
     config = load_config(source, arguments.overrides)
     devices = torch.cuda.device_count() or 1
@@ -112,8 +113,8 @@ def compare_speeds(arguments: argparse.Namespace) -> int:
     return 0 if any("images_per_second" in row for row in rows) else 1
 
 
-def compare_what_is_learnt(arguments: argparse.Namespace) -> int:
-    """Train every form of the net on one budget; the exit status."""
+def compare_forms(arguments: argparse.Namespace) -> int:
+    """Train every form of the net on the same budget; returns the exit status."""
     source = arguments.config or CONFIGS / "fashion.yaml"
     config = load_config(source, arguments.overrides)
     folder = open_folder(config.runs, f"learn-{config.name}", resume=arguments.resume)
@@ -140,7 +141,7 @@ def compare_what_is_learnt(arguments: argparse.Namespace) -> int:
 
 
 def open_folder(runs: Path, name: str, *, resume: bool) -> Path:
-    """A new folder for the comparison, or the newest one."""
+    """Create a folder for the comparison, or open the newest one; also logs to it."""
     folder = RunFolder.newest(runs, name) if resume else RunFolder.create(runs, name)
     folder.claim()
     log_to_file(folder.log)
@@ -148,49 +149,57 @@ def open_folder(runs: Path, name: str, *, resume: bool) -> Path:
 
 
 def parse_arguments() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = ArgumentParser(
         description=__doc__, epilog="Overrides are train.py's: see python train.py --help."
     )
     add = parser.add_argument
     add("--config", type=Path, metavar="FILE", help="default: configs/compare.yaml or fashion.yaml")
-    add("--placements", type=names, default=[], metavar="A,B", help="default: all that fit")
+    add(
+        "--placements",
+        type=names,
+        default=[],
+        metavar="A,B",
+        help="default: all that fit the devices",
+    )
     add("--batches", type=numbers, default=[32, 128], metavar="N,N", help="default: 32,128")
     add("--rounds", type=number, default=3, metavar="N", help="default: %(default)s")
     add("--steps", type=number, default=6, metavar="N", help="timed steps, default: %(default)s")
-    add("--warmup", type=int, default=3, metavar="N", help="before them, default: %(default)s")
-    add("--json", type=Path, metavar="FILE", help="copy results.json there")
-    add("--resume", action="store_true", help="go on with the newest comparison")
-    add("--train", action="store_true", help="compare what is learnt, not speed")
-    add("--forms", choices=FORMS, default="towers", help="of the net, for --train")
+    add(
+        "--warmup", type=int, default=3, metavar="N", help="steps before them, default: %(default)s"
+    )
+    add("--json", type=Path, metavar="FILE", help="copy results.json to FILE")
+    add("--resume", action="store_true", help="continue the newest comparison")
+    add("--train", action="store_true", help="compare learning instead of speed")
+    add("--forms", choices=FORMS, default="towers", help="forms of the net for --train")
     add(
         "--evaluations",
         type=number,
         default=8,
         metavar="N",
-        help="in each of --train's trainings, default: %(default)s",
+        help="evaluations in each training of --train, default: %(default)s",
     )
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument(
-        "--images", type=number, default=60000, metavar="N", help="--train's budget"
+        "--images", type=number, default=60000, metavar="N", help="budget of --train"
     )
-    budget.add_argument("--minutes", type=float, metavar="M", help="--train's budget as time")
+    budget.add_argument("--minutes", type=float, metavar="M", help="budget of --train as time")
     add("overrides", nargs="*", metavar="key.sub=value", help="change a setting")
     return parser.parse_intermixed_args()
 
 
 def names(text: str) -> list[str]:
-    """Of placements, as A,B."""
+    """Split the names of placements in A,B."""
     return text.split(",")
 
 
 def numbers(text: str) -> list[int]:
-    """Positive ones, as N,N; raises ValueError for others."""
+    """Parse positive integers in N,N; raises ValueError for others."""
     return [number(part) for part in text.split(",")]
 
 
 def number(text: str) -> int:
-    """A positive one; raises ValueError for others."""
+    """Parse a positive integer; raises ValueError for others."""
     if int(text) < 1:
         raise ValueError
     return int(text)

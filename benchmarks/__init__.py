@@ -1,1 +1,1 @@
-"""Speed beside named peers: each module is a program that prints a table and writes JSON."""
+"""Speed beside named peers. Each module is a program that prints a table and writes JSON."""

@@ -1,9 +1,8 @@
 """Time to accuracy of the default job, over several seeds, beside the D2L chapter's recipe.
 
-Each run is the real program on two ranks. Its time is that of training, without start-up and
-evaluations. The chapter trains its net for ten epochs at 224 px, which takes hours here, so of
-that the rate alone is measured: the time is what ten epochs take at this rate, and the accuracy
-is the one that the chapter prints.
+Each run is the real program on two ranks. Its time excludes start-up and evaluations. The chapter
+trains its net for ten epochs at 224 px, which takes hours on a CPU. So only its speed is measured:
+its time is that of ten epochs at this speed, and its accuracy is the one that the chapter prints.
 """
 
 import json
@@ -25,7 +24,7 @@ D2L_IMAGES, D2L_BATCH, D2L_ACCURACY = 10 * 60_000, 128, 0.881
 
 
 def outcome(settings: list[str], seed: int) -> tuple[float, float]:
-    """Seconds of training, and the test accuracy in the end."""
+    """Seconds of training, and the final test accuracy."""
     with tempfile.TemporaryDirectory() as runs:
         settings = [*settings, f"seed={seed}", "keep_checkpoints=0"]
         folder = train(ROOT / "configs" / "fashion.yaml", 2, settings, "run", Path(runs))
@@ -34,7 +33,7 @@ def outcome(settings: list[str], seed: int) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Every recipe and seed."""
+    """Train every recipe with every seed."""
     add = parser(__doc__)
     add.add_argument("--seeds", type=int, default=3, metavar="N", help="default: %(default)s")
     arguments = add.parse_args()

@@ -1,7 +1,7 @@
-"""What checkpoints cost a run: written while training goes on, beside written before it goes on.
+"""The cost of checkpoints: written during training, beside written while training waits.
 
-The paper's two-tower net on two ranks at the default job's size, with a checkpoint after every 20
-steps, far more than a run would make.
+The paper's two-tower net on two ranks at the default job's size, with a checkpoint every 20 steps,
+which is far more often than in a real run.
 """
 
 import shutil
@@ -20,7 +20,7 @@ BATCH, SIZE, EVERY = 256, 96, 20
 
 
 def steps_and_checkpoint(folder: Path | None, *, wait: bool) -> Callable[[], float]:
-    """Some steps and a checkpoint; gives the seconds that training stood still for it."""
+    """``EVERY`` steps and a checkpoint; returns the seconds that training stood still for it."""
     trainer, batches = make_trainer("paper", 2, BATCH, SIZE)
     writer = CheckpointWriter(folder, trainer, None) if folder else None
 
@@ -38,22 +38,22 @@ def steps_and_checkpoint(folder: Path | None, *, wait: bool) -> Callable[[], flo
 
 
 def without() -> Callable[[], float]:
-    """No checkpoints."""
+    """Train without checkpoints."""
     return steps_and_checkpoint(None, wait=False)
 
 
 def behind(folder: Path) -> Callable[[], float]:
-    """As the trainer saves."""
+    """Save as the trainer does, in the background."""
     return steps_and_checkpoint(folder / "behind", wait=False)
 
 
 def waited_for(folder: Path) -> Callable[[], float]:
-    """Training goes on once all is on the disk."""
+    """Wait until the checkpoint is on the disk."""
     return steps_and_checkpoint(folder / "waited for", wait=True)
 
 
 def main() -> None:
-    """Checkpoints lie in the folder for temporary files meanwhile."""
+    """Compare the three; checkpoints go to a temporary folder."""
     arguments = parser(__doc__).parse_args()
     folder = Path(tempfile.mkdtemp())
     try:

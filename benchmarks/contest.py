@@ -1,8 +1,8 @@
-"""Timing several contestants in turns, each in processes of its own.
+"""Times several contestants in turn, each in its own processes.
 
-A machine's speed drifts, so what is compared is timed as A B C A B C …, and reported as medians
-of the ratios within a round. Each contestant lives in processes of its own, which sleep while
-others are timed: what one does to its process (threads, allocator) does not reach another.
+The speed of a machine drifts, so contestants are timed as A B C A B C …, and results are medians of
+the ratios within a round. The processes of a contestant sleep while others are timed, so its
+threads and allocator settings do not affect the others.
 """
 
 import argparse
@@ -33,7 +33,7 @@ Row = dict[str, Any]
 
 @dataclass
 class Contestant:
-    """``make(*arguments)``, called in each of ``ranks`` processes, gives what is to be timed."""
+    """``make(*arguments)``, called in each of ``ranks`` processes, returns the function to time."""
 
     name: str
     make: Callable[..., Callable[[], Any]]
@@ -46,7 +46,7 @@ class Contestant:
         for rank in range(self.ranks):
             ours, theirs = context.Pipe()
             arguments = theirs, self.make, self.arguments, rank, self.ranks, port
-            # No daemon, which could not start workers; it ends when this process does.
+            # Not a daemon, which could not start workers. It ends when its pipe closes.
             process = context.Process(target=_serve, args=arguments)
             process.start()
             theirs.close()
@@ -60,7 +60,7 @@ class Contestant:
         return self
 
     def run(self, calls: int) -> tuple[float, Any]:
-        """Seconds for a call, of the slowest rank, and what rank 0's last call returned."""
+        """Seconds per call of the slowest rank, and the last result of rank 0."""
         for pipe in self.pipes:
             pipe.send(calls)
         try:
@@ -111,14 +111,14 @@ def _free_port() -> int:
 
 @dataclass
 class Timing:
-    """Of one contestant: seconds for a call, and what the last call returned, in each round."""
+    """One contestant: seconds per call and the last result, for each round."""
 
     rounds: list[float] = field(default_factory=list)
     results: list[Any] = field(default_factory=list)
 
     @property
     def seconds(self) -> float:
-        """The median round's."""
+        """Seconds per call, the median of the rounds."""
         return median(self.rounds)
 
     def times_faster_than(self, other: "Timing") -> float:
@@ -129,7 +129,7 @@ class Timing:
 def contest(
     contestants: Sequence[Contestant], rounds: int, seconds: float = 2.0
 ) -> dict[str, Timing]:
-    """Time each in turn, ``rounds`` times, for at least about ``seconds`` each time."""
+    """Time each in turn, ``rounds`` times, for about ``seconds`` or longer each time."""
     timings = {each.name: Timing() for each in contestants}
     with ExitStack() as stack:
         for each in contestants:
@@ -145,7 +145,7 @@ def contest(
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
-    """What every benchmark takes."""
+    """A parser with the options of every benchmark."""
     made = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -157,7 +157,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def report(name: str, tables: dict[str, list[Row]], path: Path | None) -> None:
-    """Print the tables, and write them with the machine they were measured on."""
+    """Print the tables, and write them as JSON with a description of the machine."""
     machine = describe_machine()
     print(f"\n{in_words(machine)}")
     for title, rows in tables.items():

@@ -1,7 +1,7 @@
-"""From stored Fashion-MNIST to augmented batches, on all cores.
+"""Stored Fashion-MNIST images to augmented batches, on all cores, beside the D2L chapter's loader.
 
-Beside the loader of the D2L chapter: PIL images resized one by one in four worker processes, then
-turned into float tensors and stacked. Ours resizes, mirrors and standardizes a batch at once.
+That loader resizes PIL images one by one in four worker processes, converts them to float tensors
+and stacks them. Ours resizes, mirrors and standardizes a batch at once.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,11 +21,11 @@ from model.keyed_random import image_keys
 
 BATCH, WORKERS = 128, 4
 BATCHES = 40
-"""In a call: many more than workers have read ahead."""
+"""Batches per call: many more than workers read ahead."""
 
 
 class _Images(Dataset[tuple[Tensor, int]]):
-    """As torchvision's FashionMNIST: a PIL image, transformed, for each index."""
+    """Transformed PIL images by index, like torchvision's FashionMNIST."""
 
     def __init__(self, transform: Callable[[Image.Image], Tensor]) -> None:
         self.images, self.labels = open_dataset("fashion_mnist", "train").read(torch.arange(60000))
@@ -51,20 +51,20 @@ def _forever(epoch: Callable[[int], Iterator[Tensor]]) -> Callable[[], Tensor]:
     def read() -> Tensor:
         for _ in range(BATCHES):
             images = next(stream)
-        return images[:, 0, 0, 0]  # little to send, and proof that there are images
+        return images[:, 0, 0, 0]  # small to send, and depends on the images
 
     return read
 
 
 def d2l(size: int) -> Callable[[], Tensor]:
-    """The chapter's loader."""
+    """Read with the chapter's loader."""
     images = _Images(transforms.Compose([transforms.Resize(size), transforms.ToTensor()]))
     loader = DataLoader(images, BATCH, shuffle=True, num_workers=WORKERS)
     return _forever(lambda _: (images for images, _ in loader))
 
 
 def ours(size: int) -> Callable[[], Tensor]:
-    """The trainer's."""
+    """Read with the trainer's loader and preprocessing."""
     keep_freed_memory()
     images = open_dataset("fashion_mnist", "train")
     preprocess = Preprocess(size, size, [73.0], [1.0], mirror=True, dtype=torch.bfloat16)
@@ -78,7 +78,7 @@ def ours(size: int) -> Callable[[], Tensor]:
 
 
 def main() -> None:
-    """At the chapter's size and at the default job's."""
+    """Compare at the chapter's image size and at the default job's."""
     arguments = parser(__doc__).parse_args()
     rows = []
     for size in (96, 224):

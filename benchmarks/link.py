@@ -1,19 +1,18 @@
-"""Split against DDP over a link that is slow on purpose, and where the formula has them even.
+"""Split against DDP over a slow link, and the batch at which the formula makes them equal.
 
-Two network namespaces stand for two hosts, joined by a virtual cable (veth) whose ends a token
-bucket (tc tbf) holds to a rate. Each rank has one core. Needs root, iproute2, and two cores; where
-the machine does not allow it, this says so and ends.
+Two network namespaces stand for two hosts. A virtual cable (veth) joins them, and a token bucket
+(tc tbf) limits its rate. Each rank has one core. Needs root, iproute2 and two cores; prints the
+reason and ends if the machine does not allow it.
 
-The formula: with N parameters of which DDP sends 4 bytes each, e bytes an image at the towers'
-meetings, a link of β bytes/s, and R images/s that both devices compute together without waiting, a
-step takes
+The formula: DDP sends 4 bytes for each of N parameters, the towers send e bytes per image where
+they meet, the link carries β bytes/s, and both devices together compute R images/s without waiting.
+A step on B images takes
 
     split   B/R + e B/β
     DDP     B/R + D + max(0, 4 N/β - W B/R)
 
-W is the part of a step behind which DDP's traffic can hide. D is what DDP costs beside waiting:
-each rank updates all weights, and on a CPU adds up the gradients on the core that computes. The two
-are even where these are equal.
+W is the fraction of the computation that can hide DDP's traffic. D is DDP's cost beside waiting:
+each rank updates all weights and, on a CPU, sums the gradients on the core that computes.
 """
 
 import os
@@ -41,11 +40,11 @@ from recording.folder import RunFolder
 NAMESPACES, ADDRESSES, CABLE = ("alexnet-a", "alexnet-b"), ("10.77.0.1", "10.77.0.2"), "alexnet0"
 PORT, SIZE, CLASSES = 29555, 224, 10
 HIDES = 0.61
-"""W: while the convolutions go backward, the gradients of fc6 to fc8, which are ready, travel."""
+"""W: the gradients of fc6 to fc8 travel during the backward pass of the convolutions."""
 
 
 def why_not() -> str | None:
-    """Why the machine does not allow it, if so."""
+    """The reason why the machine does not allow a slow link; None if it does."""
     if missing := [tool for tool in ("ip", "tc", "taskset") if not shutil.which(tool)]:
         return f"{', '.join(missing)} not found"
     if len(os.sched_getaffinity(0)) < 2:
@@ -59,7 +58,7 @@ def why_not() -> str | None:
 
 @contextmanager
 def slow_link(rate: str) -> Iterator[None]:
-    """Two namespaces and the cable between them, gone afterwards."""
+    """Create two namespaces and the cable between them; remove them at the end."""
 
     def run(command: str) -> None:
         subprocess.run(command.split(), check=True, capture_output=True, text=True)
@@ -82,7 +81,7 @@ def slow_link(rate: str) -> Iterator[None]:
 
 
 def train(placement: str, batch: int, steps: int) -> dict[str, Any]:
-    """Run both ranks, each in its namespace and on its core; what comparison measures of a run."""
+    """Run both ranks, each in its namespace and on its core; returns ``steady_speed``'s keys."""
     cores = sorted(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as runs:
         ranks = []
@@ -111,25 +110,25 @@ def train(placement: str, batch: int, steps: int) -> dict[str, Any]:
 
 
 def bytes_per_second(rate: str) -> float:
-    """Of a rate as tc writes it."""
+    """Convert a rate as tc writes it, such as 10gbit."""
     return float(rate.removesuffix("gbit")) * 1e9 / 8
 
 
 def even_batch(rate: str, images_per_second: float, ddp_seconds: float) -> float:
-    """The global batch B at which the formula has split and DDP even."""
+    """The global batch B at which the formula gives split and DDP the same step time."""
     with torch.device("meta"):
         model = AlexNet(VARIANTS["paper"], CLASSES, 3, LocalTowers(2))
     gradients = 4 * sum(parameter.numel() for parameter in model.parameters())
-    exchanged = Net("paper", 2, 3, SIZE, CLASSES).activation_bytes(images=1, element_size=2)
+    activations = Net("paper", 2, 3, SIZE, CLASSES).activation_bytes(images=1, element_size=2)
     beta, hidden = bytes_per_second(rate), HIDES / images_per_second
-    exposed = (gradients + beta * ddp_seconds) / (exchanged + beta * hidden)
+    exposed = (gradients + beta * ddp_seconds) / (activations + beta * hidden)
     if gradients / beta >= hidden * exposed:
         return exposed
-    return beta * ddp_seconds / exchanged
+    return beta * ddp_seconds / activations
 
 
 def crossings(rows: list[Row]) -> list[Row]:
-    """Where the formula has the two even at each rate, from what the devices were seen to do."""
+    """The equal batch at each rate by the formula, with R and D from the measurements."""
     found = []
     for rate in dict.fromkeys(row["link"] for row in rows):
         computing = {
@@ -145,15 +144,15 @@ def crossings(rows: list[Row]) -> list[Row]:
                 "link": rate,
                 "R, images/s": speed,
                 "D, ms": 1e3 * extra,
-                "even at batch": round(even_batch(rate, speed, extra)),
-                "even at batch, if D were 0": round(even_batch(rate, speed, 0.0)),
+                "equal at batch": round(even_batch(rate, speed, extra)),
+                "equal at batch, if D were 0": round(even_batch(rate, speed, 0.0)),
             }
         )
     return found
 
 
 def measure(rate: str, batches: list[int], rounds: int) -> list[Row]:
-    """The table of one rate."""
+    """Measure both placements at one rate; returns the rows of the table."""
     jobs = [(batch, name) for batch in batches for name in ("split", "local")]
     found: dict[tuple[int, str], list[dict[str, Any]]] = {job: [] for job in jobs}
     for batch, name in (bar := tqdm(jobs * rounds, disable=None)):
@@ -184,7 +183,7 @@ def measure(rate: str, batches: list[int], rounds: int) -> list[Row]:
 
 
 def main() -> None:
-    """Two rates."""
+    """Compare at two rates."""
     add = parser(__doc__)
     add.set_defaults(rounds=2)
     arguments = add.parse_args()
@@ -197,7 +196,7 @@ def main() -> None:
             rows += measure(rate, batches, arguments.rounds)
     tables = {
         "paper, 2 towers, 224 px, two ranks": rows,
-        "where the formula has them even": crossings(rows),
+        "equal batch by the formula": crossings(rows),
     }
     report("link", tables, arguments.json)
 

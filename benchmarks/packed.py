@@ -1,12 +1,11 @@
-"""From image files on the disk to augmented batches, on one thread or by two workers.
+"""Image files to augmented batches, on one thread or with two workers, beside torchvision.
 
-Beside torchvision as its reference training has it: ImageFolder, RandomResizedCrop or RandomCrop,
-flip, ToTensor and Normalize, in a DataLoader. Ours packs the same files once with ``prepare.py``,
-then reads pixels, crops 224 of 256, mirrors and standardizes a batch at once; or it decodes the
-files each time, as theirs does. Workers are processes there, and threads here. The JPEG files are
-made up, 500 by 375 pixels and about as long as ImageNet's; all that is read lies in the page cache,
-and more than fits into the processor's. So is a cut batch of 128, 38 MB, while one of 32 may stay
-in it.
+torchvision's reference training uses ImageFolder, RandomResizedCrop or RandomCrop, flip, ToTensor
+and Normalize in a DataLoader. Ours packs the same files once with ``prepare.py``, then reads
+pixels, crops 224 of 256, mirrors and standardizes a batch at once; or it decodes the files each
+time, as torchvision does. Workers are processes there and threads here. The JPEG files are
+synthetic, 500 by 375 pixels and about as long as ImageNet's. All files are in the page cache and
+exceed the processor's cache, as does a cropped batch of 128 (38 MB); one of 32 may fit.
 """
 
 import logging
@@ -37,9 +36,9 @@ Make = Callable[..., Callable[[], Tensor]]
 
 BATCH, SMALL, WORKERS = 128, 32, 2
 PICTURES, IMAGES = 256, 4096
-"""Files made, and names given to them: 805 MB packed."""
+"""The number of files, and of names (hard links) for them: 805 MB packed."""
 STORED, SIZE = 256, 224
-MEAN, DEVIATION = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 CROPS: dict[str, list[Callable[[Image.Image], Image.Image]]] = {
     "RandomResizedCrop": [transforms.RandomResizedCrop(SIZE)],
@@ -48,7 +47,7 @@ CROPS: dict[str, list[Callable[[Image.Image], Image.Image]]] = {
 
 
 def make_files(folder: Path) -> Path:
-    """Noise with the spectrum of a picture, in ``folder``/images; each file has many names."""
+    """Write noisy smooth images to ``folder``/images; each file has several names."""
     generator = np.random.default_rng(0)
     for split in ("train", "val"):
         (folder / "images" / split / "any").mkdir(parents=True)
@@ -66,7 +65,7 @@ def make_files(folder: Path) -> Path:
 
 
 def _stream(epoch: Callable[[int], Iterator[Tensor]], batches: int) -> Callable[[], Tensor]:
-    """A call that reads ``batches`` more, epoch after epoch."""
+    """A function that reads the next ``batches``, epoch after epoch."""
 
     def forever() -> Iterator[Tensor]:
         number = 0
@@ -89,7 +88,7 @@ def torchvisions(
 ) -> Callable[[], Tensor]:
     """The reference's loader."""
     torch.set_num_threads(1)
-    normalize = transforms.Normalize(*([v / 255 for v in each] for each in (MEAN, DEVIATION)))
+    normalize = transforms.Normalize(*([v / 255 for v in each] for each in (MEAN, STD)))
     flip = transforms.RandomHorizontalFlip()
     transform = transforms.Compose([*CROPS[crop], flip, transforms.ToTensor(), normalize])
     images = ImageFolder(str(folder / "images" / "train"), transform)
@@ -98,19 +97,19 @@ def torchvisions(
 
 
 def ours(
-    folder: Path, name: str, cut: bool, workers: int, batch: int, batches: int
+    folder: Path, name: str, crop: bool, workers: int, batch: int, batches: int
 ) -> Callable[[], Tensor]:
-    """The trainer's, of the data set called ``name``; without ``cut`` images are read alone."""
+    """Read the data set ``name`` as the trainer does; without ``crop`` only read the images."""
     torch.set_num_threads(1)
     keep_freed_memory()
     images = open_dataset(name, "train", folder / ("packed" if name == "packed" else "images"))
-    preprocess = Preprocess(SIZE, STORED, MEAN, DEVIATION, mirror=True, dtype=torch.bfloat16)
+    preprocess = Preprocess(SIZE, STORED, MEAN, STD, mirror=True, dtype=torch.bfloat16)
 
     def epoch(number: int) -> Iterator[Tensor]:
         order = epoch_order(0, number, len(images), images.block).split(batch)
         for read in Loader(images, order, workers):
             keys = image_keys(0, number, read.indices)
-            yield preprocess(read.images, keys) if cut else read.images
+            yield preprocess(read.images, keys) if crop else read.images
 
     return _stream(epoch, batches)
 

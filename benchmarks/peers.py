@@ -1,6 +1,6 @@
-"""What a user would otherwise run, written the way torchvision's reference training does it.
+"""The peers: the same nets in plain PyTorch, as torchvision's reference training has them.
 
-fp32, contiguous tensors, ``nn.LocalResponseNorm``, torch's default SGD, torch's own threads.
+They use fp32, contiguous tensors, ``nn.LocalResponseNorm``, default SGD and default threads.
 """
 
 from collections.abc import Callable
@@ -55,7 +55,7 @@ NETS = {"paper": paper_net, "d2l": d2l_net}
 
 
 def training_step(net: str, channels: int, batch: int, classes: int) -> Callable[[], None]:
-    """A step of training on images that are in memory as the net wants them."""
+    """A training step on preprocessed images in memory."""
     model = NETS[net](classes)
     momentum, decay = (0.9, 5e-4) if net == "paper" else (0.0, 0.0)
     optimizer = torch.optim.SGD(model.parameters(), 1e-4, momentum, weight_decay=decay)

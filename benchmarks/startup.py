@@ -1,7 +1,7 @@
-"""From the command to the first training step, and what takes the time.
+"""The time from the command to the first training step, by stage.
 
-Starts the real program on two ranks, with everything that is compiled or downloaded already there
-(as on any start but the first), and ends it after one step.
+Runs one step of the real program on two ranks. Compiled kernels and downloaded files exist already,
+as on any start but the first.
 """
 
 import os
@@ -26,7 +26,7 @@ STAGES = {
 
 
 def seconds_of(program: str) -> float:
-    """Of a Python process that runs ``program``."""
+    """The duration of a Python process that runs ``program``."""
     began = time.perf_counter()
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, env=_environment())
     return time.perf_counter() - began
@@ -54,7 +54,7 @@ def _environment() -> dict[str, str]:
 
 
 def main() -> None:
-    """Medians over the rounds."""
+    """Report medians over the rounds."""
     arguments = parser(__doc__).parse_args()
     found: dict[str, list[float]] = {}
     for _ in tqdm(range(arguments.rounds), disable=None):

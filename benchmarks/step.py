@@ -1,9 +1,9 @@
-"""A whole training step beside plain PyTorch, its share of the machine's peak, and where it goes.
+"""A training step beside plain PyTorch: images per second, MFU, and the time of each part.
 
-The peer is the same net as torchvision's reference training would have it (benchmarks/peers.py).
-Ours is the trainer's own step, from stored uint8 images to updated weights, in bf16: all towers in
-one process, and one tower on each of two ranks. GFLOP/s count the net's arithmetic alone, without
-normalisation, against the best that this machine reaches in a large bf16 matrix product.
+The peer is the same net in plain PyTorch (benchmarks/peers.py). Ours is the trainer's step, from
+stored uint8 images to updated weights, in bf16: all towers in one process, and one tower on each of
+two ranks. GFLOP/s count the net's arithmetic without normalisation. MFU is their ratio to the rate
+of a large bf16 matrix product on this machine.
 """
 
 import os
@@ -39,7 +39,7 @@ PARTS = {
 
 
 def ours(variant: str, towers: int, batch: int, overlap: bool = True) -> Callable[[], StepResult]:
-    """The trainer's step on this process's place in the mesh."""
+    """The trainer's step on this rank of the mesh."""
     trainer, batches = make_trainer(variant, towers, batch, overlap=overlap)
     return lambda: trainer.train_step(next(batches))
 
@@ -47,7 +47,7 @@ def ours(variant: str, towers: int, batch: int, overlap: bool = True) -> Callabl
 def make_trainer(
     variant: str, towers: int, batch: int, size: int = SIZE, *, overlap: bool = True
 ) -> tuple[Trainer, Iterator[LocalBatch]]:
-    """A trainer on this process's place in the mesh, and its local batches of made-up images."""
+    """A trainer on this rank of the mesh, and its local batches of synthetic images."""
     _, channels, classes = NETS[variant]
     config = Config.model_validate(
         {
@@ -71,7 +71,7 @@ def make_trainer(
 
 
 def profiled(variant: str, towers: int, batch: int) -> Callable[[], list[Row]]:
-    """Steps of ours; of the fastest so far, the time is told by part."""
+    """A function that runs a step under the profiler; returns the parts of the fastest so far."""
     step = ours(variant, towers, batch)
     for _ in range(3):  # warm
         step()
@@ -99,9 +99,9 @@ def _by_part(recorded: Any, variant: str, towers: int, batch: int) -> list[Row]:
     for part, names in PARTS.items():
         spent = sum(times.pop(name, 0.0) for name in names)
         speed = batch * flops[part] / spent / 1e6 if part in flops else None
-        rows.append({"part": part, "ms": spent, "share": spent / whole, "GFLOP/s": speed})
+        rows.append({"part": part, "ms": spent, "fraction": spent / whole, "GFLOP/s": speed})
     left = sum(times.values())
-    return [*rows, {"part": "all else", "ms": left, "share": left / whole}]
+    return [*rows, {"part": "all else", "ms": left, "fraction": left / whole}]
 
 
 def _net(variant: str, towers: int) -> Net:
@@ -110,7 +110,7 @@ def _net(variant: str, towers: int) -> Net:
 
 
 def compared(variant: str, batch: int, rounds: int, peak: float) -> list[Row]:
-    """The table of one net."""
+    """Time one net; returns the rows of its table."""
     towers, channels, classes = NETS[variant]
     local = Contestant("ours, one process", ours, (variant, towers, batch))
     split = Contestant("ours, split over two ranks", ours, (variant, 2, batch), ranks=2)
@@ -123,14 +123,14 @@ def compared(variant: str, batch: int, rounds: int, peak: float) -> list[Row]:
             "images/s": batch / timing.seconds,
             "× plain": timing.times_faster_than(timings["plain PyTorch"]),
             "GFLOP/s": gflop / timing.seconds,
-            "of peak": gflop / timing.seconds / peak,
+            "MFU": gflop / timing.seconds / peak,
         }
         for name, timing in timings.items()
     ]
 
 
 def main() -> None:
-    """Both nets."""
+    """Time and profile both nets."""
     add = parser(__doc__)
     add.add_argument("--batch", type=int, default=128, metavar="N", help="default: %(default)s")
     arguments = add.parse_args()

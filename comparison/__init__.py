@@ -1,1 +1,1 @@
-"""The same work under each placement, measured side by side."""
+"""Measurement of placements and of forms of the net, side by side."""

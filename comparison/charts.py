@@ -1,4 +1,4 @@
-"""The comparison as pictures."""
+"""Charts of a comparison."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ Rows = list[dict[str, Any]]
 
 
 def draw_charts(rows: Rows, folder: Path, title: str) -> list[Path]:
-    """Draw every chart into ``folder``; their paths, none where no placement was measured."""
+    """Draw every chart into ``folder``; returns their paths, none if every placement failed."""
     good = [row for row in rows if "images_per_second" in row]
     charts = []
     for name, draw in CHARTS.items() if good else ():
@@ -31,7 +31,7 @@ def _throughput(figure: Figure, rows: Rows) -> None:
     axes = figure.subplots()
     _bars(axes, rows, "images_per_second", spread=True)
     axes.set(ylabel="images per second")
-    axes.set_title("median of the rounds, with lowest and highest", fontsize="small")
+    axes.set_title("median of the rounds, with minimum and maximum", fontsize="small")
 
 
 def _step_time(figure: Figure, rows: Rows) -> None:
@@ -51,7 +51,7 @@ def _step_time(figure: Figure, rows: Rows) -> None:
                 label=label,
             )
             left = [start + width for start, width in zip(left, widths, strict=True)]
-        axes.set(xlabel="milliseconds of a median step, on rank 0")
+        axes.set(xlabel="milliseconds of the median step, on rank 0")
         axes.set_title(f"global batch {batch}", fontsize="small")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(PARTS))
@@ -60,16 +60,16 @@ def _step_time(figure: Figure, rows: Rows) -> None:
 def _cost(figure: Figure, rows: Rows) -> None:
     sent, memory = figure.subplots(1, 2)
     _bars(sent, rows, "bytes_sent", unit=1e6)
-    sent.set(ylabel="MB that a rank sends in a step")
+    sent.set(ylabel="MB sent per rank and step")
     _bars(memory, rows, "peak_memory_bytes", unit=2**30)
-    memory.set(ylabel="GiB that a rank holds at most")
+    memory.set(ylabel="peak GiB per rank")
 
 
 CHARTS = {"throughput": _throughput, "step_time": _step_time, "cost": _cost}
 
 
 def _bars(axes: Axes, rows: Rows, key: str, unit: float = 1, *, spread: bool = False) -> None:
-    """A group of bars for each global batch, a bar for each placement, its value above.
+    """Draw a group of bars per global batch and a bar per placement, with its value above.
 
     ``spread`` draws the range from ``key``_min to ``key``_max.
     """

@@ -1,4 +1,4 @@
-"""What the forms of the net learn from the same budget, beside what they cost."""
+"""Trains the forms of the net on the same budget and records accuracy and time."""
 
 import json
 import logging
@@ -22,7 +22,7 @@ POINTS = 60
 
 
 class _Budget(NamedTuple):
-    """How much is trained, as images or as time, and how often evaluated."""
+    """The length of a training, as images or as time, and the number of evaluations."""
 
     images: int
     minutes: float | None
@@ -43,10 +43,10 @@ def compare_learning(
 ) -> list[dict[str, Any]]:
     """Train each of ``forms`` on the same number of ``images`` or, if given, for ``minutes``.
 
-    Each is evaluated ``evaluations`` times on its way, and at the end of each epoch too.
-    ``overrides`` are those that made ``config`` from the file ``source``. The outcomes are written
-    to ``folder/learning.json`` as they come, and those that it holds are not made again. Raises
-    ReportedError when those are of other settings, and when a training fails.
+    Each form is evaluated ``evaluations`` times during training, and after each epoch. ``source``
+    and ``overrides`` are the file and the overrides that ``config`` was read from. Each outcome is
+    written to ``folder/learning.json`` at once; outcomes that the file holds are not repeated.
+    Raises ReportedError if they have other settings, or if a training fails.
     """
     budget = _Budget(images, minutes, evaluations)
     plan = {"config": config.model_dump(mode="json"), "forms": forms, **budget._asdict()}
@@ -87,10 +87,10 @@ def _learn(
 
 
 def _outcome(run: RunFolder) -> dict[str, Any]:
-    """The end of a training; ``curve`` and ``training`` are its way there.
+    """The final state of a training, with ``curve`` and ``training``.
 
-    ``curve`` has its state at each evaluation, ``training`` the mean training error of each of
-    about ``POINTS`` runs of steps.
+    ``curve`` has the state at each evaluation. ``training`` has the mean training error over each
+    of about ``POINTS`` groups of steps.
     """
     lines = read_metrics(run.metrics)
     steps = [line for line in lines if "train/loss" in line]
@@ -120,6 +120,6 @@ def _outcome(run: RunFolder) -> dict[str, Any]:
 
 
 def _error(steps: list[dict[str, Any]]) -> float:
-    """The share of the images in ``steps`` that were classified wrongly as they were learnt."""
+    """The training error in ``steps``: the fraction of wrongly classified images."""
     right = sum(step["train/top1"] * step["train/images"] for step in steps)
     return float(1 - right / sum(step["train/images"] for step in steps))

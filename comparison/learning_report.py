@@ -1,4 +1,4 @@
-"""What the forms of the net have learnt, as text and as pictures."""
+"""The outcomes of the forms of the net as text and as plots."""
 
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,11 @@ from recording.plots import COLORS
 Outcomes = list[dict[str, Any]]
 
 THRESHOLD = 0.2
-"""A training error; figure 1 of the paper has 25 % on CIFAR-10, where learning is harder."""
+"""Training error to compare at; figure 1 of the paper uses 25 % on CIFAR-10, which is harder."""
 
 
 def as_text(outcomes: Outcomes, style: str = "simple") -> str:
-    """The outcomes as a table, and how soon each came to ``THRESHOLD``.
+    """The outcomes as a table, and the images and seconds to reach ``THRESHOLD``.
 
     ``style`` is one of tabulate's.
     """
@@ -41,7 +41,7 @@ def reached(outcome: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _race(outcomes: Outcomes) -> str:
-    """A line for each form: how soon it came to the threshold, as a multiple of the first's."""
+    """A line per form: images and seconds to the threshold, also relative to the first form."""
     first, lines = reached(outcomes[0]), [f"To a training error of {THRESHOLD:.0%}:"]
     for outcome in outcomes:
         point, ratio = reached(outcome), ""

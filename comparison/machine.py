@@ -1,4 +1,4 @@
-"""This machine, and the fastest it multiplies matrices."""
+"""A description of this machine, and its peak rate of matrix products."""
 
 import os
 import platform
@@ -13,7 +13,7 @@ SECONDS = 1.5
 
 
 def describe_machine() -> dict[str, Any]:
-    """What a reader needs to know to place the figures."""
+    """The facts about the machine that go with every result."""
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "cpu": _cpu_name(),
@@ -27,7 +27,7 @@ def describe_machine() -> dict[str, Any]:
 
 
 def in_words(machine: dict[str, Any]) -> str:
-    """A line of it."""
+    """The machine in one line."""
     gpus = f", {len(machine['gpus'])} × {machine['gpus'][0]}" if machine["gpus"] else ", no GPU"
     return (
         f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB{gpus}, "
@@ -36,10 +36,7 @@ def in_words(machine: dict[str, Any]) -> str:
 
 
 def measure_peak(dtype: torch.dtype) -> float:
-    """Operations per second of the best of many matrix products, in GFLOP/s.
-
-    On all cores of the CPU, or on one GPU.
-    """
+    """The fastest of many matrix products in GFLOP/s, on all CPU cores or on one GPU."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     side = SIDE[device]
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))

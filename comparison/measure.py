@@ -1,4 +1,4 @@
-"""One measurement: the real training program, started as a user would, and what it measured."""
+"""One measurement: runs the real training program and reads its metrics."""
 
 import json
 import os
@@ -15,15 +15,15 @@ ROOT = Path(__file__).parents[1]
 
 
 class TrainingError(Exception):
-    """The program ended with an error; the message is what it said last."""
+    """The program ended with an error; the message is its last line."""
 
 
 def train(
     config: Path, processes: int, settings: Sequence[str], name: str, runs: Path
 ) -> RunFolder:
-    """Run train.py in ``processes`` ranks; returns its folder, ``runs/name``.
+    """Run train.py on ``processes`` ranks; returns its folder, ``runs/name``.
 
-    Raises TrainingError when it fails, and passes on Ctrl-C after the ranks have ended.
+    Raises TrainingError if it fails. On Ctrl-C, ends the ranks before raising KeyboardInterrupt.
     """
     command = [sys.executable, "-m", "launch", "--nproc-per-node", str(processes)]
     command += ["train.py", "--config", str(config.resolve()), *settings]

@@ -1,4 +1,4 @@
-"""The placements that are compared. Adding one is adding a row."""
+"""The placements that ``compare.py`` compares. To add one, add a row."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from common.errors import ReportedError
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a net of ``towers`` lives: ``replicas`` of it, split over ranks or not."""
+    """``replicas`` of a net of ``towers``, with one tower per rank (``split``) or all of them."""
 
     name: str
     towers: int
@@ -16,17 +16,17 @@ class Placement:
 
     @property
     def processes(self) -> int:
-        """How many the training is started in."""
+        """The number of processes of the training."""
         return self.replicas * (self.towers if self.split else 1)
 
     @property
     def settings(self) -> list[str]:
-        """What makes a training use this placement."""
+        """The overrides that select this placement."""
         return [f"towers={self.towers}", f"placement={'split' if self.split else 'local'}"]
 
 
 def placements(towers: int) -> dict[str, Placement]:
-    """All of them, for a net that has ``towers`` where it is not the single stream."""
+    """The placements by name; all but the single stream have ``towers``."""
     table = [
         Placement("single", 1, 1, split=False),
         Placement("local", towers, 1, split=False),
@@ -38,19 +38,17 @@ def placements(towers: int) -> dict[str, Placement]:
 
 
 def chosen(names: list[str], towers: int, devices: int) -> list[Placement]:
-    """Those of the names; without names, those that ``devices`` are enough for.
+    """The placements with these names; without names, all that fit ``devices``.
 
-    Raises ReportedError for a name that there is not, and for towers that there are not.
+    Raises ReportedError for an unknown name, and for fewer than two towers.
     """
     if towers < 2:
         raise ReportedError(
-            f"a comparison splits the net, which needs 2 towers or more, not {towers}"
+            f"towers is {towers}: a comparison splits the net, so set towers to 2 or more"
         )
     table = placements(towers)
     if unknown := [name for name in names if name not in table]:
-        raise ReportedError(
-            f"there is no placement {unknown[0]!r}: name some of {', '.join(table)}"
-        )
+        raise ReportedError(f"unknown placement {unknown[0]!r}: choose from {', '.join(table)}")
     return [
         placement
         for placement in table.values()

@@ -1,4 +1,4 @@
-"""What a comparison leaves: files, pictures and W&B runs of one group."""
+"""Writes the results of a comparison: files, charts and W&B runs of one group."""
 
 import json
 import logging
@@ -18,7 +18,7 @@ Rows = list[dict[str, Any]]
 
 
 def write_results(folder: Path, machine: dict[str, Any], peak: float, rows: Rows) -> list[Path]:
-    """Write results.json, .csv and .md and draw the charts; the paths of the charts."""
+    """Write results.json, .csv and .md and draw the charts; returns the charts' paths."""
     words = f"{in_words(machine)}; {peak:.0f} GFLOP/s in matrix products"
     write_json(folder / "results.json", {"machine": machine, "peak_gflops": peak, "rows": rows})
     write_csv(rows, folder / "results.csv")
@@ -31,7 +31,7 @@ def write_results(folder: Path, machine: dict[str, Any], peak: float, rows: Rows
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write ``content`` for a person and for a program."""
+    """Write ``content`` as indented JSON."""
     with writing(path):
         path.write_text(json.dumps(content, indent=1) + "\n")
 
@@ -39,7 +39,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 def track_results(
     folder: Path, tracking: TrackingConfig, machine: dict[str, Any], rows: Rows, charts: list[Path]
 ) -> list[str]:
-    """Log a run for each placement and one with the table and the charts; where they are."""
+    """Log a run per placement and one with the table and charts; returns their locations."""
     named: dict[str, Rows] = {}
     for row in rows:
         named.setdefault(row["placement"], []).append(row)
@@ -63,7 +63,7 @@ def track_results(
 
 
 def track_learning(folder: Path, tracking: TrackingConfig, outcomes: Rows) -> str:
-    """Log a run for each form of the net and one with the table and the chart; where that is."""
+    """Log a run per form and one with the table and plots; returns the location of the last."""
     for outcome in outcomes:
         tracker = _start(folder, tracking, outcome["form"].replace(" ", "-"), {})
         for point in outcome["curve"]:

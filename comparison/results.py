@@ -1,4 +1,4 @@
-"""From measurements to the rows of the comparison."""
+"""Turns measurements into the rows of the comparison."""
 
 from dataclasses import asdict
 from statistics import median
@@ -13,11 +13,11 @@ from training.config import Config
 from training.precision import PRECISIONS
 
 Measurement = dict[str, Any]
-"""``placement``, ``global_batch``, ``round`` and what ``steady_speed`` gives, or an ``error``."""
+"""``placement``, ``global_batch``, ``round``, and the keys of ``steady_speed`` or an ``error``."""
 
 
 def bytes_by_formula(placement: Placement, net: Net, batch: int, config: Config, held: int) -> int:
-    """Bytes that a rank with ``held`` parameters sends in a step, at the meetings and for DDP."""
+    """Bytes that a rank with ``held`` parameters sends per step: activations and gradients."""
     precision = PRECISIONS[config.precision]
     gradients = torch.bfloat16 if config.compress_gradients else precision.weights
     sent = gradient_bytes(placement.replicas, held, gradients.itemsize)
@@ -36,12 +36,12 @@ def make_row(
     peak_gflops: float,
     devices: int,
 ) -> dict[str, Any]:
-    """One row with flat keys, from all ``measurements`` of the comparison.
+    """A row with flat keys for one placement and batch, from all ``measurements``.
 
-    Figures are medians over the rounds; ``speedup`` (against ``single``) and ``speedup_local``
-    are medians of the ratios within a round. ``efficiency`` is the speedup over the devices used:
-    of the ranks' GPUs, or of the CPU, which every placement uses whole. A placement without a
-    whole measurement has an ``error`` and no figures.
+    Figures are medians over the rounds. ``speedup`` (over ``single``) and ``speedup_local`` are
+    medians of the ratios within a round. ``efficiency`` is the speedup per GPU used; on a CPU it is
+    the speedup, because every placement uses all cores. A placement whose measurements all failed
+    has an ``error`` and no figures.
     """
     here = [each for each in measurements if each["global_batch"] == batch]
     by_round = {

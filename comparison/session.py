@@ -1,4 +1,4 @@
-"""A comparison of speed under way: its measurements, kept as they are made."""
+"""A comparison of speed in progress; each measurement is saved at once."""
 
 import json
 import logging
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 class Job(NamedTuple):
-    """What one measurement is of."""
+    """The key of one measurement."""
 
     round: int
     global_batch: int
@@ -33,9 +33,9 @@ class Job(NamedTuple):
 
 @dataclass
 class Comparison:
-    """Placements × global batches, in rounds of A B C D; ``steps`` are timed after ``warmup``.
+    """Placements × global batches in rounds of A B C D; ``steps`` are timed after ``warmup``.
 
-    ``overrides`` are those that made ``config`` from the file ``source``.
+    ``source`` and ``overrides`` are the file and the overrides that ``config`` was read from.
     """
 
     config: Config
@@ -48,7 +48,7 @@ class Comparison:
     warmup: int
 
     def jobs(self) -> list[Job]:
-        """Every measurement, in the order in which they are made."""
+        """All measurements in the order of execution."""
         return [
             Job(number, batch, placement.name)
             for number in range(1, self.rounds + 1)
@@ -57,10 +57,10 @@ class Comparison:
         ]
 
     def measure(self, folder: Path) -> list[Measurement]:
-        """Make the measurements that ``folder`` does not hold yet; all of them.
+        """Make the measurements that ``folder`` lacks; returns all measurements.
 
-        Each is written as it is made. What has failed is not tried again. Raises ReportedError when
-        those that the folder holds are of other settings.
+        Each is saved at once. A placement that failed at a batch is not tried again. Raises
+        ReportedError if the folder holds measurements with other settings.
         """
         plan = {"config": self.config.model_dump(mode="json"), "steps": [self.warmup, self.steps]}
         check_plan(folder, plan)
@@ -93,19 +93,19 @@ class Comparison:
 
 
 def check_plan(folder: Path, plan: dict[str, Any]) -> None:
-    """Raise ReportedError when the comparison in ``folder`` was begun with another plan."""
+    """Save ``plan`` in ``folder``; raises ReportedError if the folder holds a different plan."""
     path = folder / "plan.json"
     if path.exists() and json.loads(path.read_text()) != plan:
         raise ReportedError(
-            f"the comparison in {folder} was started with other settings: give the same again, or "
-            "start a new one without --resume"
+            f"the comparison in {folder} has other settings: use the same settings, or start a new "
+            "comparison without --resume"
         )
     with writing(path):
         path.write_text(json.dumps(plan))
 
 
 def announced(jobs: list[Job], rounds: int) -> Iterator[Job]:
-    """The jobs, each said before it begins, with how long all of them still take."""
+    """Yield the jobs; announce each with an estimate of the time left."""
     began, live = time.monotonic(), sys.stderr.isatty()
     bar = tqdm(jobs, unit="run", dynamic_ncols=True, disable=not live)
     for done, job in enumerate(bar):

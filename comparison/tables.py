@@ -1,4 +1,4 @@
-"""The rows as text: for a terminal, as Markdown, as CSV."""
+"""The rows as text: for a terminal, as Markdown or as CSV."""
 
 import csv
 from pathlib import Path
@@ -11,11 +11,11 @@ from distributed.timer import StepCost
 
 Rows = list[dict[str, Any]]
 
-tabulate.MIN_PADDING = 0  # else every heading is given two columns more than it needs
+tabulate.MIN_PADDING = 0  # the default widens every heading by two columns
 
 
 def as_text(rows: Rows, style: str = "simple") -> str:
-    """Two tables, of speed and of cost, and what must be known to read them; at most 100 columns.
+    """Two tables, of speed and of cost, with notes on their columns; at most 100 columns wide.
 
     ``style`` is one of tabulate's: ``simple`` for a terminal, ``github`` for Markdown.
     """
@@ -30,7 +30,7 @@ def as_text(rows: Rows, style: str = "simple") -> str:
 
 
 def write_csv(rows: Rows, path: Path) -> None:
-    """Every key of every row, a placement a line."""
+    """Write every key of every row, one line per row."""
     keys = list(dict.fromkeys(key for row in rows for key in row))
     with writing(path), path.open("w", newline="") as file:
         writer = csv.DictWriter(file, keys)
