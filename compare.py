@@ -23,10 +23,9 @@ The results are in runs/NAME: results.json, .csv and .md, charts, and W&B runs o
 import argparse
 import logging
 import shutil
-import signal
 from pathlib import Path
 
-signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C just ends the imports
+from launch.program import ArgumentParser, run_program
 
 import torch
 
@@ -42,7 +41,6 @@ from comparison.results import make_row
 from comparison.session import Comparison
 from data.datasets import open_dataset
 from launch.console import log_to_file
-from launch.program import ArgumentParser, run_program
 from recording.folder import RunFolder
 from training.precision import PRECISIONS
 from training.settings import load_config
@@ -206,4 +204,4 @@ def number(text: str) -> int:
 
 
 if __name__ == "__main__":
-    run_program(main)
+    run_program(main, most_ranks=1)

@@ -18,13 +18,11 @@ TARGET is one of these (.pth and .caffemodel only for such nets), or a graph fro
 
 import argparse
 import logging
-import signal
 from pathlib import Path
 
-signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C just ends the imports
+from launch.program import ArgumentParser, run_program
 
 from common.files import replacing
-from launch.program import ArgumentParser, run_program
 from model.variants import VARIANTS
 from recording.source import read_source
 from weights.files import check_target, write_file
@@ -64,4 +62,4 @@ def parse_arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    run_program(main)
+    run_program(main, most_ranks=1)

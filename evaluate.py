@@ -14,16 +14,14 @@ import argparse
 import json
 import logging
 import math
-import signal
 from pathlib import Path
 
-signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C just ends the imports
+from launch.program import ArgumentParser, run_program
 
 from common.errors import ReportedError
 from common.files import replacing
 from data.datasets import Dataset
 from distributed.mesh import Mesh, plan_mesh
-from launch.program import ArgumentParser, run_program
 from launch.world import launched_world
 from recording.source import check_channels, check_classes, read_source
 from training.batches import make_preprocess, open_test_set, test_batches

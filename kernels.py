@@ -10,13 +10,11 @@ their energy lies outside the grey axis), how many for light, and how many are s
 
 import argparse
 import logging
-import signal
 from pathlib import Path
 
-signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C just ends the imports
+from launch.program import ArgumentParser, run_program
 
 from common.errors import ReportedError
-from launch.program import ArgumentParser, run_program
 from recording.kernels import draw_kernels, in_words, kinds_of_towers
 from recording.source import read_source
 
@@ -48,4 +46,4 @@ def parse_arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    run_program(main)
+    run_program(main, most_ranks=1)

@@ -31,7 +31,9 @@ relative to that.
   ./launch.sh prepare.py SOURCE TARGET             pack a folder of images for training
   ./launch.sh evaluate.py runs/fashion             score what was trained, on every GPU
   ./launch.sh predict.py a.jpg --weights runs/fashion
-                                                   one process does this, and convert.py
+                                                   one process does this, and the two below
+  ./launch.sh convert.py runs/fashion net.onnx     write weights in another format
+  ./launch.sh kernels.py runs/fashion kernels.png  draw the first layer's kernels
   ./launch.sh test -k launch                       the tests whose names contain "launch"
 
 What is before PROGRAM.py is torchrun's (`.venv/bin/torchrun --help`), what is after is the
@@ -168,7 +170,9 @@ for argument in "${program[@]:1}"; do # help is for one process to give
 done
 
 case ${program[0]##*/} in # one process does it, or starts the others itself
-    compare.py | convert.py | predict.py | prepare.py) start $venv/bin/python "${program[@]}" ;;
+    compare.py | convert.py | kernels.py | predict.py | prepare.py)
+        start $venv/bin/python "${program[@]}"
+        ;;
 esac
 
 processes= flags=()

@@ -10,14 +10,12 @@ that cannot be read is named, and the others are gone on with; the exit status i
 import argparse
 import json
 import logging
-import signal
 from pathlib import Path
 from typing import Any
 
-signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C just ends the imports
+from launch.program import ArgumentParser, run_program
 
 from common.errors import ReportedError, printable
-from launch.program import ArgumentParser, run_program
 from recording.source import read_source
 from training.prediction import Guess, Predictor
 
@@ -87,4 +85,4 @@ def positive(text: str) -> int:
 
 
 if __name__ == "__main__":
-    run_program(main)
+    run_program(main, most_ranks=1)

@@ -28,10 +28,9 @@ classes.
 import argparse
 import logging
 import math
-import signal
 from pathlib import Path
 
-signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C just ends the imports
+from launch.program import ArgumentParser, run_program
 
 from common.errors import ReportedError, printable
 from common.files import writing
@@ -41,7 +40,6 @@ from data.packed.statistics import MOST_IMAGES
 from data.packed.verify import verify
 from data.packed.writer import prepare
 from distributed.device import share_of_cores
-from launch.program import ArgumentParser, run_program
 from recording.folder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -133,4 +131,4 @@ def _short(values: tuple[float, ...] | list[float]) -> str:
 
 
 if __name__ == "__main__":
-    run_program(main)
+    run_program(main, most_ranks=1)

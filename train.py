@@ -11,16 +11,14 @@ on this mesh or another.
 
 import argparse
 import logging
-import signal
 from pathlib import Path
 
-signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the run can end well, Ctrl-C just ends it
+from launch.program import ArgumentParser, run_program
+from launch.signals import StopRequest
 
 from data.datasets import Dataset
 from distributed.device import peak_memory
 from distributed.mesh import Mesh, plan_mesh
-from launch.program import ArgumentParser, run_program
-from launch.signals import StopRequest
 from launch.world import launched_world
 from recording.reporter import Reporter, start_reporter
 from recording.resume import open_run

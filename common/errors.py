@@ -2,21 +2,19 @@
 
 
 class ReportedError(Exception):
-    """End the program: print each of ``lines`` alone, without a traceback.
+    """An error that ends a program with its message alone: no traceback, exit status 2 or 1.
 
-    Each line names the thing that is wrong and the way out. Characters that cannot be printed, such
-    as a line break in a file's name, are escaped.
+    Each argument is a line that names what is wrong and the way out. Characters that cannot be
+    printed, such as a line break in a file's name, are escaped.
 
-    ``retry`` says whether the same command may succeed when it is started again. The exit status
-    follows from it: 2 tells the launcher not to restart the ranks, 1 that a restart may help.
+    The launcher does not restart ranks that exit with status 2: the same command would fail again.
+    ``retry=True`` makes the status 1, for failures that a restart may cure.
     """
 
     status = 2
-    """Exit status of an error that a restart cannot mend."""
 
     def __init__(self, *lines: str, retry: bool = False) -> None:
         super().__init__(*lines)
-        self.retry = retry
         if retry:
             self.status = 1
 

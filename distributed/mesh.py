@@ -163,11 +163,11 @@ class Mesh:
                 with self.timer.whereabouts.inside("work for all ranks"):
                     outcome[0] = work()
             except ReportedError as error:
-                outcome[1] = error.args
+                outcome[1] = error
         self._wait_for_main()
         dist.broadcast_object_list(outcome, src=0)
         if outcome[1] is not None:
-            raise ReportedError(*outcome[1])
+            raise outcome[1]
         return outcome[0]
 
     def _wait_for_main(self) -> None:

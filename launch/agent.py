@@ -1,13 +1,22 @@
-"""What looks after the ranks of one machine: torchrun's agent, less patient and more talkative."""
+"""torchrun's agent, which starts and restarts a machine's ranks, with our rules for failures.
 
+Every use of a private name of torch's launcher is in this module: the agent's ``_monitor_workers``,
+which subclasses are meant to override, ``_pcontext`` and ``_remaining_restarts``; the name under
+which ``launcher.api`` finds the agent; and the handler of signals. torchrun's public interface,
+``ChildFailedError``, reports the exit codes only after all restarts, and after torchrun has waited
+30 s for the other ranks.
+"""
+
+import os
 import signal
 import socket
 import sys
-import time
+from types import FrameType
 
 import torch.distributed as dist
-from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup
+from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerState
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
+from torch.distributed.elastic.multiprocessing import api as processes
 from torch.distributed.elastic.multiprocessing.api import SubprocessContext
 from torch.distributed.elastic.rendezvous import (
     RendezvousHandler,
@@ -22,7 +31,7 @@ from typing_extensions import override
 from common.errors import ReportedError
 
 LOOPBACK = "loopback"
-GRACE = 10.0
+GRACE = 10
 """Seconds that ranks have to end by themselves after one of them has failed."""
 ASKED_TO_STOP = {128 + signal.SIGTERM, 128 + signal.SIGINT, -signal.SIGTERM, -signal.SIGINT}
 
@@ -36,45 +45,31 @@ class RankFailedError(Exception):
 
 
 class Agent(LocalElasticAgent):
-    """Ends the other ranks soon after one has failed, says which, and knows what is worth a retry.
+    """End the other ranks soon after one has failed, name that one, and restart if it may help.
 
-    Raises RankFailedError when nothing is left to be tried.
+    Raises RankFailedError when it may not, or no restart is left.
     """
 
     @override
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
-        codes = self._end_all_after_a_failure(worker_group)
-        result: RunResult = super()._monitor_workers(worker_group)
-        if result.is_failed():
-            codes = codes or {rank: each.exitcode for rank, each in result.failures.items()}
-            self._judge(codes, worker_group)
-        return result
-
-    def _end_all_after_a_failure(self, worker_group: WorkerGroup) -> dict[int, int]:
-        """Exit codes by rank of what has ended, if one has failed; then no rank runs any more."""
-        if not isinstance(self._pcontext, SubprocessContext):
-            return {}
-        handlers = self._pcontext.subprocess_handlers
+        """Check the ranks once; torchrun restarts all of them after FAILED."""
+        context = self._pcontext
+        assert isinstance(context, SubprocessContext)  # as for every program that is a command
         codes = {
             worker_group.workers[local].global_rank: code
-            for local, handler in handlers.items()
+            for local, handler in context.subprocess_handlers.items()
             if (code := handler.proc.poll()) is not None
         }
-        if not any(codes.values()):
-            return {}
-        deadline = time.monotonic() + GRACE
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            for handler in handlers.values():
-                if handler.proc.poll() is None:
-                    handler.close(number)
-            while time.monotonic() < deadline and any(
-                handler.proc.poll() is None for handler in handlers.values()
-            ):
-                time.sleep(0.05)
-        return codes
+        if any(codes.values()):
+            context.close(signal.SIGTERM, timeout=GRACE)
+            self._announce_restart(codes, worker_group)
+            return RunResult(WorkerState.FAILED)
+        if len(codes) == len(worker_group.workers):
+            return RunResult(WorkerState.SUCCEEDED, return_values=codes)
+        return RunResult(WorkerState.HEALTHY)
 
-    def _judge(self, codes: dict[int, int], worker_group: WorkerGroup) -> None:
-        """Say that a new attempt follows, or raise."""
+    def _announce_restart(self, codes: dict[int, int], worker_group: WorkerGroup) -> None:
+        """Print that a new attempt follows; raise RankFailedError if none does."""
         _, code = likely_cause(codes)
         # Of several machines, one may have been asked to leave the others alone.
         stopped = code in ASKED_TO_STOP and worker_group.group_world_size == 1
@@ -85,10 +80,10 @@ class Agent(LocalElasticAgent):
 
 
 def likely_cause(codes: dict[int, int]) -> tuple[int, int]:
-    """Of the ranks found dead at a time, the one that failed first, and its exit code.
+    """The rank that failed first of those found dead at the same time, and its exit code.
 
-    A rank that a signal ended is the likely cause and the others' broken connections its effect,
-    except SIGTERM, which is how a launcher ends the rest.
+    A rank that a signal ended is the likely cause, and the others' broken connections its effect.
+    SIGTERM is the exception: a launcher ends the other ranks with it.
     """
     failed = [rank for rank, code in codes.items() if code]
     rank = min(failed, key=lambda rank: 2 if codes[rank] == -signal.SIGTERM else codes[rank] > 0)
@@ -96,7 +91,7 @@ def likely_cause(codes: dict[int, int]) -> tuple[int, int]:
 
 
 def how_it_ended(codes: dict[int, int]) -> str:
-    """A line on the likely cause, and on who had left before, which may be the true one."""
+    """One line on the likely cause, and on ranks that left before, which may be the true one."""
     rank, code = likely_cause(codes)
     left = ", ".join(str(rank) for rank, code in codes.items() if code == 0)
     before = f" (before that, rank {left} had left with status 0)" if left else ""
@@ -107,10 +102,10 @@ def how_it_ended(codes: dict[int, int]) -> str:
 
 
 class LoopbackRendezvous(RendezvousHandler):
-    """The meeting of one machine's ranks: a store for each attempt, on the loopback device only.
+    """The rendezvous of one machine's ranks: a new store for each attempt, on the loopback device.
 
-    torchrun's own listens to every network, and hands the addresses that the ranks of one attempt
-    left in it to those of the next.
+    torchrun's own listens to every network, and keeps one store for all attempts, in which the
+    ranks of the next find the addresses of the last.
     """
 
     use_agent_store = True
@@ -152,6 +147,14 @@ class LoopbackRendezvous(RendezvousHandler):
 
 
 def install() -> None:
-    """Have torchrun use this agent, and know the rendezvous ``LOOPBACK``."""
+    """Have torchrun use this agent and rendezvous, and end at once on a second signal."""
     launcher.LocalElasticAgent = Agent  # type: ignore[misc]
     rendezvous_handler_registry.register(LOOPBACK, LoopbackRendezvous)
+    end_ranks = processes._terminate_process_handler
+
+    def handle(signum: int, frame: FrameType | None) -> None:
+        # torchrun would wait for its ranks again; they die with this process.
+        signal.signal(signum, lambda signum, _: os._exit(128 + signum))
+        end_ranks(signum, frame)
+
+    processes._terminate_process_handler = handle

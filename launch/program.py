@@ -12,14 +12,15 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn
 
+from launch.signals import Interrupted, end_on_signals, interrupt_on_signals
+
 import torch.distributed as dist
 from typing_extensions import override
 
 from common.errors import ReportedError
 from launch.console import open_console
 from launch.failures import agree_on_failure, in_words, out_of_memory
-from launch.signals import Interrupted, end_on_signals, interrupt_on_signals
-from launch.world import group_store, launched_world
+from launch.world import group_store, is_launched, launched_world, launcher_process
 
 log = logging.getLogger(__name__)
 
@@ -27,8 +28,10 @@ PR_SET_PDEATHSIG = 1
 LONGEST_ENDING = timedelta(seconds=60)
 
 
-def run_program(main: Callable[[], int]) -> None:
+def run_program(main: Callable[[], int], most_ranks: int | None = None) -> None:
     """Run ``main`` and end the process; of several ranks that fail, only the first one reports.
+
+    ``most_ranks`` is the largest number of ranks that the program may be started on.
 
     Exit status: what ``main`` returns; that of a ReportedError (2, or 1 if a retry may help);
     128 + N after signal N (SIGINT or SIGTERM, unless ``main`` handles them); 1 after any other
@@ -37,17 +40,23 @@ def run_program(main: Callable[[], int]) -> None:
     """
     interrupt_on_signals()
     try:
-        status = _run(main)
+        status = _run(main, most_ranks)
     except Interrupted as signalled:
         status = _leave_group(128 + signalled.number)
     end_on_signals()
     sys.exit(status)
 
 
-def _run(main: Callable[[], int]) -> int:
-    console = open_console(launched_world().rank)
-    _die_with_parent()
+def _run(main: Callable[[], int], most_ranks: int | None) -> int:
+    world = launched_world()
+    console = open_console(world.rank)
+    _die_with_launcher()
     try:
+        if most_ranks and world.size > most_ranks:
+            raise ReportedError(
+                f"{Path(sys.argv[0]).name} takes at most {most_ranks} process, and {world.size} "
+                f"were started: use `python {Path(sys.argv[0]).name}` or ./launch.sh"
+            )
         status = main()
         console.check()
     except Exception as error:
@@ -91,17 +100,13 @@ class ArgumentParser(argparse.ArgumentParser):
         raise ReportedError(f"{message}; --help lists the arguments")
 
 
-def _die_with_parent() -> None:
-    """On Linux, have the kernel end this rank if its launcher is killed before it can do so."""
-    if "RANK" in os.environ and sys.platform == "linux":
+def _die_with_launcher() -> None:
+    """On Linux, have the kernel end this rank if its launcher is killed.
+
+    Our launcher tells its process id, so that a rank also ends if the launcher was killed before
+    this call. Under bare torchrun such a rank goes on, alone.
+    """
+    if is_launched() and sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if _is_orphan():  # the launcher died before we could ask
+        if os.getppid() != (launcher_process() or os.getppid()):
             os._exit(1)
-
-
-def _is_orphan() -> bool:
-    parent = os.getppid()
-    name = Path(f"/proc/{parent}/comm").read_text().strip()
-    # In a container the launcher itself may be process 1.
-    launcher = name.startswith(("pt_elastic", "torchrun", "python"))
-    return name == "systemd" or (parent == 1 and not launcher)

@@ -1,4 +1,8 @@
-"""SIGINT and SIGTERM: end a program in order, or ask a training to stop."""
+"""SIGINT and SIGTERM: end a program in order, or ask a training to stop.
+
+Importing this module has SIGINT end the process at once, without a traceback. Programs import it
+before torch and the rest, which take seconds; ``run_program`` then takes over.
+"""
 
 import logging
 import signal
@@ -8,6 +12,8 @@ from types import FrameType
 log = logging.getLogger(__name__)
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class Interrupted(KeyboardInterrupt):

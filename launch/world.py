@@ -1,4 +1,4 @@
-"""What a launch tells its processes: who they are, whose they are, and where they meet."""
+"""What a launcher tells its ranks through the environment, and the store they meet at."""
 
 import os
 import socket
@@ -11,11 +11,13 @@ import torch.distributed as dist
 from launch.heartbeat import NoAnswerError
 
 JOINING = timedelta(minutes=5)
-"""For all ranks to start."""
+"""Time for all ranks to start."""
+LAUNCHER = "ALEXNET_LAUNCHER"
+"""The environment variable with our launcher's process id."""
 
 
 class World(NamedTuple):
-    """What torchrun tells a process about itself; one process where there is no torchrun."""
+    """This process's rank among all, and among those of its machine; rank 0 of 1 if alone."""
 
     rank: int
     size: int
@@ -25,24 +27,35 @@ class World(NamedTuple):
 
     @property
     def is_one_machine(self) -> bool:
-        """Whether all ranks are on this machine."""
+        """True if all ranks are on this machine."""
         return self.size == self.local_size
 
 
 def launched_world() -> World:
-    """The world that torchrun has put into the environment, read in this module alone."""
+    """The world that torchrun describes in the environment, which this module alone reads."""
     names = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
     names["TORCHELASTIC_RESTART_COUNT"] = 0
     return World(*(int(os.environ.get(name, alone)) for name, alone in names.items()))
 
 
-def launch_marks() -> set[str]:
-    """What tells the launch that started this process from every other; nothing without one.
+def is_launched() -> bool:
+    """True if torchrun or our launcher started this process as a rank."""
+    return "RANK" in os.environ
 
-    That is the launcher's process, the parent of this one, and the launch's ``--rdzv-id`` if it was
-    given one, under which a job that is queued again starts anew.
+
+def launcher_process() -> int | None:
+    """The process id of our launcher; None without it, as under bare torchrun."""
+    number = os.environ.get(LAUNCHER)
+    return int(number) if number else None
+
+
+def launch_marks() -> set[str]:
+    """Strings that identify the launch that started this process; empty without one.
+
+    One names the launcher's process, the parent of this one. Another holds the launch's
+    ``--rdzv-id`` if it has one: a job that is queued again keeps it.
     """
-    if "RANK" not in os.environ:
+    if not is_launched():
         return set()
     parent = os.getppid()
     marks = {f"process {parent} on {socket.gethostname()}, {_start_of(parent)}"}
@@ -51,7 +64,7 @@ def launch_marks() -> set[str]:
 
 
 def _start_of(process: int) -> str:
-    """When a process started, which tells it from an earlier one of the same number."""
+    """The time a process started, which tells it from an earlier one with the same id."""
     if not Path("/proc/self/stat").exists():
         return "start unknown"
     ticks = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
@@ -59,15 +72,15 @@ def _start_of(process: int) -> str:
 
 
 def join(world: World) -> dist.Store:
-    """The store through which the ranks of this attempt meet, once all of them have come.
+    """Wait for all ranks of this attempt to start, and return the store that they share.
 
-    Raises NoAnswerError when some do not come.
+    Raises NoAnswerError when a rank does not start within ``JOINING``.
     """
-    if "RANK" not in os.environ:  # no torchrun: nobody to meet
+    if not is_launched():
         return dist.HashStore()
     store, *_ = next(dist.rendezvous("env://", timeout=JOINING))
     if world.is_one_machine:
-        # torchrun's own store outlives its ranks, and gloo would find the addresses of dead ones.
+        # torchrun's store outlives its ranks: without a prefix, gloo finds addresses of dead ones.
         store = dist.PrefixStore(f"attempt {world.restarts}", store)
     keys = [f"rank {rank} is here" for rank in range(world.size)]
     store.set(keys[world.rank], "")

@@ -3,9 +3,12 @@
 import dataclasses
 import os
 import shutil
+import signal
 import textwrap
 
 os.environ.setdefault("WANDB_MODE", "offline")
+
+import launch.signals  # noqa: F401 - it changes what Ctrl-C does, which is undone below
 
 import pytest
 import torch
@@ -14,6 +17,8 @@ from model.variants import VARIANTS
 from tests.ranks import RankPool
 from tests.runs import train
 from tests.wandb_server import KEY, WandbServer
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -13,8 +13,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-import train
 from launch.program import run_program
+
+import train
 from training.trainer import Trainer
 
 

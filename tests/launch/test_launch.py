@@ -1,10 +1,10 @@
 """The launcher on real processes: flags, exit statuses, signals, and nothing left behind."""
 
+import ast
 import ipaddress
 import os
 import signal
 import socket
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -108,16 +108,14 @@ def test_a_rank_whose_launcher_died_before_it_was_up_ends_too(program, tmp_path)
     path = program(
         "open(f'{sys.argv[1]}/started', 'w'); time.sleep(2)\n"
         "from launch.program import run_program\n"
-        "run_program(lambda: time.sleep(60))"
+        "run_program(lambda: time.sleep(600))"
     )
-    launcher = (
-        "import os, subprocess, sys; null = subprocess.DEVNULL;"
-        "subprocess.Popen([sys.executable, *sys.argv[1:]], stdout=null, stderr=null);"
-        "os._exit(0)"
-    )
-    run(sys.executable, "-c", launcher, path, tmp_path, RANK="0", WORLD_SIZE="1")
+    process = start(*LAUNCH, "1", path, tmp_path)
     wait_until((tmp_path / "started").exists)
-    wait_until(lambda: not processes_mentioning(str(path)), timeout=30)
+    process.kill()
+    finish(process)
+    assert processes_mentioning(str(path)), "the rank, which has not asked to die with its launcher"
+    wait_until(lambda: not processes_mentioning(str(path)), timeout=60)
 
 
 def test_two_launches_at_once_do_not_meet(program):
@@ -205,12 +203,31 @@ def test_launch_sh_tells_its_flags_from_the_programs(arguments, command):
     assert out.split("launch ")[1].strip() == command
 
 
-@pytest.mark.parametrize("before", [[], ["--nproc", "1"]])
-@pytest.mark.parametrize("program", ["compare.py", "convert.py", "predict.py"])
-def test_launch_sh_starts_one_process_where_one_is_enough(before, program):
-    status, out, err = launch_sh(*before, program, "a.jpg")
+def _most_ranks(path):
+    """The ``most_ranks`` of a program's call of ``run_program``; None if it takes any number."""
+    [call] = [
+        node
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "run_program"
+    ]
+    named = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
+    return named.get("most_ranks")
+
+
+@pytest.mark.parametrize("before", [[], ["--nproc", "2"]])
+@pytest.mark.parametrize("path", sorted(ROOT.glob("*.py")), ids=lambda path: path.name)
+def test_launch_sh_starts_as_many_processes_as_a_program_takes(before, path):
+    status, out, err = launch_sh(*before, path.name, "a.jpg", CUDA_VISIBLE_DEVICES="")
     assert status == 0, err
-    assert out.split() == [".venv/bin/python", program, "a.jpg"]
+    if _most_ranks(path) == 1:
+        assert out.split() == [".venv/bin/python", path.name, "a.jpg"]
+    else:
+        assert out.split("launch ")[1].split() == ["--nproc-per-node", "2", path.name, "a.jpg"]
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("*.py")), ids=lambda path: path.name)
+def test_help_lists_every_program(path):
+    assert path.name in launch_sh("--help")[1]
 
 
 def test_launch_sh_starts_evaluation_on_every_device():

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from launch.failures import in_words
-from tests.programs import finish, ranks, run, start, wait_until
+from tests.programs import LAUNCH, ROOT, TORCHRUN, finish, ranks, run, start, wait_until
 
 HEAD = """
 import os, sys, time
@@ -54,9 +54,20 @@ def test_a_rank_that_fails_alone_speaks_and_ends_the_others(program):
     assert (status, err) == (2, "error: only here\n")
 
 
-def test_what_rank_0_cannot_do_is_an_error_of_every_rank(program):
-    path = program(MESH + "def work(): raise ReportedError('no disk')\nmesh.from_main(work)")
-    assert run(*ranks(2), path)[0::2] == (2, "error: no disk\n")
+@pytest.mark.parametrize(("retry", "status"), [(False, 2), (True, 1)])
+def test_an_error_of_rank_0_is_raised_on_every_rank(program, tmp_path, retry, status):
+    path = program(
+        f"{MESH}"
+        f"def work(): raise ReportedError('no disk', retry={retry})\n"
+        "try:\n    mesh.from_main(work)\n"
+        "except ReportedError as error:\n"
+        f"    open(f'{tmp_path}/{{mesh.rank}}-{{error.status}}', 'w')\n"
+        "    raise"
+    )
+    found, _, err = run(*ranks(2), path)
+    assert (found, err.splitlines()[0]) == (status, "error: no disk")
+    assert err.count("error:") == 1
+    assert sorted(p.name for p in tmp_path.glob("?-?")) == [f"0-{status}", f"1-{status}"]
 
 
 def test_only_rank_0_prints(program):
@@ -106,6 +117,38 @@ def test_a_lost_connection_is_told_without_the_place_in_gloo_s_source():
     assert (
         told == "lost the connection to another rank (Connection closed by peer [127.0.0.1]:11432)"
     )
+
+
+@pytest.mark.parametrize("launcher", [LAUNCH, TORCHRUN], ids=["ours", "torchrun"])
+def test_a_program_for_one_process_refuses_several(tmp_path, launcher):
+    picture = tmp_path / "kernels.png"
+    status, _, err = run(*launcher, "2", "kernels.py", "no/such/run", picture)
+    assert status == (2 if launcher == LAUNCH else 1)  # torchrun's own, whatever a rank's is
+    [told] = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert "kernels.py" in told
+    assert "no/such/run" not in told
+
+
+@pytest.fixture
+def slow_torch(tmp_path):
+    """A folder with a torch that takes a minute to import, once it has made the file ``up``."""
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text(
+        f"import time\nopen('{tmp_path}/up', 'w')\ntime.sleep(60)\n"
+    )
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "command",
+    [[path.name] for path in sorted(ROOT.glob("*.py"))] + [["-m", "launch"]],
+    ids=lambda command: command[-1],
+)
+def test_ctrl_c_while_a_program_imports_ends_it_without_a_traceback(slow_torch, command):
+    process = start(sys.executable, *command, PYTHONPATH=f"{slow_torch}:{ROOT}")
+    wait_until((slow_torch / "up").exists)
+    process.send_signal(signal.SIGINT)
+    assert finish(process, timeout=20) == (-signal.SIGINT, "", "")
 
 
 def test_a_configuration_that_is_printed_loads_as_the_same(tmp_path):
