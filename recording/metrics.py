@@ -1,4 +1,4 @@
-"""``metrics.jsonl``: one JSON object a line, for every training step and every evaluation."""
+"""Reads and writes ``metrics.jsonl``: one JSON object a line for each step and evaluation."""
 
 import errno
 import json
@@ -17,9 +17,9 @@ log = logging.getLogger(__name__)
 
 
 class MetricsFile:
-    """Appends to ``metrics.jsonl``; steps after ``step``, from before a resume, are dropped.
+    """Appends to ``metrics.jsonl``; a resumed run first drops the steps after ``step``.
 
-    What the disk refuses is written once it no longer does, if the run may ``go_on`` until then.
+    With ``go_on``, lines that the disk refuses wait in memory until it accepts them.
     """
 
     def __init__(self, path: Path, step: int, *, go_on: bool = False) -> None:
@@ -32,7 +32,7 @@ class MetricsFile:
             self.file = path.open("ab", buffering=0)
 
     def log(self, step: int, metrics: dict[str, Any]) -> None:
-        """Write one line; raises ReportedError when the disk refuses and the run may not go on."""
+        """Write one line; raises ReportedError if the disk refuses it, unless the run may go on."""
         was_refused = bool(self.unwritten)
         self.unwritten.append(json.dumps({"step": step, **metrics}) + "\n")
         try:
@@ -75,9 +75,9 @@ def step_speed(lines: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def read_objects(path: Path) -> list[dict[str, Any]]:
-    """The JSON objects of a file, one a line; what else is there, as one cut short, is left out.
+    """The JSON objects of a file, one a line; a line that is none, cut short say, is skipped.
 
-    Raises ReportedError when the file cannot be read; one that is not there has none.
+    A missing file has none. Raises ReportedError if the file cannot be read.
     """
     try:
         with open_plain(path) as file:

@@ -1,4 +1,4 @@
-"""How far a run is: a live line on a terminal, a plain line now and then elsewhere."""
+"""Shows the progress of a run: a live line on a terminal, plain lines elsewhere."""
 
 import logging
 import sys
@@ -14,7 +14,7 @@ PLAIN_EVERY = 15.0
 
 
 class Progress:
-    """Shows training steps ``done`` to ``total``."""
+    """Shows the training steps from ``done`` to ``total``, and the evaluations."""
 
     def __init__(self, total: int, done: int) -> None:
         self.total = total
@@ -41,7 +41,7 @@ class Progress:
         if self.live:
             self.bar.set_postfix_str(said, refresh=False)
             self.bar.update()
-        elif self.first is None:  # it is slower than the others, and tells nothing of their time
+        elif self.first is None:  # too slow to estimate the time of the others
             self.first, self.started, self.spoke = step, now, now
             log.info("step %d/%d  %s", step, self.total, said)
         elif now - self.spoke >= PLAIN_EVERY:
@@ -50,5 +50,5 @@ class Progress:
             log.info("step %d/%d  %s  %s left", step, self.total, said, tqdm.format_interval(left))
 
     def close(self) -> None:
-        """Leave the line as it is."""
+        """End the live line and leave it on the terminal."""
         self.bar.close()

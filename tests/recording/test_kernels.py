@@ -67,7 +67,7 @@ def test_any_number_of_towers_and_a_grey_net_are_drawn(tmp_path, towers):
 
 
 def test_a_picture_that_cannot_be_written_is_refused(tmp_path):
-    with pytest.raises(ReportedError, match=r"cannot write .*kernels\.png"):
+    with pytest.raises(ReportedError, match=r"kernels\.png"):
         draw_kernels(_two_towers(), 2, tmp_path / "nowhere" / "kernels.png", "made up")
 
 
