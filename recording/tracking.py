@@ -38,7 +38,7 @@ class Tracker:
         are arguments of ``wandb.init``; an ``id`` of None starts a new run.
         """
         if mode == "auto":
-            mode = os.environ.get("WANDB_MODE", mode)
+            mode = os.environ.get("WANDB_MODE") or mode
         self.run: Any = None
         self.run_id: str | None = run["id"]
         self.folders: list[str] = []
