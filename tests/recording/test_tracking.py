@@ -68,9 +68,9 @@ def test_the_server_gets_what_was_logged_and_nothing_is_printed(
     about = ("project", "groupName", "jobType", "displayName", "tags")
     ours = ("project", "group", "job_type", "name", "tags")
     assert [run.about[key] for key in about] == [RUN[key] for key in ours]
-    metrics = run.config["_wandb"]["m"]  # 1: name, 2: pattern, 5: number of its x axis, 6: options
-    drawn = {metric.get("1") or metric["2"] for metric in metrics if metric.get("5") == 1}
-    assert metrics[0]["1"] == "global_step"
+    metrics = run.config["_wandb"]["m"]  # 1: name, 2: pattern, 5: number of its x axis
+    [axis] = [n for n, metric in enumerate(metrics, 1) if metric.get("1") == "global_step"]
+    drawn = {metric.get("1") or metric["2"] for metric in metrics if metric.get("5") == axis}
     assert drawn == {"train/*", "test/*", "step/*", "test/top1"}
 
 
