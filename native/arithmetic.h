@@ -1,4 +1,4 @@
-// What the kernels share: bfloat16, and a power without square roots.
+// Arithmetic for all kernels: bfloat16, and a power without square roots.
 
 #pragma once
 
@@ -11,7 +11,7 @@ struct bfloat16 {
     bfloat16(float value) {
         uint32_t wide;
         std::memcpy(&wide, &value, sizeof wide);
-        // Ties to even. What is not a number stays so: none that arithmetic makes overflows here.
+        // Ties to even. A NaN stays NaN: those that arithmetic makes do not overflow here.
         bits = (wide + 0x7FFF + ((wide >> 16) & 1)) >> 16;
     }
     operator float() const {
@@ -23,8 +23,8 @@ struct bfloat16 {
 };
 
 // q ** -0.75 for q > 0: a guess y from q's bits, within 5 %, times (1 - e) ** -0.25 as a series,
-// where 1 - e = q ** 3 y ** 4. Once leaves an error of 1e-4, a twentieth of bfloat16's rounding,
-// and twice one of 1e-7. Square roots and divisions would take longer than the memory does.
+// where 1 - e = q ** 3 y ** 4. One step leaves an error of 1e-4, a twentieth of bfloat16's
+// rounding; two leave 1e-7. Square roots and divisions would take longer than memory does.
 template <typename T>
 inline float power(float q) {
     constexpr int TIMES = std::is_same<T, bfloat16>::value ? 1 : 2;

@@ -1,4 +1,4 @@
-"""C++ kernels for the CPU: compiled on first use, for the machine they run on, and kept."""
+"""C++ kernels for the CPU, compiled on first use for the machine they run on, and kept."""
 
 import ctypes
 import functools
@@ -28,33 +28,33 @@ if platform.machine() == "x86_64":
     FLAGS.append("-mprefer-vector-width=512")
 
 NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
-"""What the kernels compute with, and how it ends the names of their functions."""
+"""The dtypes that kernels take, with the suffix of their functions' names."""
 
 
 def run_kernel(
     source: Path, name: str, tensors: Sequence[Tensor], settings: ctypes.Structure
 ) -> None:
-    """Call ``name`` of ``source`` for the type of ``tensors[0]``, with where they begin."""
+    """Call the function ``name`` of ``source``, for the dtype of ``tensors[0]``, on the tensors."""
     kernel: Callable[..., None] = getattr(load_kernels(source), f"{name}_{NAMES[tensors[0].dtype]}")
     kernel(*(ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors), settings)
 
 
 @functools.cache
 def load_kernels(source: Path) -> ctypes.CDLL | None:
-    """The library compiled from ``source``; None, said once, where it cannot be compiled."""
+    """Load the library compiled from ``source``; None, with one warning, if that fails."""
     try:
         return ctypes.CDLL(str(_compiled(source)))
     except (OSError, ReportedError, subprocess.CalledProcessError) as error:
         complaint = getattr(error, "stderr", None) or str(error)
         first_line = complaint.strip().partition("\n")[0]
-        log.warning("no fast kernel from %s, a slower form is used: %s", source.name, first_line)
+        log.warning("no kernel from %s, the slower plain form is used: %s", source.name, first_line)
         return None
 
 
 def _compiled(source: Path) -> Path:
-    """The kept library, compiled first if it is not there.
+    """The path of the kept library, which is compiled if it is missing.
 
-    Processes that come at once each compile their own, and the last replaces the others' whole.
+    Processes that start together each compile a copy; the last replaces the others' in one step.
     """
     compiler = next((found for name in COMPILERS if (found := shutil.which(name))), None)
     if compiler is None:
@@ -72,7 +72,7 @@ def _compiled(source: Path) -> Path:
 
 
 def _fingerprint(source: Path, compiler: str) -> str:
-    """Of all that the library depends on: sources, flags, compiler, and this processor."""
+    """A hash of all that the library depends on: sources, flags, compiler and processor."""
     version = subprocess.run([compiler, "--version"], check=True, capture_output=True).stdout
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []

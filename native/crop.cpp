@@ -1,5 +1,5 @@
-// The window of each image, resized or as stored, mirrored or not, from uint8 to standardized
-// numbers. Images and output are channels-last.
+// Resize, crop, mirror and standardize uint8 images in one pass over memory. Images and output are
+// channels-last.
 
 #include "arithmetic.h"
 
@@ -24,9 +24,9 @@ struct Band {
     int64_t first, end;
 };
 
-// Resizing, in weights of the stored rows, down (resize, height), and of the numbers of a stored
-// line, across (width * channels, resize * channels). Of each row and each number that comes of it,
-// the weights that are not 0 lie in a band.
+// Weights for resizing: down (resize, height) for the stored rows, across (width * channels,
+// resize * channels) for the numbers of a stored line. The weights that are not 0 lie in a band for
+// each row of down and each column of across.
 struct Interpolation {
     const float *down, *across;
     const Band *rows, *columns;
@@ -34,7 +34,7 @@ struct Interpolation {
 
 constexpr int SPARE = 16; // bytes after a mirrored line, for what is written past its end
 
-// Pixels from right to left. Those of three bytes are turned round 16 at a time, as the last 48 of
+// Reverse a line of pixels. Pixels of three bytes are reversed 16 at a time, as the last 48 of the
 // 64 bytes in a register.
 void mirror(const uint8_t* from, uint8_t* to, int pixels, int channels) {
     constexpr int GROUP = 16, BEFORE = 6; // pixels; so many must lie before a group
@@ -67,7 +67,7 @@ void standardize(const uint8_t* pixels, const float* factor, const float* shift,
     }
 }
 
-// start, and the lines of a band times their weights: their sum, of one number or of sixteen.
+// Write start plus the weighted sum of a band's lines, for one number or for sixteen.
 template <typename Numbers, typename T>
 void add(const float* start, const float* lines, int stride, const float* weights, Band band,
          T* to) {
@@ -83,7 +83,7 @@ void add(const float* start, const float* lines, int stride, const float* weight
     for (int i = 0; i < COUNT; i++) to[i] = T(sums[i]);
 }
 
-// The same of whole lines. Their numbers have bands of their own (step 1) or share one (step 0).
+// Do so for a whole line, whose numbers each have a band (step 1) or share one (step 0).
 template <typename T>
 void add_lines(const float* start, const float* lines, int stride, const float* weights,
                const Band* bands, int step, T* to, int count) {
@@ -98,8 +98,8 @@ void add_lines(const float* start, const float* lines, int stride, const float* 
         add<float>(start + i, lines + i, stride, weights, bands[i * step], to + i);
 }
 
-// What a thread works with: the channels' factors and colours along a line, a mirrored line, and of
-// an image that is resized a stored line and the rows that were interpolated across.
+// A thread's buffers: the channels' factors and colors repeated along a line, and a mirrored line.
+// For images that are resized, also a stored line and the rows interpolated across so far.
 struct Work {
     std::vector<uint8_t> mirrored;
     std::vector<float> factors, colors, pixels, rows;
@@ -129,7 +129,7 @@ void crop_stored(T* out, const uint8_t* image, const int64_t* window, const floa
     }
 }
 
-// A stored row is interpolated across once, when the first row that needs it is written.
+// Each stored row is interpolated across once, just before the first output row that needs it.
 template <typename T>
 void crop_resized(T* out, const uint8_t* image, const int64_t* window, const float* shifts,
                   const Interpolation& by, Work& work, const Crop& crop) {
@@ -154,8 +154,8 @@ void crop_resized(T* out, const uint8_t* image, const int64_t* window, const flo
     }
 }
 
-// windows: top, left and whether to mirror. factors (channels), shifts (shift_rows, size, channels)
-// and colors (batch, channels).
+// windows (batch, 3): top, left, and 1 to mirror. factors (channels), shifts (shift_rows, size,
+// channels) and colors (batch, channels).
 template <typename T>
 void crop(T* out, const uint8_t* images, const int64_t* windows, const float* factors,
           const float* shifts, const float* colors, const Interpolation& by, const Crop& crop) {

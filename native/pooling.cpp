@@ -1,9 +1,9 @@
 // ReLU, local response normalisation and overlapping max pooling on the CPU, forward and backward,
-// each in one pass over memory: nothing is written between them, and backward computes again what
-// it needs but for the place of each maximum. Maps are channels-last.
+// each in one pass over memory. Forward keeps the place of each maximum; backward recomputes all
+// else. Maps are channels-last.
 //
-// In the cache a map's numbers are float32, each tower's channels with HALF zeros on either side:
-// neighbours are summed without a look at where a tower ends, in loops of many channels.
+// The buffers in the cache hold float32, with HALF zeros on either side of each tower's channels,
+// so that loops over many channels sum neighbours without testing where a tower ends.
 
 #include "arithmetic.h"
 
@@ -16,7 +16,7 @@ constexpr int SIDE = 3, STRIDE = 2; // of a pooling window
 constexpr int HALF = 2; // channels that a normalisation reads on either side
 constexpr int BLOCK = 8; // pixels that are normalised together, in the smallest cache
 
-struct Maps { // (batch, height, width, channels), each tower's channels next to each other
+struct Maps { // (batch, height, width, channels); a tower's channels are adjacent
     int64_t batch;
     int height, width, channels, towers;
     float scale, k;
@@ -37,7 +37,7 @@ struct Row { // of padded pixels, and HALF zeros before and after them
     operator float*() { return numbers.data() + HALF; }
 };
 
-// Call each(in memory, padded) for the first channel of every tower of `pixels` pixels.
+// Call each(index in memory, index in a Row) for the first channel of every tower and pixel.
 template <typename Each>
 void each_tower(const Maps& maps, int pixels, Each each) {
     const int tower = maps.channels / maps.towers;
@@ -58,7 +58,7 @@ void store(const float* row, T* memory, int pixels, const Maps& maps) {
     });
 }
 
-// Call each(pixel, pixels) for the blocks of a row.
+// Call each(first pixel, pixels) for every block of a row.
 template <typename Each>
 void each_block(const Maps& maps, Each each) {
     for (int start = 0; start < maps.width; start += BLOCK)
@@ -74,10 +74,10 @@ inline bool exceeds(float a, float b) { return (a > b) | (a != a); } // NaN exce
 // --- Forward -------------------------------------------------------------------------------------
 
 template <typename T, bool NORMALIZE>
-class Forward { // of one image after the other
+class Forward { // with a thread's buffers
     const Maps maps;
     Row y, squares;
-    // Of three rows: the largest number in each window, and the column where it is.
+    // For the last three rows: the largest number in each window, and its column.
     std::vector<Row> largest, column;
     Row pooled, place;
 
@@ -158,8 +158,8 @@ class Forward { // of one image after the other
 // --- Backward ------------------------------------------------------------------------------------
 
 template <typename T, bool NORMALIZE>
-class Backward { // of one image after the other
-    struct Window { // that a pixel lies in, and its place there
+class Backward { // with a thread's buffers
+    struct Window { // that covers a pixel, and the pixel's place in it
         const T* grad;
         const uint8_t* places;
         int place;
@@ -188,7 +188,7 @@ class Backward { // of one image after the other
     }
 
   private:
-    // A pixel's gradient: that of each of its one, two or four windows whose maximum it is.
+    // Sum a pixel's gradients, from those of its one, two or four windows whose maximum it is.
     void unpool(const T* grad_out, const uint8_t* places, int row, int column, float* sum) {
         Window windows[4];
         int count = 0;
