@@ -12,7 +12,7 @@ from model.towers import Towers
 from model.variants import MEETINGS, Meeting, Variant
 
 SMALLEST_SIDE = 64
-"""Of the images, in pixels, for every variant."""
+"""The smallest side of an image, in pixels, for every variant."""
 
 
 class AlexNet(nn.Module):

@@ -11,7 +11,7 @@ from native.compiler import NAMES, SOURCES, load_kernels, run_kernel
 
 KERNELS = SOURCES / "pooling.cpp"
 SIDE, STRIDE = 3, 2
-"""Of the pooling windows, in pixels, as in pooling.cpp."""
+"""Side and stride of the pooling windows, in pixels, as in pooling.cpp."""
 
 
 class Norm(NamedTuple):
