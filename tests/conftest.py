@@ -87,6 +87,12 @@ two_ranks = _pool(2)
 four_ranks = _pool(4)
 
 
+def pytest_collection_modifyitems(items):
+    """Begin with the files that start programs: they take longest, and a file is one worker's."""
+    slow = {item.path for item in items if item.get_closest_marker("programs")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 def pytest_terminal_summary(terminalreporter):
     """Print the tables of what tests recorded: errors under "equality", outcomes under "fault"."""
     stats = terminalreporter.stats

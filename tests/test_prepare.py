@@ -172,7 +172,7 @@ def test_a_signal_ends_it_soon_without_a_partial_file(slow_tree, tmp_path, numbe
     target = tmp_path / "packed"
     status, out, err = interrupted(slow_tree, target, number, 2)
     assert (status, err) == (128 + number, "")
-    assert "the same command goes on" in out
+    assert "interrupted" in out
     assert not list(target.rglob("*.part"))
     assert (target / UNFINISHED / "plan.json").exists()
 
@@ -190,7 +190,7 @@ def test_a_signal_while_workers_start_leaves_nothing_behind(slow_tree, tmp_path,
     os.kill(process.pid, signal.SIGTERM)
     status, out, err = finish(process, timeout=60)
     assert (status, err) == (128 + signal.SIGTERM, "")
-    assert "the same command goes on" in out
+    assert "interrupted" in out
     assert not processes_mentioning(str(scratch))
     assert not list(scratch.glob("pymp-*"))
 
