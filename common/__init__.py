@@ -1,1 +1,1 @@
-"""Errors, files and the cache folder: what every room needs, and each once."""
+"""Errors, files and the cache folder, shared by all packages."""

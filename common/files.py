@@ -1,10 +1,11 @@
-"""Reading files that others may have made, and writing files that are whole or not there."""
+"""Read files that others may have made; write files that are complete or absent."""
 
 import errno
 import hashlib
 import os
 import shutil
 import stat
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,10 +15,10 @@ from common.errors import ReportedError
 
 
 def open_plain(path: Path | str, most: int | None = None) -> BinaryIO:
-    """The file at ``path``, open for reading, if it is one that has an end.
+    """Open a regular file for reading.
 
-    Raises OSError when it cannot be opened, when it is a pipe or a device, and when it has more
-    than ``most`` bytes.
+    Raises OSError when it cannot be opened, is a pipe or a device, whose reading might never end,
+    or has more than ``most`` bytes.
     """
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
@@ -37,8 +38,19 @@ def _check(found: os.stat_result, path: str, most: int | None) -> None:
         raise OSError(errno.EFBIG, f"it has more than {most:,} bytes", path)
 
 
+def check_unpacked(path: Path, most: int) -> None:
+    """Raise OSError when a zip archive would unpack to more than ``most`` bytes.
+
+    Raises zipfile.BadZipFile when it is not an archive.
+    """
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(member.file_size for member in archive.infolist())
+    if unpacked > most:
+        raise OSError(errno.EFBIG, f"it would unpack to more than {most:,} bytes", str(path))
+
+
 def sha256(path: Path) -> str:
-    """The SHA-256 sum of a file, as hexadecimal digits; raises OSError as ``open_plain`` does."""
+    """The SHA-256 sum of a file in hexadecimal; raises OSError as ``open_plain`` does."""
     digest = hashlib.sha256()
     with open_plain(path) as file:
         while block := file.read(1 << 20):
@@ -47,24 +59,25 @@ def sha256(path: Path) -> str:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn an OSError raised inside into a ReportedError that names ``path``."""
+def writing(path: Path, advice: str = "") -> Iterator[None]:
+    """Turn an OSError into a ReportedError that names ``path``, the reason and the ``advice``."""
     try:
         yield
     except OSError as error:
-        raise ReportedError(f"cannot write {path}: {error.strerror or error}") from None
+        message = f"cannot write {path}: {error.strerror or error}"
+        raise ReportedError(f"{message}; {advice}" if advice else message) from None
 
 
 @contextmanager
-def replacing(path: Path, folder: Path | None = None) -> Iterator[Path]:
-    """Yield a path to write a file or a folder to; sync it, then rename it to ``path``.
+def replacing(path: Path, folder: Path | None = None, advice: str = "") -> Iterator[Path]:
+    """Yield a path for a new file or folder; then sync it and rename it to ``path``.
 
-    The path given lies in ``folder`` (beside ``path`` by default), which must be on the same disk,
-    and keeps the suffix. Whatever fails inside leaves ``path`` as it was and nothing beside it.
-    Raises ReportedError when the disk refuses.
+    The new path lies in ``folder`` (by default, beside ``path``), which must be on the same disk,
+    and has the suffix of ``path``. If anything fails, ``path`` stays as it was and the new file is
+    removed. Raises ReportedError, as ``writing`` does, when the disk refuses.
     """
     aside = (folder or path.parent) / f".{path.stem}.part{path.suffix}"
-    with writing(path):
+    with writing(path, advice):
         try:
             yield aside
             for part in (*(aside.iterdir() if aside.is_dir() else ()), aside):
@@ -78,7 +91,7 @@ def replacing(path: Path, folder: Path | None = None) -> Iterator[Path]:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, or a folder with all that is in it, if it is there."""
+    """Remove a file or a folder with its content, if it exists."""
     if path.is_dir():
         shutil.rmtree(path)
     else:
@@ -86,7 +99,7 @@ def remove(path: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Wait until the disk holds a file's content, or a folder's names."""
+    """Wait until a file's content, or a folder's list of names, is on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from common.cache import cache_folder
 from common.errors import ReportedError
+from common.files import replacing
 
 log = logging.getLogger(__name__)
 
@@ -63,11 +64,12 @@ def _compiled(source: Path) -> Path:
     kept = cache_folder() / "kernels" / name
     if not kept.exists():
         kept.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=kept.parent) as scratch:
-            made = Path(scratch) / name
+        with (
+            tempfile.TemporaryDirectory(dir=kept.parent) as scratch,
+            replacing(kept, Path(scratch)) as made,
+        ):
             command = [compiler, *FLAGS, f"-I{SOURCES}", str(source), "-o", str(made)]
             subprocess.run(command, check=True, capture_output=True, text=True)
-            made.replace(kept)
     return kept
 
 

@@ -1,1 +1,1 @@
-"""A net's weights as files: what is read is checked, and nothing but tensors is ever unpickled."""
+"""A net's weights and their file formats; only tensors are ever unpickled."""

@@ -1,7 +1,7 @@
-"""Caffe's binary files, and the layout of its arrays.
+"""Caffe's binary files (.caffemodel).
 
-Caffe's layers have our names; its arrays have the shapes of the local form, a grouped layer's
-included, and differ in one thing: conv1 reads the channels in the order BGR.
+Caffe's layers have our names and its arrays have the shapes of our full tensors. They differ in one
+thing: Caffe's conv1 reads the channels in the order BGR.
 """
 
 from collections.abc import Iterable, Iterator
@@ -16,15 +16,15 @@ from torch import Tensor
 
 from common.errors import ReportedError
 from model.variants import VARIANTS
-from weights.net import LAYERS, Weights, make_weights
-from weights.presets import CAFFE_PREPROCESSING, imagenet_classes, rgb_only
+from weights.description import published_weights
+from weights.net import LAYERS, Weights
 
 VARIANTS_OF_CAFFE = ("caffe", "caffenet")
-MOST_LAYERS, MOST_NAMED = 1000, 10
 
 _Field = descriptor_pb2.FieldDescriptorProto
 _MESSAGES: dict[str, list[tuple[str, int, Any, str]]] = {
-    # Packed numbers are on the wire what bytes are: read so, 61 million need not become objects.
+    # Packed numbers and bytes have one encoding. Declared as bytes, 61 million numbers stay one
+    # buffer instead of as many Python objects.
     "BlobShape": [("dim", 1, _Field.TYPE_INT64, "")],
     "BlobProto": [
         *((name, i, _Field.TYPE_INT32, "") for i, name in enumerate("NCHW", start=1)),
@@ -47,21 +47,21 @@ _MESSAGES: dict[str, list[tuple[str, int, Any, str]]] = {
         ("layer", 100, _Field.TYPE_MESSAGE, "LayerParameter"),
     ],
 }
-"""Of caffe.proto, the fields that hold weights: name, number, type, and the type of a message."""
+"""The fields of caffe.proto that hold weights: name, number, type, and the name of a message."""
 
 _REPEATED = {"dim", "data", "double_data", "blobs", "layers", "layer"}
 
 
 def _net_parameter() -> Any:
-    """The class of the message NetParameter."""
+    """Build the class of the message NetParameter."""
     file = descriptor_pb2.FileDescriptorProto(name="weights.proto", package="weights")
     for message, fields in _MESSAGES.items():
         added = file.message_type.add(name=message)
-        for name, number, kind, of in fields:
+        for name, number, kind, message_type in fields:
             label = _Field.LABEL_REPEATED if name in _REPEATED else _Field.LABEL_OPTIONAL
             field = added.field.add(name=name, number=number, type=kind, label=label)
-            if of:
-                field.type_name = f".weights.{of}"
+            if message_type:
+                field.type_name = f".weights.{message_type}"
             if name == "dim":
                 field.options.packed = True
     pool = descriptor_pool.DescriptorPool()
@@ -70,7 +70,7 @@ def _net_parameter() -> Any:
 
 
 def swap_rgb(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Ours from Caffe's, or the other way round; nets of other than three channels stay."""
+    """Reverse conv1's input channels, RGB to BGR or back; leave nets of other channels as is."""
     conv1 = tensors["conv1.weight"]
     if conv1.ndim != 4 or conv1.shape[1] != 3:
         return tensors
@@ -78,38 +78,30 @@ def swap_rgb(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def read_caffemodel(path: Path) -> Weights:
-    """The weights in a ``.caffemodel``, of Caffe's version 1 or that before.
+    """Read a ``.caffemodel``, in the current format or in the older one (V1).
 
-    Whether normalisation or pooling comes first is told by the order of the file's layers. Raises
-    ReportedError when the file is not whole or holds another net.
+    The order of the file's layers decides between ``caffe`` (normalise first) and ``caffenet``
+    (pool first). Raises ReportedError when the file is damaged or holds another net.
     """
     try:
         net = _net_parameter().FromString(path.read_bytes())
     except DecodeError:
-        raise ReportedError(f"{path} is not a whole .caffemodel: fetch it again") from None
-    if len(net.layer) + len(net.layers) > MOST_LAYERS:
-        raise ReportedError(f"{path} holds no AlexNet: it has more than {MOST_LAYERS} layers")
+        raise ReportedError(f"{path} is not a complete .caffemodel: download it again") from None
     layers = [*net.layer, *net.layers]
     order = [_text(layer.name) for layer in layers]
     blobs = {_text(layer.name): layer.blobs for layer in layers if layer.blobs}
     tensors = swap_rgb(dict(_read_layers(path, blobs)))
     pools_first = {"norm1", "pool1"} <= set(order) and order.index("pool1") < order.index("norm1")
-    return make_weights(
-        path,
-        tensors,
-        "caffenet" if pools_first else "caffe",
-        imagenet_classes(tensors),
-        rgb_only(tensors, CAFFE_PREPROCESSING),
-    )
+    return published_weights(path, tensors, "caffe", "caffenet" if pools_first else "caffe")
 
 
 def _read_layers(path: Path, blobs: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
     for layer in LAYERS:
         if len(blobs.get(layer, ())) != 2:
-            found = ", ".join(sorted(blobs)[:MOST_NAMED]) or "none"
+            found = ", ".join(sorted(blobs)[:10]) or "none"
             raise ReportedError(
-                f"{path} holds no AlexNet: it has no weight and bias of a layer {layer} (the "
-                f"layers with weights: {found})"
+                f"{path} does not hold an AlexNet: it has no weight and bias of a layer {layer} "
+                f"(layers with weights: {found})"
             )
         dims = 4 if layer.startswith("conv") else 2
         for kind, blob, count in zip(("weight", "bias"), blobs[layer], (dims, 1), strict=True):
@@ -117,34 +109,31 @@ def _read_layers(path: Path, blobs: dict[str, Any]) -> Iterator[tuple[str, Tenso
 
 
 def _read_blob(path: Path, name: str, blob: Any, dims: int) -> Tensor:
-    """Its numbers; the old form has four dimensions always, of which the first may be 1."""
-    if len(blob.shape.dim) > 4:
-        raise ReportedError(
-            f"{path} is not a whole .caffemodel: its {name} has more than 4 dimensions"
-        )
-    shape = list(blob.shape.dim) or [blob.N, blob.C, blob.H, blob.W]
-    while len(shape) > dims and shape[0] == 1:
+    """The numbers of a blob as a tensor of ``dims`` dimensions."""
+    # Five of the claimed dimensions are enough to refuse the blob, however many there are.
+    shape = list(blob.shape.dim[:5]) or [blob.N, blob.C, blob.H, blob.W]
+    while len(shape) > dims and shape[0] == 1:  # V1 pads every shape to four dimensions
         del shape[0]
     data, double_data = b"".join(blob.data), b"".join(blob.double_data)
     raw, dtype = (data, "<f4") if data else (double_data, "<f8")
     size = np.dtype(dtype).itemsize
     if min(shape) < 1 or len(raw) != size * int(np.prod(shape, dtype=object)):
         raise ReportedError(
-            f"{path} is not a whole .caffemodel: its {name} has the shape {tuple(shape)} and "
+            f"{path} is not a complete .caffemodel: its {name} has the shape {tuple(shape)} and "
             f"{len(raw) // size} numbers"
         )
     return torch.from_numpy(np.frombuffer(raw, dtype).astype(np.float32).reshape(shape))
 
 
 def write_caffemodel(weights: Weights, path: Path) -> None:
-    """Write what Caffe copies by the layers' names into a net of its own.
+    """Write the layers by their names, which is how Caffe copies weights into a net.
 
-    Raises ReportedError for a net that is none of Caffe's.
+    Raises ReportedError for a variant that Caffe does not have.
     """
     if weights.known_variant not in VARIANTS_OF_CAFFE:
         raise ReportedError(
-            f"a .caffemodel holds nets of the variants {' and '.join(VARIANTS_OF_CAFFE)}, and "
-            f"this is {weights.variant}: write a .safetensors or a .npz"
+            f"a .caffemodel holds only the variants {' and '.join(VARIANTS_OF_CAFFE)}, and this "
+            f"is {weights.variant}: write a .safetensors or a .npz"
         )
     pools_first = VARIANTS[weights.known_variant].pools_first
     tensors = swap_rgb(weights.tensors)

@@ -1,4 +1,4 @@
-"""The net as a graph that runs without this project."""
+"""Graphs of a net that run without this project (.onnx, .pt2)."""
 
 import importlib.util
 import io
@@ -14,14 +14,14 @@ from torch import Tensor
 from common.errors import ReportedError
 from model.alexnet import AlexNet
 from model.variants import VARIANTS
-from weights.metadata import describe
+from weights.description import describe
 from weights.net import Weights
 
 ONNX_PACKAGES = ("onnx", "onnxscript")
 
 
 def input_side(weights: Weights) -> int:
-    """Side of the images, in pixels: as it was trained, or as the variant was published."""
+    """Side of the input in pixels: that of the training, or the published one of the variant."""
     if weights.preprocessing and "size" in weights.preprocessing:
         return int(weights.preprocessing["size"])
     return VARIANTS[weights.known_variant].side
@@ -30,8 +30,8 @@ def input_side(weights: Weights) -> int:
 def write_onnx(weights: Weights, path: Path) -> None:
     """Write an ONNX graph from normalised ``images`` (batch, C, side, side) to ``logits``.
 
-    The batch may have any size; what is known of the net is the graph's metadata. Raises
-    ReportedError where the packages that write ONNX are missing.
+    The batch may have any size. The graph's metadata describes the net. Raises ReportedError when
+    a package that writes ONNX is not installed.
     """
     if missing := [name for name in ONNX_PACKAGES if not importlib.util.find_spec(name)]:
         raise ReportedError(
@@ -54,17 +54,17 @@ def write_onnx(weights: Weights, path: Path) -> None:
 
 
 def write_exported(weights: Weights, path: Path) -> None:
-    """Write what ``torch.export.load`` reads: the same graph, in PyTorch's form."""
+    """Write the graph of ``write_onnx`` in PyTorch's format, for ``torch.export.load``."""
     model, example, batch = _to_export(weights)
     with _quietly():
         program = torch.export.export(model, (example,), dynamic_shapes=(batch,))
-        content = io.BytesIO()  # written by torch itself, a full disk would raise a RuntimeError
+        content = io.BytesIO()  # in memory first: torch reports a full disk as a RuntimeError
         torch.export.save(program, content, extra_files=describe(weights))
     path.write_bytes(content.getbuffer())
 
 
 def _to_export(weights: Weights) -> tuple[AlexNet, Tensor, dict[int, object]]:
-    """(the net, an input, the input's dimensions that may vary)."""
+    """Return the net, an input for it, and the dimensions of the input that may vary."""
     side = input_side(weights)
     example = torch.zeros(2, weights.channels, side, side)
     return weights.model().float(), example, {0: torch.export.Dim("batch")}
@@ -72,7 +72,7 @@ def _to_export(weights: Weights) -> tuple[AlexNet, Tensor, dict[int, object]]:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """The exporters tell a user of what they cannot change."""
+    """Silence the exporters, which warn of things that a user cannot change."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

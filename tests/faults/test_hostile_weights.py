@@ -132,7 +132,7 @@ LAYER = b"".join(
 @pytest.mark.parametrize(
     ("content", "named"),
     [
-        (field(100, b"") * 50_000, "1000"),
+        (field(100, b"") * 50_000, "conv1"),
         (LAYER, LAYERS[0]),
         (b"\x0b" * 100_000, ".caffemodel"),
         (b"\xa2\x06\xff\xff\xff\xff\x07", ".caffemodel"),
