@@ -1,10 +1,10 @@
-"""Say what is on pictures, with a trained net.
+"""Classify pictures with a trained net.
 
   python predict.py cat.jpg dog.jpg --weights runs/fashion         the newest checkpoint of a run
   python predict.py cat.jpg --weights alexnet.pth --top 3 --json
 
-Pictures are prepared as those of the training were, and averaged over its test_views. A picture
-that cannot be read is named, and the others are gone on with; the exit status is 2 then.
+Pictures are preprocessed as in training, and probabilities averaged over its test_views. A picture
+that cannot be read is named and the others are classified; the exit status is then 2.
 """
 
 import argparse
@@ -22,12 +22,16 @@ from training.prediction import Guess, Predictor
 log = logging.getLogger(__name__)
 
 NAME_WIDTH = 80
+NO_FOLDER = "data.folder=."
+"""Satisfies configurations that need a folder of images, which is never opened."""
 
 
 def main() -> int:
-    """Predict each picture; returns the exit status."""
+    """Classify each picture; returns the exit status."""
     arguments = parse_arguments()
-    predictor = Predictor(read_source(arguments.weights), arguments.config)
+    source = read_source(arguments.weights)
+    config = source.config(arguments.config, [NO_FOLDER])
+    predictor = Predictor(source.check_fits(config), config)
     outcomes: list[dict[str, Any]] = []
     status = 0
     for image in arguments.images:
@@ -47,7 +51,7 @@ def main() -> int:
 
 
 def as_text(guesses: list[Guess]) -> str:
-    """A line for each, of at most 100 columns."""
+    """One line of at most 100 columns for each class."""
     return "\n".join(
         f"  {guess.probability:8.2%}  {printable(' '.join(guess.name.split()))[:NAME_WIDTH]}"
         for guess in guesses
@@ -55,10 +59,10 @@ def as_text(guesses: list[Guess]) -> str:
 
 
 def parse_arguments() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = ArgumentParser(description=__doc__)
     add = parser.add_argument
-    add("images", nargs="+", metavar="IMAGE", help="a picture's file")
+    add("images", nargs="+", metavar="IMAGE", help="a picture")
     add(
         "--weights",
         type=Path,
@@ -66,19 +70,19 @@ def parse_arguments() -> argparse.Namespace:
         metavar="SOURCE",
         help="a checkpoint, a run's folder, or a .safetensors, .pth, .caffemodel or .npz",
     )
-    add("--top", type=positive, default=5, metavar="N", help="classes to tell, default: 5")
-    add("--json", action="store_true", help="print JSON, in one piece")
+    add("--top", type=positive, default=5, metavar="N", help="classes to print, default: 5")
+    add("--json", action="store_true", help="print one JSON document")
     add(
         "--config",
         type=Path,
         metavar="FILE",
-        help="a YAML file whose data section says how pictures are prepared, if SOURCE does not",
+        help="a YAML file whose data section replaces that of SOURCE",
     )
     return parser.parse_intermixed_args()
 
 
 def positive(text: str) -> int:
-    """A number of at least 1; raises ValueError for others."""
+    """Read a number of at least 1; raises ValueError for anything else."""
     if int(text) < 1:
         raise ValueError
     return int(text)

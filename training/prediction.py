@@ -1,19 +1,19 @@
-"""What a trained net takes single images for."""
+"""The classes that a trained net gives single images."""
 
-from pathlib import Path
 from typing import NamedTuple
 
 from common.errors import ReportedError
 from data.image_folder import decode
 from distributed.device import take_device
-from recording.source import Source
 from training.batches import make_preprocess
+from training.config import Config
 from training.inference import predict
 from training.precision import PRECISIONS
+from weights.net import Weights
 
 
 class Guess(NamedTuple):
-    """A class, by its number and its name, and how probable it is."""
+    """A class, by its number and its name, and its probability."""
 
     number: int
     name: str
@@ -21,31 +21,28 @@ class Guess(NamedTuple):
 
 
 class Predictor:
-    """The net of ``source`` on this process's device, with the images prepared as in training.
+    """A net on this process's device, with images preprocessed as ``config`` says.
 
-    A configuration at ``config`` may say otherwise. Raises ReportedError when nobody knows how the
-    images are prepared, or they are neither grey nor RGB.
+    Raises ReportedError unless the net reads grey or RGB images.
     """
 
-    def __init__(self, source: Source, config: Path | None = None) -> None:
-        self.config = source.config(config, ["data.folder=."])  # which is not opened
-        weights = source.check_fits(self.config)
+    def __init__(self, weights: Weights, config: Config) -> None:
         if weights.channels not in (1, 3):
             raise ReportedError(
-                f"{weights.source} reads images of {weights.channels} channels: a picture has 1 "
-                "(grey) or 3"
+                f"{weights.source} reads images of {weights.channels} channels, and a picture has "
+                "1 (grey) or 3: name other weights"
             )
-        self.preprocess = make_preprocess(self.config, weights.channels)
-        self.weights, self.device = weights, take_device(0, 1)
-        self.model = weights.model().to(self.device, PRECISIONS[self.config.precision].weights)
+        self.weights, self.config, self.device = weights, config, take_device(0, 1)
+        self.preprocess = make_preprocess(config, weights.channels)
+        self.model = weights.model().to(self.device, PRECISIONS[config.precision].weights)
 
     def top(self, path: str, count: int) -> list[Guess]:
-        """The ``count`` most probable classes of the picture at ``path``, the best one first.
+        """The ``count`` most probable classes of the picture at ``path``, most probable first.
 
-        Raises ReportedError when it cannot be read.
+        Raises ReportedError when the picture cannot be read.
         """
         image = decode(path, self.config.data.image_side, self.weights.channels).to(self.device)
-        [logarithms] = predict(self.model, self.preprocess, self.config, image[None])
+        [logarithms] = predict(self.model, self.preprocess, self.config, image[None])  # (classes,)
         best = logarithms.exp().topk(min(count, len(logarithms)))
         names = self.weights.class_names
         return [

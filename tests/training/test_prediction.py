@@ -7,21 +7,19 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 
 from common.errors import ReportedError
 from data.preprocess import VIEWS, Preprocess
-from recording.source import read_source
 from tests.weights.nets import some_weights
+from training.config import Config
 from training.prediction import Predictor
-from weights.files import write_file
 
 pytestmark = pytest.mark.usefixtures("small_nets")
 
 NAMES = [f"thing {number}" for number in range(10)]
 
 
-def predictor(folder, channels=3, class_names=NAMES, **preprocessing):
-    known = {"size": 64, "stored_size": 28, "mean": 73.0, "std": 90.0, **preprocessing}
-    weights = some_weights("d2l", channels=channels, class_names=class_names, preprocessing=known)
-    write_file(weights, folder / "net.safetensors")
-    return Predictor(read_source(folder / "net.safetensors"))
+def predictor(channels=3, class_names=NAMES, **data):
+    data = {"size": 64, "stored_size": 28, "mean": 73.0, "std": 90.0, **data}
+    weights = some_weights("d2l", channels=channels, class_names=class_names)
+    return Predictor(weights, Config.model_validate({"variant": "d2l", "data": data}))
 
 
 def picture(folder, mode="RGB", side=28):
@@ -44,7 +42,7 @@ def expected(found, path, channels, views=1):
 @pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB")])
 @pytest.mark.parametrize("views", [1, 10])
 def test_probabilities_are_those_of_the_net(tmp_path, channels, mode, views):
-    found = predictor(tmp_path, channels, test_views=views)
+    found = predictor(channels, test_views=views)
     path = picture(tmp_path, mode)
     guesses = found.top(path, 10)
     right = expected(found, path, channels, views)
@@ -56,19 +54,19 @@ def test_probabilities_are_those_of_the_net(tmp_path, channels, mode, views):
 
 
 def test_a_grey_net_is_given_grey_pictures(tmp_path):
-    [guess] = predictor(tmp_path, channels=1).top(picture(tmp_path, "RGB", side=50), 1)
+    [guess] = predictor(channels=1).top(picture(tmp_path, "RGB", side=50), 1)
     assert 0.1 <= guess.probability <= 1
 
 
 def test_without_names_classes_are_numbers(tmp_path):
-    guesses = predictor(tmp_path, class_names=None).top(picture(tmp_path), 3)
+    guesses = predictor(class_names=None).top(picture(tmp_path), 3)
     assert [guess.name for guess in guesses] == [str(guess.number) for guess in guesses]
 
 
 def test_no_more_classes_are_told_than_there_are(tmp_path):
-    assert len(predictor(tmp_path).top(picture(tmp_path), 99)) == 10
+    assert len(predictor().top(picture(tmp_path), 99)) == 10
 
 
-def test_a_net_of_other_channels_is_refused(tmp_path):
-    with pytest.raises(ReportedError, match="reads images of 2 channels"):
-        predictor(tmp_path, channels=2)
+def test_a_net_of_other_channels_is_refused():
+    with pytest.raises(ReportedError, match=r"made up .* 2 channels"):
+        predictor(channels=2)
