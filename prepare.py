@@ -1,12 +1,12 @@
-"""Decode and resize a folder of images once, so that training reads plain pixels.
+"""Pack a folder of images: decode and resize them once, so that training reads plain pixels.
 
   python prepare.py imagenet packed              SOURCE/train/CLASS/* and SOURCE/val/CLASS/*
   python prepare.py ILSVRC/Data/CLS-LOC packed --val-labels ILSVRC/LOC_val_solution.csv
-  python prepare.py --verify packed              are all files as they were written?
+  python prepare.py --verify packed              check the files against their sums
   python train.py --config configs/paper.yaml data.name=packed data.folder=packed
 
-SOURCE has train/CLASS/FILES and test/CLASS/FILES or val/CLASS/FILES. ImageNet's 50,000 validation
-images come in one folder instead; --val-labels then names a text file with a line for each image in
+SOURCE has train/CLASS/FILES and test/CLASS/FILES or val/CLASS/FILES. If the validation images lie
+in one folder, as ImageNet's 50,000 do, --val-labels names a text file with a line for each image in
 SOURCE/val, in one of two forms (with or without the suffix of the image's name):
 
   ILSVRC2012_val_00000001,n01751748 111 108 441 193      Kaggle's LOC_val_solution.csv
@@ -14,15 +14,14 @@ SOURCE/val, in one of two forms (with or without the suffix of the image's name)
 
 The devkit's ILSVRC2012_validation_ground_truth.txt has numbers only, and is refused.
 
-Each image is resized so that its shorter side has --size pixels, and cut to the central square, as
-data.name=image_folder does it. TARGET then holds index.json and NumPy files: shards of images
-(N, size, size, 3) uint8, labels, and the mean training image. The index has the SHA-256 sums, the
-mean and the covariance of the training pixels, and the names of the files that could not be
-decoded, which are left out. It takes size × size × 3 bytes an image: 262 GB for ImageNet at 256.
+Each image is resized so that its shorter side has --size pixels, then the central square is
+cropped, as data.name=image_folder does. TARGET then holds index.json and NumPy files: shards of
+images (N, size, size, 3) uint8, labels, and the mean training image. The index lists SHA-256 sums,
+the mean and covariance of the training pixels, and the files that were skipped because they cannot
+be decoded. An image takes size × size × 3 bytes: ImageNet 262 GB at 256.
 
-After an interruption the same command goes on: what is finished is checked and kept. The training
-images are stored in a random order, always the same, so that whoever reads them in a row sees all
-classes.
+After an interruption the same command continues: finished shards are verified and kept. Training
+images are stored in a random order, always the same, so that neighbours are of different classes.
 """
 
 import argparse
@@ -37,6 +36,7 @@ from common.files import writing
 from data.packed.index import PackedIndex
 from data.packed.source import list_source
 from data.packed.statistics import MOST_IMAGES
+from data.packed.storing import CONTINUE
 from data.packed.verify import verify
 from data.packed.writer import prepare
 from distributed.device import share_of_cores
@@ -46,22 +46,22 @@ log = logging.getLogger(__name__)
 
 
 def main() -> int:
-    """Prepare or verify; returns the exit status."""
+    """Pack or verify; returns the exit status."""
     arguments = parse_arguments()
     try:
         if arguments.verify:
             files = verify(arguments.verify, arguments.workers)
-            log.info("all %d files of %s are as they were written", files, arguments.verify)
+            log.info("all %d files of %s have the sums in the index", files, arguments.verify)
         else:
             pack_images(arguments)
     except KeyboardInterrupt:
-        log.info("interrupted; what is finished is kept, and the same command goes on from it")
+        log.info("interrupted: %s", CONTINUE)
         raise
     return 0
 
 
 def pack_images(arguments: argparse.Namespace) -> None:
-    """From SOURCE to TARGET, and what there is to say about it."""
+    """Pack SOURCE into TARGET and report the outcome."""
     source = list_source(arguments.source, arguments.val_labels)
     counts = [f"{len(files):,} {split}" for split, files in source.splits.items()]
     log.info("%s images in %d classes", " and ".join(counts), len(source.classes))
@@ -75,52 +75,58 @@ def pack_images(arguments: argparse.Namespace) -> None:
         shard_images=arguments.shard_images,
         workers=arguments.workers,
     )
-    tell(index, arguments.target)
+    report(index, arguments.target)
 
 
-def tell(index: PackedIndex, target: Path) -> None:
-    """Say what was packed, what was not, and how to train on it."""
+def report(index: PackedIndex, target: Path) -> None:
+    """Print the counts, the skipped files, and the settings for training on them."""
     for split in ("train", "test"):
-        told = index.splits[split]
+        packed = index.splits[split]
         log.info(
-            "%s: %s images (%d grey and %d CMYK ones made RGB), %d files skipped",
-            *(split, f"{told.images:,}", told.grey, told.cmyk, len(told.skipped)),
+            "%s: %s images (%d grey and %d CMYK converted to RGB), %d files skipped",
+            *(split, f"{packed.images:,}", packed.grey, packed.cmyk, len(packed.skipped)),
         )
-        for skipped in told.skipped:
+        for skipped in packed.skipped:
             log.info("  skipped %s", printable(f"{skipped.file}: {skipped.reason}"))
     covariance = index.statistics.covariance
-    deviation = [math.sqrt(covariance[channel][channel]) for channel in range(3)]
+    std = [math.sqrt(covariance[channel][channel]) for channel in range(3)]
     log.info(
         "train with data.name=packed data.folder=%s 'data.mean=%s' 'data.std=%s'",
-        *(target, _short(index.statistics.mean), _short(deviation)),
+        *(target, _short(index.statistics.mean), _short(std)),
     )
     log.info(
-        "and, for section 4.1's changes of colour: data.color_noise=0.1 'data.color_covariance=%s'",
+        "for the color changes of section 4.1, add data.color_noise=0.1 'data.color_covariance=%s'",
         f"[{', '.join(_short(row) for row in covariance)}]",
     )
 
 
 def parse_arguments() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = ArgumentParser(description=__doc__)
     add, cores = parser.add_argument, share_of_cores(1)
     add("source", type=Path, nargs="?", metavar="SOURCE", help="the folder with train/")
-    add("target", type=Path, nargs="?", metavar="TARGET", help="where the packed images go")
-    add("--size", type=number, default=256, metavar="N", help="side in pixels, default: 256")
+    add("target", type=Path, nargs="?", metavar="TARGET", help="the folder of the packed images")
+    add("--size", type=number, default=256, metavar="N", help="side of the images, default: 256")
     add("--workers", type=number, default=cores, metavar="N", help="processes, default: one a core")
-    add("--shard-images", type=number, default=1024, metavar="N", help="in a file, default: 1024")
-    add("--val-labels", type=Path, metavar="FILE", help="the classes of the images in SOURCE/val")
-    add("--verify", type=Path, metavar="TARGET", help="compare its files with their sums, instead")
+    add(
+        "--shard-images",
+        type=number,
+        default=1024,
+        metavar="N",
+        help="images in a file, default: 1024",
+    )
+    add("--val-labels", type=Path, metavar="FILE", help="a list of the classes of SOURCE/val")
+    add("--verify", type=Path, metavar="TARGET", help="only check its files")
     arguments = parser.parse_args()
     if (arguments.target is None) is (arguments.verify is None):
-        raise ReportedError("name SOURCE and TARGET, or --verify TARGET; --help says what there is")
+        raise ReportedError("name SOURCE and TARGET, or --verify TARGET: see --help")
     if arguments.verify and arguments.source:
-        raise ReportedError("--verify takes TARGET alone; --help says what there is")
+        raise ReportedError("--verify takes TARGET alone: see --help")
     return arguments
 
 
 def number(text: str) -> int:
-    """A positive one, of a size that can be meant; raises ValueError for others."""
+    """Read a number from 1 to ``MOST_IMAGES``; raises ValueError for anything else."""
     if not 1 <= int(text) <= MOST_IMAGES:
         raise ValueError
     return int(text)

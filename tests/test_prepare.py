@@ -16,6 +16,7 @@ import torch
 from data.packed.index import UNFINISHED, read_index
 from data.packed.reader import Packed
 from data.packed.source import list_source
+from data.packed.storing import CONTINUE
 from data.packed.writer import prepare
 from tests.calls import call, refusal
 from tests.data.packed.trees import (
@@ -86,8 +87,8 @@ def test_the_stored_pixels_are_those_of_the_files(tree, prepared):
 def test_what_was_odd_is_said(prepared):
     _, out = prepared
     assert out.startswith("18 train and 4 test images in 2 classes\n")
-    assert "train: 15 images (1 grey and 1 CMYK ones made RGB), 3 files skipped\n" in out
-    assert "test: 4 images (0 grey and 0 CMYK ones made RGB), 0 files skipped\n" in out
+    assert "train: 15 images (1 grey and 1 CMYK converted to RGB), 3 files skipped\n" in out
+    assert "test: 4 images (0 grey and 0 CMYK converted to RGB), 0 files skipped\n" in out
     for name in BROKEN:
         assert out.count(f"  skipped train/ant/{name}: ") == 1
 
@@ -105,7 +106,7 @@ def test_training_takes_the_folder_with_the_settings_that_were_printed(prepared,
     target, out = prepared
     *_, settings, colors = out.splitlines()
     settings = shlex.split(settings.removeprefix("train with "))
-    settings += shlex.split(colors.partition(": ")[2])
+    settings += shlex.split(colors.partition(", add ")[2])
     assert settings[:2] == ["data.name=packed", f"data.folder={target}"]
     small = ("name=run", "variant=d2l", "net.hidden=64", "data.size=64", "batch_size=4")
     short = ("epochs=2", "data.workers=1", "optimizer.learning_rate=0.0001")
@@ -119,7 +120,7 @@ def test_verify_finds_what_was_altered(prepared, tmp_path):
     target = shutil.copytree(prepared[0], tmp_path / "packed")
     assert call("prepare", "--verify", target) == (
         0,
-        f"all 9 files of {target} are as they were written\n",
+        f"all 9 files of {target} have the sums in the index\n",
     )
     with (target / "train-00002.npy").open("r+b") as file:
         file.seek(1000)
@@ -172,8 +173,8 @@ def test_a_signal_ends_it_soon_without_a_partial_file(slow_tree, tmp_path, numbe
     target = tmp_path / "packed"
     status, out, err = interrupted(slow_tree, target, number, 2)
     assert (status, err) == (128 + number, "")
-    assert "interrupted" in out
-    assert not list(target.rglob("*.part"))
+    assert CONTINUE in out
+    assert not list(target.rglob(".*.part*"))
     assert (target / UNFINISHED / "plan.json").exists()
 
 
@@ -190,7 +191,7 @@ def test_a_signal_while_workers_start_leaves_nothing_behind(slow_tree, tmp_path,
     os.kill(process.pid, signal.SIGTERM)
     status, out, err = finish(process, timeout=60)
     assert (status, err) == (128 + signal.SIGTERM, "")
-    assert "interrupted" in out
+    assert CONTINUE in out
     assert not processes_mentioning(str(scratch))
     assert not list(scratch.glob("pymp-*"))
 
@@ -211,8 +212,9 @@ def test_a_full_disk_is_a_sentence_and_no_loss(tree, tmp_path):
     status, _, err = run(*limited, *PREPARE, tree, target, *settings)
     assert status == 2
     assert err.startswith(f"error: cannot write {target}/train-0000")
+    assert CONTINUE in err
     assert err.count("\n") == 1
-    assert not list(target.rglob("*.part"))
+    assert not list(target.rglob(".*.part*"))
     assert call("prepare", tree, target, *settings)[0] == 0
     assert contents(target) == contents(pack_tree(tree, tmp_path / "whole", shard_images=8)[0])
 

@@ -1,1 +1,1 @@
-"""Packed images: the index, the writer (prepare.py) and the reader."""
+"""Packed images: decoded and resized once by prepare.py, then read as plain pixels."""

@@ -1,8 +1,8 @@
-"""What a folder of packed images holds: ``index.json``, and its types.
+"""The index of a folder of packed images, ``index.json``.
 
-The folder has no subfolders. Beside the index lie, for each split, shards ``SPLIT-00000.npy`` of
-images (N, size, size, 3) uint8 and ``SPLIT-labels.npy`` (all N,) int64, and the mean training image
-``mean-image.npy`` (size, size, 3) float32. All are plain NumPy files.
+Beside the index lie, for each split, shards ``SPLIT-00000.npy`` of images (N, size, size, 3) uint8
+and the labels of all shards ``SPLIT-labels.npy`` (N,) int64, and for both the mean training image
+``mean-image.npy`` (size, size, 3) float32. All are plain NumPy files in one folder.
 """
 
 from pathlib import Path
@@ -17,21 +17,21 @@ from data import Split
 FORMAT: Literal[1] = 1
 INDEX = "index.json"
 MOST_BYTES = 2**28
-"""Of an index; one that names every image of ImageNet as skipped has fewer."""
+"""Limit for an index; one that names every image of ImageNet as skipped is smaller."""
 UNFINISHED = ".unfinished"
-"""The folder, inside of a target, that is there until all is packed."""
+"""A folder inside the target that exists until everything is packed."""
 
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\.npy$")]
-"""Of a file in the folder itself: without separators, it cannot lead out."""
+"""Name of a file; it has no separator, so it cannot lead out of the folder."""
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-"""A SHA-256 sum."""
+"""A SHA-256 sum in hexadecimal."""
 Count = Annotated[int, Field(ge=0)]
 Channels = tuple[float, float, float]
-"""One number each for red, green and blue."""
+"""Numbers for red, green and blue."""
 
 
 class Part(BaseModel):
-    """A piece of JSON: nothing unknown, nothing converted."""
+    """A part of a JSON file; unknown keys and values of other types are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -44,20 +44,23 @@ class StoredFile(Part):
 
 
 class Shard(StoredFile):
-    """Neighbouring images of a split, in one file."""
+    """A file of neighbouring images of a split."""
 
     images: Annotated[int, Field(gt=0)]
 
 
 class Skipped(Part):
-    """A file that could not be decoded, by its path in the source."""
+    """A file that could not be decoded, named by its path in the source."""
 
     file: str
     reason: str
 
 
 class SplitIndex(Part):
-    """One split: its images in the order of the shards, and what became of unusual files."""
+    """One split: its shards in order, and counts of unusual files.
+
+    ``grey`` and ``cmyk`` images were converted to RGB, ``skipped`` files could not be decoded.
+    """
 
     images: Annotated[int, Field(gt=0)]
     labels: StoredFile
@@ -69,7 +72,7 @@ class SplitIndex(Part):
     @model_validator(mode="after")
     def _adds_up(self) -> "SplitIndex":
         if self.images != (held := sum(shard.images for shard in self.shards)):
-            raise ValueError(f"the shards hold {held} images instead of {self.images}")
+            raise ValueError(f"the shards hold {held} images, not {self.images}")
         return self
 
 
@@ -84,10 +87,10 @@ class Splits(Part):
 
 
 class Statistics(Part):
-    """Of the stored training images' pixels, from 0 to 255, over all images and places.
+    """Statistics of the training pixels, from 0 to 255.
 
-    ``covariance`` is that of the channels red, green and blue, the sum divided by the number of
-    pixels. ``mean_image`` is the mean at each place.
+    ``mean`` and ``covariance`` of the channels are taken over all images and places, with the
+    number of pixels as divisor; ``mean_image`` holds the mean at each place.
     """
 
     mean: Channels
@@ -96,7 +99,10 @@ class Statistics(Part):
 
 
 class Plan(Part):
-    """What decides every byte of a folder; ``source`` is the digest of the listing of files."""
+    """The settings that determine every byte of a folder.
+
+    ``source`` is the digest of the list of source files.
+    """
 
     format: Literal[1] = FORMAT
     size: Annotated[int, Field(gt=0)]
@@ -115,19 +121,19 @@ class PackedIndex(Part):
     @model_validator(mode="after")
     def _distinct(self) -> "PackedIndex":
         if len(set(self.classes)) != len(self.classes):
-            raise ValueError("two classes have one name")
+            raise ValueError("two classes have the same name")
         return self
 
     @property
     def files(self) -> list[StoredFile]:
-        """Every file of the folder but the index itself."""
+        """All files of the folder except the index."""
         splits = self.splits.train, self.splits.test
         stored = [each for split in splits for each in (*split.shards, split.labels)]
         return [*stored, self.statistics.mean_image]
 
 
 def read_index(folder: Path) -> PackedIndex:
-    """The index of ``folder``; raises ReportedError when there is none that can be used."""
+    """Read the index of ``folder``; raises ReportedError when it is missing or not valid."""
     path = folder / INDEX
     try:
         with open_plain(path, MOST_BYTES) as file:
@@ -135,8 +141,8 @@ def read_index(folder: Path) -> PackedIndex:
     except OSError as error:
         if (folder / UNFINISHED).is_dir():
             raise ReportedError(
-                f"{folder} is not finished: run prepare.py again with the same arguments, it goes "
-                "on where it stopped"
+                f"{folder} is not finished: run prepare.py again with the same arguments, which "
+                "continues from the finished shards"
             ) from None
         raise ReportedError(
             f"{path} cannot be read ({error.strerror}): name a folder that prepare.py made"
@@ -145,6 +151,6 @@ def read_index(folder: Path) -> PackedIndex:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "the whole"
         raise ReportedError(
-            f"{path} is no index that this program knows ({place}: {first['msg']}): make the "
-            "folder anew with prepare.py"
+            f"{path} is not a valid index ({place}: {first['msg']}): prepare the folder again with "
+            "prepare.py"
         ) from None

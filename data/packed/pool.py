@@ -1,6 +1,5 @@
-"""Shards made by several processes, and how far they are."""
+"""Make shards in several processes, and report progress."""
 
-import ctypes
 import logging
 import multiprocessing
 import os
@@ -19,64 +18,63 @@ import torch
 from tqdm import tqdm
 
 from common.errors import ReportedError
-from data.packed.shards import Record, Task, kept, pack
+from data.packed.shards import Record, Task, finished, pack
+from data.packed.storing import CONTINUE
 
 log = logging.getLogger(__name__)
 
 PLAIN_EVERY = 15.0
-"""Seconds between plain lines, where there is no terminal for a live one."""
-
-_Finished = tuple[Record, bool]
-"""A shard's record, and whether the shard was there."""
-_stop = ctypes.c_bool(False)
-"""In a worker: shared with the program, which sets it when it is to end."""
+"""Seconds between lines of progress where there is no terminal for a live one."""
 
 
 def finish_all(tasks: Sequence[Task], workers: int) -> list[Record]:
-    """The record of each task, in their order; shards that are finished and whole are kept.
+    """Make the shards that are not finished; return the record of each task, in their order.
 
-    However this ends, no process goes on, and no partial file is left unless it was killed.
-    Raises ReportedError when a disk refuses, or the system kills a worker.
+    No process is left when this ends. Raises ReportedError when a disk refuses, or when the system
+    kills a worker.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["__main__", "data.packed.pool"])
-    # Not an event, whose semaphores would outlive a program that leaves at once.
-    stop = context.RawValue(ctypes.c_bool, False)
-    pool = ProcessPoolExecutor(min(workers, len(tasks)), context, _start_worker, (stop,))
-    records: dict[str, Record] = {}
+    pool = ProcessPoolExecutor(min(workers, len(tasks)), context, _start_worker)
+    before = set(multiprocessing.active_children())
     progress = _Progress(sum(len(task.files) for task in tasks))
     try:
-        with _signals_held():  # a worker half started could not be told to end
-            futures = _started(pool, tasks)
+        with _signals_held():  # a worker that has only half started could not be ended
+            futures = _submitted(pool, tasks)
         for future in as_completed(futures):
-            task, (record, was_kept) = futures[future], future.result()
-            records[task.name] = record
-            progress.add(len(task.files), kept=was_kept)
-    except BrokenProcessPool:
-        raise ReportedError(
-            "the system killed a worker, most likely for want of memory: run the same again with "
-            "fewer --workers, which goes on from what is finished"
-        ) from None
+            _, was_finished = future.result()
+            progress.add(len(futures[future].files), kept=was_finished)
+    except BaseException as error:
+        for worker in set(multiprocessing.active_children()) - before:
+            worker.terminate()  # else it would first finish its shard
+        if isinstance(error, BrokenProcessPool):
+            raise ReportedError(
+                f"the system killed a worker, probably because memory ran out: {CONTINUE}, with "
+                "fewer --workers"
+            ) from None
+        raise
     finally:
-        stop.value = True
         pool.shutdown(cancel_futures=True)
         progress.close()
-    return [records[task.name] for task in tasks]
+    return [future.result()[0] for future in futures]
 
 
-def _started(pool: ProcessPoolExecutor, tasks: Sequence[Task]) -> "dict[Future[_Finished], Task]":
+def _submitted(
+    pool: ProcessPoolExecutor, tasks: Sequence[Task]
+) -> "dict[Future[tuple[Record, bool]], Task]":
+    """Submit the tasks, which starts the workers."""
     try:
         return {pool.submit(_finish, task): task for task in tasks}
     except OSError as error:  # such as a path that is too long for a socket
         raise ReportedError(
-            f"workers cannot be started with the temporary folder {tempfile.gettempdir()} "
-            f"({error}): set TMPDIR to another one"
+            f"cannot start workers with the temporary folder {tempfile.gettempdir()} ({error}): "
+            "set TMPDIR to another folder"
         ) from None
 
 
 @contextmanager
 def _signals_held() -> Iterator[None]:
-    """Ctrl-C and SIGTERM are answered at the end of the block."""
+    """Hold Ctrl-C and SIGTERM back until the end of the block."""
     held: list[int] = []
     handlers = {
         number: signal.signal(number, lambda number, _: held.append(number))
@@ -91,40 +89,41 @@ def _signals_held() -> Iterator[None]:
             signal.raise_signal(held[0])
 
 
-def _finish(task: Task) -> _Finished:
-    try:
-        if record := kept(task):
-            return record, True
-        return pack(task, lambda: _stop.value), False
-    except OSError as error:
-        raise ReportedError(
-            f"{task.shard} cannot be read back ({error.strerror or error}): see to its disk"
-        ) from None
-
-
-def _start_worker(stop: ctypes.c_bool) -> None:
-    global _stop
-    _stop = stop
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the program's to answer
-    warnings.simplefilter("ignore")  # PIL's, about odd files that it reads all the same
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process answers it
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    warnings.simplefilter("ignore")  # PIL warns of unusual files that it reads all the same
     torch.set_num_threads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
-    """A worker waits for work for ever, also for that of a parent which was killed."""
+    """End this worker when its parent ends, even if that was killed."""
     parent = multiprocessing.parent_process()
     if parent:
         parent.join()
         os._exit(1)
 
 
+def _finish(task: Task) -> tuple[Record, bool]:
+    """The record of a task, and whether its shard was finished before."""
+    try:
+        if record := finished(task):
+            return record, True
+        return pack(task), False
+    except OSError as error:
+        raise ReportedError(
+            f"{task.target / task.shard} cannot be read back ({error.strerror or error}): check "
+            "its disk"
+        ) from None
+
+
 class _Progress:
-    """Images of finished shards: a live line on a terminal, a plain one now and then elsewhere."""
+    """Count the images of finished shards, on a live line or, without a terminal, plain lines."""
 
     def __init__(self, total: int) -> None:
         self.total, self.done, self.kept = total, 0, 0
-        self.started = self.spoke = time.monotonic()
+        self.started = self.reported = time.monotonic()
         live = sys.stderr.isatty()
         self.bar = tqdm(total=total, unit="image", dynamic_ncols=True, disable=not live)
 
@@ -133,17 +132,11 @@ class _Progress:
         self.kept += images * kept
         self.bar.update(images)
         now = time.monotonic()
-        if self.bar.disable and now - self.spoke >= PLAIN_EVERY:
-            self.spoke = now
-            packed = max(1, self.done - self.kept)
-            left = (now - self.started) / packed * (self.total - self.done)
-            log.info(
-                "%s of %s images  %.0f images/s  %s left",
-                f"{self.done:,}",
-                f"{self.total:,}",
-                packed / (now - self.started),
-                tqdm.format_interval(left),
-            )
+        if self.bar.disable and now - self.reported >= PLAIN_EVERY:
+            self.reported = now
+            rate = max(1, self.done - self.kept) / (now - self.started)
+            left = tqdm.format_interval((self.total - self.done) / rate)
+            log.info("%d of %d images  %.0f images/s  %s left", self.done, self.total, rate, left)
 
     def close(self) -> None:
         self.bar.close()

@@ -1,4 +1,4 @@
-"""Images that ``prepare.py`` has decoded and resized, read back as they are."""
+"""Read packed images at any position."""
 
 import math
 import os
@@ -17,18 +17,18 @@ from data.arrays import Header, read_array, read_header
 from data.packed.index import PackedIndex, Shard, read_index
 
 MOST_OPEN = 64
-"""Shards kept open at once: an epoch reads from few at a time, and a process may open 1024."""
-REMEDY = "prepare the images anew"
+"""Limit for open shards: an epoch reads from few at a time, and a process may open 1024 files."""
+REMEDY = "prepare the images again"
 
 
 class Packed:
-    """RGB images of the folder that ``prepare.py`` made, squares of the size chosen there.
+    """RGB images that prepare.py packed into ``folder``, squares of the size chosen there.
 
-    Opening it checks the index, the labels and the form and length of every file, not their sums,
-    which ``prepare.py --verify`` does. Files are read, not mapped: as fast from the page cache, and
-    a failing disk is an error instead of a dead process.
+    Opening the folder checks the index, the labels, and the header and length of every file;
+    ``prepare.py --verify`` checks the content. Files are read, not mapped: that is as fast from the
+    page cache, and a failing disk raises an error instead of ending the process.
 
-    Raises ReportedError when anything is missing, or not as the index says.
+    Raises ReportedError when a file is missing or differs from the index.
     """
 
     channels = 3
@@ -37,7 +37,7 @@ class Packed:
 
     def __init__(self, split: Split, folder: Path | None) -> None:
         if folder is None:
-            raise ReportedError("packed needs data.folder, the folder that prepare.py made")
+            raise ReportedError("data.name=packed needs data.folder: name a folder of prepare.py")
         index = read_index(folder)
         self.classes: Sequence[str] = index.classes
         self.height = self.width = index.plan.size
@@ -55,13 +55,12 @@ class Packed:
     def read(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Images (B, 3, size, size) uint8 and labels (B,) int64 at ``indices`` (B,).
 
-        The images are in channels-last memory, as they are stored. They are read in the order in
-        which they lie on the disk. Raises ReportedError when a file has changed since it was
-        opened.
+        The images are in channels-last memory, as stored, and are read in the order of the disk.
+        Raises ReportedError when a file cannot be read or has become shorter.
         """
         shape = (len(indices), self.height, self.width, self.channels)
         images = torch.empty(shape, dtype=torch.uint8)
-        rows = images.flatten(1).numpy()
+        rows = images.flatten(1).numpy()  # (B, size · size · 3)
         positions = indices.numpy()
         shards = np.searchsorted(self.starts, positions, side="right") - 1
         places = positions - self.starts[shards]
@@ -71,7 +70,7 @@ class Packed:
         return images.permute(0, 3, 1, 2), self.labels[indices]
 
     def _read_image(self, shard: int, place: int, row: "np.ndarray[Any, Any]") -> None:
-        """Fill ``row`` with the bytes of an image."""
+        """Fill ``row`` (size · size · 3,) with the image at ``place`` of ``shard``."""
         file, offset = self._file(shard), self.offsets[shard] + place * row.nbytes
         done = 0
         while done < row.nbytes:
@@ -79,14 +78,14 @@ class Packed:
                 count = os.preadv(file.handle, [row[done:].data], offset + done)
             except OSError as error:
                 raise ReportedError(
-                    f"{self.shards[shard]} cannot be read ({error.strerror}): see to its disk"
+                    f"{self.shards[shard]} cannot be read ({error.strerror}): check its disk"
                 ) from None
             if not count:
-                raise ReportedError(f"{self.shards[shard]} has become shorter: prepare it anew")
+                raise ReportedError(f"{self.shards[shard]} has become shorter: {REMEDY}")
             done += count
 
     def _file(self, shard: int) -> "_OpenFile":
-        with self._opening:  # for several threads read
+        with self._opening:  # several threads read
             if shard not in self._open:
                 if len(self._open) == MOST_OPEN:
                     del self._open[next(iter(self._open))]  # the one opened first
@@ -94,13 +93,13 @@ class Packed:
                     self._open[shard] = _OpenFile(self.shards[shard])
                 except OSError as error:
                     raise ReportedError(
-                        f"{self.shards[shard]} cannot be opened ({error.strerror}): see to its disk"
+                        f"{self.shards[shard]} cannot be opened ({error.strerror}): check its disk"
                     ) from None
             return self._open[shard]
 
 
 class _OpenFile:
-    """A file's handle, closed when nobody holds this any more."""
+    """A file's handle, closed with the last reference: another thread may still read from it."""
 
     def __init__(self, path: Path) -> None:
         self.handle = os.open(path, os.O_RDONLY)
@@ -111,30 +110,30 @@ class _OpenFile:
 
 
 def _offset(folder: Path, shard: Shard, index: PackedIndex) -> int:
-    """Where the pixels of a shard begin, in bytes; ReportedError if it is not as the index says."""
+    """Bytes before the pixels of a shard; raises ReportedError if it differs from the index."""
     size = index.plan.size
     shape = shard.images, size, size, 3
     return _checked_header(folder / shard.file, shape, np.dtype(np.uint8)).offset
 
 
 def _labels(folder: Path, split: Split, index: PackedIndex) -> Tensor:
-    """The labels of a split, (N,) int64; ReportedError if they do not fit the index."""
+    """Labels (N,) int64 of a split; raises ReportedError if they differ from the index."""
     path = folder / index.splits[split].labels.file
     _checked_header(path, (index.splits[split].images,), np.dtype(np.int64))
     labels = torch.from_numpy(read_array(path))
     if labels.min() < 0 or labels.max() >= len(index.classes):
         raise ReportedError(
-            f"{path} has labels outside of the index's {len(index.classes)} classes: {REMEDY}"
+            f"{path} has labels outside the {len(index.classes)} classes of the index: {REMEDY}"
         )
     return labels
 
 
 def _checked_header(path: Path, shape: tuple[int, ...], dtype: "np.dtype[Any]") -> Header:
-    """The header of a file; ReportedError unless it and the file's length are as the index says."""
+    """The header of a file; raises ReportedError if it or the file's length is another."""
     try:
         header, length = read_header(path), path.stat().st_size
     except (OSError, ValueError) as error:
-        raise ReportedError(f"{path} is not a whole NumPy array ({error}): {REMEDY}") from None
+        raise ReportedError(f"{path} is not a complete NumPy array ({error}): {REMEDY}") from None
     whole = header.offset + math.prod(shape) * dtype.itemsize
     if header[:3] != (shape, False, dtype) or length != whole:
         raise ReportedError(

@@ -1,4 +1,4 @@
-"""Mean and covariance of pixels, in whole numbers: exact, in whatever order images are added."""
+"""Mean and covariance of pixels in whole numbers: exact, so independent of the images' order."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,14 +8,18 @@ import numpy as np
 from data.packed.index import Channels
 
 MOST_IMAGES = 2**24
-"""So many times 255 fit into 32 bits."""
+"""Limit for a shard: this many times 255 fits into 32 bits."""
 
 Array = np.ndarray[Any, Any]
 Matrix = list[list[int]]
 
 
 class Sums:
-    """Of images (size, size, 3) uint8: at each place, and of the products of each two channels."""
+    """Sums over images (size, size, 3) uint8.
+
+    ``places`` (size, size, 3) are the sums of the pixels at each place, ``products`` (3, 3) those
+    of the products of each two channels over all places.
+    """
 
     def __init__(self, size: int) -> None:
         self.places: Array = np.zeros((size, size, 3), np.uint32)
@@ -40,9 +44,9 @@ def added(one: Matrix, other: Matrix) -> Matrix:
 def mean_and_covariance(
     sums: Sequence[int], products: Matrix, pixels: int
 ) -> tuple[Channels, tuple[Channels, Channels, Channels]]:
-    """Of ``pixels`` pixels, from the sums of their channels and of the channels' products.
+    """Mean (3,) and covariance (3, 3) of ``pixels`` pixels, from the sums of their channels.
 
-    Each number is rounded once: Python's quotient of two whole numbers is the nearest there is.
+    Each number is rounded once, since Python divides whole numbers to the nearest double.
     """
 
     def covariance(i: int, j: int) -> float:

@@ -1,6 +1,5 @@
-"""Whether packed images are as they were written."""
+"""Compare packed images with the sums in their index."""
 
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -8,19 +7,22 @@ from tqdm import tqdm
 
 from common.errors import ReportedError
 from common.files import sha256
-from data.packed.index import StoredFile, read_index
+from data.packed.index import read_index
 
 
 def verify(folder: Path, workers: int) -> int:
-    """The number of files in ``folder`` that have the sums of its index, which are all.
+    """Check every file's SHA-256 sum; return the number of files.
 
-    Raises ReportedError when there is no valid index, or a file is missing or altered.
+    Raises ReportedError when the index is not valid, or when a file is missing or altered.
     """
     files = read_index(folder).files
     with ThreadPoolExecutor(workers) as pool:
         sums = pool.map(lambda stored: _sum(folder / stored.file), files)
         found = list(tqdm(sums, total=len(files), unit="file", disable=None))
-    if wrong := _wrong(files, found):
+    wrong = [
+        stored.file for stored, digest in zip(files, found, strict=True) if stored.sha256 != digest
+    ]
+    if wrong:
         raise ReportedError(
             f"{len(wrong)} of the {len(files)} files of {folder} are missing or altered "
             f"({', '.join(wrong[:5])}{', …' * (len(wrong) > 5)}): restore them, or delete the "
@@ -30,14 +32,8 @@ def verify(folder: Path, workers: int) -> int:
 
 
 def _sum(path: Path) -> str:
-    """Of a file; empty if it cannot be read."""
+    """The SHA-256 sum of a file, or an empty text if it cannot be read."""
     try:
         return sha256(path)
     except OSError:
         return ""
-
-
-def _wrong(files: Sequence[StoredFile], found: Sequence[str]) -> list[str]:
-    return [
-        stored.file for stored, digest in zip(files, found, strict=True) if stored.sha256 != digest
-    ]

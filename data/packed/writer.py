@@ -1,6 +1,5 @@
-"""The folder of packed images: begun, gone on with, and finished by its index."""
+"""Write a folder of packed images, or continue one; its index comes last."""
 
-import json
 import logging
 import shutil
 from collections.abc import Sequence
@@ -10,13 +9,12 @@ import numpy as np
 from pydantic import ValidationError
 
 from common.errors import ReportedError
-from common.files import replacing, sha256
+from common.files import sha256
 from data import Split
 from data.packed.index import (
     INDEX,
     UNFINISHED,
     PackedIndex,
-    Part,
     Plan,
     Shard,
     SplitIndex,
@@ -29,20 +27,22 @@ from data.packed.pool import finish_all
 from data.packed.shards import Record, Task
 from data.packed.source import Source
 from data.packed.statistics import Array, added, mean_and_covariance
+from data.packed.storing import remove_partial, store_array, store_json
 
 log = logging.getLogger(__name__)
 
-PLAN = "plan.json"
-SETTINGS = {"size": "--size", "shard_images": "--shard-images"}
+PLAN = f"{UNFINISHED}/plan.json"
+OPTIONS = {"size": "--size", "shard_images": "--shard-images"}
+"""The options of prepare.py for fields of the plan."""
 
 
 def prepare(
     source: Source, target: Path, *, size: int, shard_images: int, workers: int
 ) -> PackedIndex:
-    """Pack ``source`` into the existing folder ``target``, or go on with that; gives its index.
+    """Pack ``source`` into the existing folder ``target``, or continue that; return its index.
 
-    Nothing in the result depends on ``workers``, or on how often it was interrupted. Raises
-    ReportedError when ``target`` holds anything else, or a disk refuses.
+    The result does not depend on ``workers`` or on interruptions. Raises ReportedError when
+    ``target`` holds anything else, or a disk refuses.
     """
     plan = Plan(size=size, shard_images=shard_images, source=source.digest)
     if (target / INDEX).exists():
@@ -51,30 +51,26 @@ def prepare(
         log.info("%s is finished already", target)
     else:
         _begin(target, plan)
-        tasks = {split: _tasks(source, target, plan, split) for split in source.splits}
-        _check_room(target, source, tasks["train"] + tasks["test"], size)
-        records = finish_all(tasks["train"] + tasks["test"], workers)
-        trained = len(tasks["train"])
-        index = _finish(
-            target,
-            plan,
-            source,
-            {"train": records[:trained], "test": records[trained:]},
-            tasks,
-        )
+        tasks = _tasks(source, target, plan)
+        _check_room(target, source, tasks)
+        try:
+            records = finish_all(tasks, workers)
+        finally:
+            remove_partial(target)
+        index = _make_index(source, target, plan, list(zip(tasks, records, strict=True)))
+        store_json(target, INDEX, index)
     shutil.rmtree(target / UNFINISHED, ignore_errors=True)
     return index
 
 
 def _begin(target: Path, plan: Plan) -> None:
-    """Write the plan into a new target, or find the same one there."""
-    aside = target / UNFINISHED
-    if aside.is_dir() and (aside / PLAN).exists():
+    """Write the plan into a new target, or find the same plan there."""
+    if (target / PLAN).exists():
         try:
-            begun = Plan.model_validate_json((aside / PLAN).read_bytes())
+            begun = Plan.model_validate_json((target / PLAN).read_bytes())
         except (OSError, ValidationError):
             raise ReportedError(
-                f"{aside / PLAN} cannot be read: delete {target}, or name another folder"
+                f"{target / PLAN} cannot be read: delete {target}, or name another folder"
             ) from None
         _check_same(target, begun, plan)
     elif others := [path.name for path in target.iterdir() if path.name != UNFINISHED]:
@@ -82,95 +78,84 @@ def _begin(target: Path, plan: Plan) -> None:
             f"{target} holds other files, such as {others[0]}: name a new or an empty folder"
         )
     try:
-        aside.mkdir(exist_ok=True)
-        for part in aside.glob(".*.part*"):  # of a run that was killed
-            part.unlink()
+        (target / UNFINISHED).mkdir(exist_ok=True)
+        remove_partial(target)
     except OSError as error:
         raise ReportedError(
-            f"cannot write to {target} ({error.strerror}): make it possible"
+            f"cannot write to {target} ({error.strerror}): make it writable"
         ) from None
-    _write_json(aside / PLAN, aside, plan)
+    store_json(target, PLAN, plan)
 
 
 def _check_same(target: Path, found: Plan, plan: Plan) -> None:
-    """Raise ReportedError if the target is another source's or of other settings."""
-    for key, option in SETTINGS.items():
+    """Raise ReportedError when the target was begun from another source or with other options."""
+    for key, option in OPTIONS.items():
         if (was := getattr(found, key)) != (asked := getattr(plan, key)):
             raise ReportedError(
-                f"{target} was begun with {option} {was}, and this asks for {asked}: say the same, "
-                "delete it, or name another folder"
+                f"{target} was begun with {option} {was}, not {asked}: give {option} {was}, delete "
+                "the folder, or name another one"
             )
     if found != plan:
         raise ReportedError(
             f"{target} was begun from other files (names, lengths, classes or labels differ): "
-            "restore those, delete it, or name another folder"
+            "restore them, delete the folder, or name another one"
         )
 
 
-def _tasks(source: Source, target: Path, plan: Plan, split: Split) -> list[Task]:
-    files = source.splits[split]
+def _tasks(source: Source, target: Path, plan: Plan) -> list[Task]:
+    length = plan.shard_images
     return [
-        Task(
-            name=f"{split}-{number:05d}",
-            source=source.folder,
-            files=files[first : first + plan.shard_images],
-            target=target,
-            size=plan.size,
-            with_sums=split == "train",
-        )
-        for number, first in enumerate(range(0, len(files), plan.shard_images))
+        Task(split, number, source.folder, files[first : first + length], target, plan.size)
+        for split, files in source.splits.items()
+        for number, first in enumerate(range(0, len(files), length))
     ]
 
 
-def _check_room(target: Path, source: Source, tasks: Sequence[Task], size: int) -> None:
-    """Raise ReportedError if what is missing certainly does not fit on the disk."""
-    finished = sum(len(task.files) for task in tasks if task.record.exists())
-    needed = (source.images - finished) * size * size * 3
+def _check_room(target: Path, source: Source, tasks: Sequence[Task]) -> None:
+    """Raise ReportedError when the unfinished shards cannot fit on the disk."""
+    finished = sum(len(task.files) for task in tasks if (target / task.record).exists())
+    needed = (source.images - finished) * tasks[0].size ** 2 * 3
     free = shutil.disk_usage(target).free
     if needed > free:
         raise ReportedError(
             f"{target} needs {needed / 1e9:.1f} GB more, and its disk has {free / 1e9:.1f} GB: "
-            "make room, or name a folder on another disk"
+            "free some space, or name a folder on another disk"
         )
 
 
 # --- The index ------------------------------------------------------------------------------------
 
+Finished = Sequence[tuple[Task, Record]]
 
-def _finish(
-    target: Path,
-    plan: Plan,
-    source: Source,
-    records: dict[Split, Sequence[Record]],
-    tasks: dict[Split, list[Task]],
-) -> PackedIndex:
-    """Write what is made of all shards, the index last: it says that the rest is there."""
-    train, test = (_split_index(target, source, split, records[split]) for split in _SPLITS)
-    index = PackedIndex(
+
+def _make_index(source: Source, target: Path, plan: Plan, finished: Finished) -> PackedIndex:
+    """Write labels and the mean image; return the index that names them and the shards."""
+    train = [each for each in finished if each[0].split == "train"]
+    test = [each for each in finished if each[0].split == "test"]
+    return PackedIndex(
         plan=plan,
         classes=[name.encode(errors="backslashreplace").decode() for name in source.classes],
-        splits=Splits(train=train, test=test),
-        statistics=_statistics(target, plan.size, records["train"], tasks["train"]),
+        splits=Splits(
+            train=_split_index(source, target, "train", train),
+            test=_split_index(source, target, "test", test),
+        ),
+        statistics=_statistics(target, plan.size, train),
     )
-    _write_json(target / INDEX, target / UNFINISHED, index)
-    return index
 
 
-_SPLITS: tuple[Split, ...] = ("train", "test")
-
-
-def _split_index(
-    target: Path, source: Source, split: Split, records: Sequence[Record]
-) -> SplitIndex:
+def _split_index(source: Source, target: Path, split: Split, finished: Finished) -> SplitIndex:
+    records = [record for _, record in finished]
     labels = [label for record in records for label in record.labels]
     if not labels:
-        raise ReportedError(f"no file of the {split} images in {source.folder} can be decoded")
+        raise ReportedError(
+            f"no file of the {split} images in {source.folder} can be decoded: replace them"
+        )
     return SplitIndex(
         images=len(labels),
-        labels=_write_array(target, f"{split}-labels.npy", np.array(labels, np.int64)),
+        labels=_stored(target, f"{split}-labels.npy", np.array(labels, np.int64)),
         shards=[
-            Shard(file=f"{split}-{number:05d}.npy", sha256=record.sha256, images=record.images)
-            for number, record in enumerate(records)
+            Shard(file=task.shard, sha256=record.sha256, images=record.images)
+            for task, record in finished
             if record.sha256
         ],
         grey=sum(record.grey for record in records),
@@ -179,27 +164,20 @@ def _split_index(
     )
 
 
-def _statistics(
-    target: Path, size: int, records: Sequence[Record], tasks: Sequence[Task]
-) -> Statistics:
-    images = sum(record.images for record in records)
+def _statistics(target: Path, size: int, finished: Finished) -> Statistics:
+    """Statistics of the training images, from the sums of each shard."""
+    images = sum(record.images for _, record in finished)
     products = [[0] * 3 for _ in range(3)]
     places = np.zeros((size, size, 3), np.int64)
-    for record, task in zip(records, tasks, strict=True):
+    for task, record in finished:
         products = added(products, record.products)
-        places += np.load(task.sums, allow_pickle=False)
+        places += np.load(target / str(task.sums), allow_pickle=False)
     sums = places.sum((0, 1)).tolist()
     mean, covariance = mean_and_covariance(sums, products, images * size * size)
-    mean_image = _write_array(target, "mean-image.npy", (places / images).astype(np.float32))
+    mean_image = _stored(target, "mean-image.npy", (places / images).astype(np.float32))
     return Statistics(mean=mean, covariance=covariance, mean_image=mean_image)
 
 
-def _write_array(target: Path, name: str, array: Array) -> StoredFile:
-    with replacing(target / name, target / UNFINISHED) as part, part.open("wb") as file:
-        np.save(file, array)
+def _stored(target: Path, name: str, array: Array) -> StoredFile:
+    store_array(target, name, array)
     return StoredFile(file=name, sha256=sha256(target / name))
-
-
-def _write_json(path: Path, aside: Path, content: Part) -> None:
-    with replacing(path, aside) as part, part.open("wb") as file:
-        file.write(json.dumps(content.model_dump(mode="json"), indent=1).encode() + b"\n")

@@ -12,6 +12,7 @@ from data.packed.index import UNFINISHED
 from data.packed.pool import finish_all
 from data.packed.shards import Task
 from data.packed.source import list_source
+from data.packed.storing import CONTINUE
 from tests.data.packed.trees import SIZE
 from tests.programs import wait_until
 
@@ -23,15 +24,8 @@ def tasks(tree, tmp_path):
     def all_of(shard):
         files = list_source(tree).splits["train"]
         return [
-            Task(
-                f"train-{first:05d}",
-                tree,
-                files[first : first + shard],
-                tmp_path / "target",
-                SIZE,
-                True,
-            )
-            for first in range(0, len(files), shard)
+            Task("train", number, tree, files[first : first + shard], tmp_path / "target", SIZE)
+            for number, first in enumerate(range(0, len(files), shard))
         ]
 
     return all_of
@@ -70,6 +64,6 @@ def test_a_disk_that_refuses_ends_all_workers(tasks, tmp_path):
     asked = tasks(shard=1)
     (tmp_path / "target" / UNFINISHED).rmdir()
     before = set(multiprocessing.active_children())
-    with pytest.raises(ReportedError, match=re.escape(str(tmp_path / "target"))):
+    with pytest.raises(ReportedError, match=rf"{re.escape(str(tmp_path / 'target'))}/train.*{CONTINUE}"):
         finish_all(asked, workers=2)
     assert set(multiprocessing.active_children()) <= before

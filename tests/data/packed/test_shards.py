@@ -11,7 +11,7 @@ from PIL import Image
 
 from common.errors import ReportedError
 from data.packed.index import UNFINISHED
-from data.packed.shards import Stopped, Task, kept, pack
+from data.packed.shards import Task, finished, pack
 from data.packed.source import list_source
 from tests.data.packed.trees import BROKEN, SIZE, contents, expected, save_noise
 
@@ -25,19 +25,19 @@ def make_task(tree, tmp_path):
     target = tmp_path / "target"
     (target / UNFINISHED).mkdir(parents=True, exist_ok=True)
     files = list_source(tree).splits["train"]
-    return Task("train-00000", tree, files, target, SIZE, with_sums=True)
+    return Task("train", 0, tree, files, target, SIZE)
 
 
 def test_a_shard_is_a_mappable_array_of_what_image_folder_decodes(task):
     record = pack(task)
     images, labels = expected(task.source, "train")
-    stored = np.load(task.shard, mmap_mode="r", allow_pickle=False)
+    stored = np.load(task.target / task.shard, mmap_mode="r", allow_pickle=False)
     assert isinstance(stored, np.memmap)
     assert stored.flags.c_contiguous
     np.testing.assert_array_equal(stored, images)
-    assert task.shard.stat().st_size == 128 + images.nbytes
+    assert (task.target / task.shard).stat().st_size == 128 + images.nbytes
     assert (record.images, record.labels) == (len(images), labels)
-    np.testing.assert_array_equal(np.load(task.sums), images.astype(np.int64).sum(0))
+    np.testing.assert_array_equal(np.load(task.target / task.sums), images.astype(np.int64).sum(0))
 
 
 def test_odd_files_are_counted_and_broken_ones_named(task):
@@ -69,7 +69,7 @@ def test_a_name_that_is_no_text_is_written_with_escapes(tree, tmp_path):
     Path(os.fsdecode(os.fsencode(tree / "train/ant") + b"/\xff.jpg")).write_text("no picture")
     task = make_task(tree, tmp_path)
     record = pack(task)
-    assert kept(task) == record
+    assert finished(task) == record
     assert record.skipped[0].file == "train/ant/\\udcff.jpg"
 
 
@@ -78,8 +78,8 @@ def test_a_shard_of_nothing_but_broken_files_is_no_file(task):
     task = Task(**{**task.__dict__, "files": files})
     record = pack(task)
     assert (record.images, record.sha256) == (0, None)
-    assert not task.shard.exists()
-    assert kept(task) == record
+    assert not (task.target / task.shard).exists()
+    assert finished(task) == record
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ENOMEM, None])
@@ -99,31 +99,24 @@ def test_a_file_that_vanished_is_no_broken_image(task):
         pack(task)
 
 
-def test_being_stopped_leaves_nothing(task):
-    answers = iter([False, False, True])
-    with pytest.raises(Stopped):
-        pack(task, lambda: next(answers))
-    assert contents(task.target) == {}
-
-
-def test_a_finished_shard_is_kept(task):
-    assert kept(task) is None
+def test_a_finished_shard_is_finished(task):
+    assert finished(task) is None
     record = pack(task)
-    assert kept(task) == record
+    assert finished(task) == record
 
 
 @pytest.mark.parametrize("which", ["shard", "sums", "record"])
 @pytest.mark.parametrize("how", ["altered", "cut", "gone"])
 def test_a_shard_that_is_not_whole_is_made_again(task, which, how):
     record, before = pack(task), contents(task.target)
-    path = getattr(task, which)
+    path = task.target / getattr(task, which)
     content = bytearray(path.read_bytes())
     content[-20] ^= 1
     if how == "gone":
         path.unlink()
     else:
         path.write_bytes(content if how == "altered" else content[:-20])
-    found = kept(task)
+    found = finished(task)
     assert found is None or (which, how) == ("record", "altered")  # where its text may still parse
     assert pack(task) == record
     assert contents(task.target) == before

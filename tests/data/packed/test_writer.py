@@ -90,7 +90,7 @@ def test_going_on_gives_the_same_bytes(odd_tree, tmp_path, begin, shards):
     whole, _ = pack_tree(odd_tree, tmp_path / "whole")
     begin(shards, pack_tree, odd_tree, tmp_path / "halved")
     halved = tmp_path / "halved"
-    (halved / UNFINISHED / "train-00002.npy.1.part").write_bytes(b"of a killed worker")
+    (halved / UNFINISHED / ".train-00002.part.npy").write_bytes(b"of a killed worker")
     with pytest.raises(ReportedError, match=rf"{halved} .*prepare\.py"):
         read_index(halved)
     pack_tree(odd_tree, halved, workers=1)
@@ -162,7 +162,7 @@ def test_a_folder_of_something_else_is_refused(tree, tmp_path):
 
 def test_a_damaged_plan_is_refused(tree, tmp_path, begin):
     begin(1, pack_tree, tree, tmp_path / "packed")
-    (tmp_path / "packed" / UNFINISHED / PLAN).write_text("{")
+    (tmp_path / "packed" / PLAN).write_text("{")
     with pytest.raises(ReportedError, match=PLAN):
         pack_tree(tree, tmp_path / "packed")
 
