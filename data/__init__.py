@@ -1,4 +1,4 @@
-"""Where images come from, and how they become the network's input."""
+"""Data sets: from files to batches of uint8 images, and to the network's input."""
 
 from typing import Literal
 

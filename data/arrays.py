@@ -1,4 +1,4 @@
-"""NumPy files: what they claim to hold is known before the numbers are read."""
+"""Read NumPy files: first the header, then the numbers it claims."""
 
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -9,7 +9,7 @@ from common.files import open_plain
 
 
 class Header(NamedTuple):
-    """What a file says of its array, and the byte at which the numbers begin."""
+    """The header of a NumPy file; the numbers begin ``offset`` bytes into the file."""
 
     shape: tuple[int, ...]
     fortran_order: bool
@@ -18,17 +18,18 @@ class Header(NamedTuple):
 
 
 def read_header(path: Path) -> Header:
-    """The header of a file; raises OSError, or ValueError when it is none of an array of numbers.
+    """Read the header of a file.
 
-    Python objects, which would have to be unpickled, are none.
+    Raises OSError, or ValueError when the file is not an array of numbers. An array of Python
+    objects is refused, since it would have to be unpickled.
     """
     with open_plain(path) as file:
         try:
             header = _header(file)
-        except Exception as error:  # whatever the bytes led NumPy's parser to
-            raise ValueError(" ".join(str(error).split())[:100] or "it is cut short") from None
+        except Exception as error:  # NumPy's parser raises many types for damaged bytes
+            raise ValueError(" ".join(str(error).split())[:100] or "it ends too early") from None
     if header.dtype.kind not in "biuf":
-        raise ValueError("it holds other things than numbers")
+        raise ValueError(f"it holds {header.dtype}, not numbers")
     return header
 
 
@@ -42,9 +43,9 @@ def _header(file: BinaryIO) -> Header:
 
 
 def read_array(path: Path) -> "np.ndarray[Any, Any]":
-    """The numbers of a file, which should have been asked for its header first.
+    """Read the numbers of a file; check its header with ``read_header`` first.
 
-    Raises OSError, or ValueError when they are not all there.
+    Raises OSError, or ValueError when the file is shorter than its header claims.
     """
     with open_plain(path) as file:
         array: np.ndarray[Any, Any] = np.load(file, allow_pickle=False)

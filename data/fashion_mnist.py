@@ -1,4 +1,4 @@
-"""Fashion-MNIST from its four files, kept whole in memory."""
+"""Fashion-MNIST: its four files, found or downloaded, and read into memory."""
 
 import fcntl
 import gzip
@@ -27,20 +27,20 @@ MD5 = {
     "t10k-images-idx3-ubyte": "8181f5470baa50b63fa0f6fddb340f0a",
     "t10k-labels-idx1-ubyte": "15d484375f8d13e6eb1aabb0c3f46965",
 }
-"""The sums of the unpacked files."""
+"""MD5 sums of the unpacked files."""
 
 SYSTEM_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 DEBIAN_PACKAGE = "dataset-fashion-mnist"
 NETWORK_TIMEOUT = 30.0
 IMAGE_HEADER, LABEL_HEADER = 16, 8
 MOST_BYTES = IMAGE_HEADER + 60_000 * 28 * 28
-"""Of the longest file, unpacked."""
+"""Length of the longest file, unpacked."""
 
 
 class FashionMNIST:
-    """60,000 training and 10,000 test images of clothes, 28 by 28 pixels, grey, in ten classes.
+    """60,000 training and 10,000 test images of clothes, grey, 28 × 28 pixels, in ten classes.
 
-    Raises ReportedError when the files cannot be found, downloaded or trusted.
+    Raises ReportedError when the files are missing or altered and cannot be downloaded.
     """
 
     classes: Sequence[str] = tuple(datasets.FashionMNIST.classes)
@@ -65,9 +65,10 @@ class FashionMNIST:
 
 
 def prepare(folder: Path | None = None) -> Path:
-    """The folder of the four files, downloaded first if they are nowhere on this machine.
+    """Find the folder of the four files, or download them.
 
-    Only ``folder`` is searched if it is given. Processes that call this at once download once.
+    Only ``folder`` is searched if it is given, and nothing is downloaded. Several processes that
+    call this at the same time download once.
 
     Raises ReportedError when the files are not in ``folder``, or cannot be downloaded.
     """
@@ -76,7 +77,7 @@ def prepare(folder: Path | None = None) -> Path:
             return found
         raise ReportedError(
             f"{folder} does not hold the four files of Fashion-MNIST ({', '.join(MD5)}, with or "
-            "without .gz): put them there, or leave data.folder out to have them downloaded"
+            "without .gz): put them there, or omit data.folder to download them"
         )
     if found := _files_in(SYSTEM_FOLDER):
         return found
@@ -85,7 +86,7 @@ def prepare(folder: Path | None = None) -> Path:
 
 
 def _files_in(folder: Path) -> Path | None:
-    """``folder``, or the place under it where torchvision puts the files, if all four are there."""
+    """The folder of all four files: ``folder``, or torchvision's place below it; else None."""
     for place in (folder, folder / "FashionMNIST" / "raw", folder / "raw"):
         if all(_packed_or_not(place, name) for name in MD5):
             return place
@@ -98,9 +99,9 @@ def _packed_or_not(folder: Path, name: str) -> Path | None:
 
 
 def _read_file(folder: Path, name: str) -> Tensor:
-    """The unpacked bytes of a file, (N,) uint8; ReportedError if they are not the expected ones."""
+    """Unpacked bytes (N,) uint8 of a file; raises ReportedError if their sum is wrong."""
     path = _packed_or_not(folder, name) or folder / name
-    remedy = "replace it by the original, or delete it"
+    remedy = "replace it with the original, or delete it"
     try:
         with (
             open_plain(path) as file,
@@ -112,8 +113,8 @@ def _read_file(folder: Path, name: str) -> Tensor:
     found = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if found != MD5[name]:
         raise ReportedError(
-            f"{path} is not Fashion-MNIST's: its unpacked bytes have the MD5 sum {found} instead "
-            f"of {MD5[name]}; {remedy}"
+            f"{path} is not the file of Fashion-MNIST (MD5 sum of the unpacked bytes: {found}, not "
+            f"{MD5[name]}): {remedy}"
         )
     return torch.frombuffer(content, dtype=torch.uint8)
 
@@ -122,7 +123,7 @@ def _read_file(folder: Path, name: str) -> Tensor:
 
 
 def _download(cache: Path) -> Path:
-    """Fill ``cache`` from the first source that has the files, one process at a time."""
+    """Download into ``cache`` from the first source that works, one process at a time."""
     failures = []
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -139,9 +140,9 @@ def _download(cache: Path) -> Path:
     except OSError as error:
         failures.append(f"{cache}: {error}")
     raise ReportedError(
-        f"Fashion-MNIST is neither in {SYSTEM_FOLDER} nor in {cache}, and could not be downloaded "
-        f"({'; '.join(failures)}): connect this machine to the network, or put the four files of "
-        "https://github.com/zalandoresearch/fashion-mnist into a folder and name it as data.folder"
+        f"Fashion-MNIST is neither in {SYSTEM_FOLDER} nor in {cache}, and cannot be downloaded "
+        f"({'; '.join(failures)}): connect this machine to the network, or download the four files "
+        "of https://github.com/zalandoresearch/fashion-mnist and name their folder in data.folder"
     )
 
 
@@ -156,7 +157,7 @@ def _fetch_with_torchvision(scratch: Path) -> Path:
 
 
 def _fetch_with_apt(scratch: Path) -> Path:
-    """Debian's package, which anyone may download and unpack; only installing needs root."""
+    """Download and unpack Debian's package; neither needs root, as installing it would."""
     _run(["apt-get", "download", DEBIAN_PACKAGE], scratch)
     for package in scratch.glob("*.deb"):
         _run(["dpkg-deb", "-x", package.name, "."], scratch)
@@ -171,7 +172,7 @@ FETCH_ERRORS = (OSError, EOFError, RuntimeError, HTTPException, subprocess.Subpr
 
 
 def _run(command: list[str], folder: Path) -> None:
-    """Run ``command`` in ``folder``; a RuntimeError gives the last line of what it complained."""
+    """Run ``command`` in ``folder``; raises RuntimeError with its last line if it fails."""
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
     if done.returncode:
         complaint = done.stderr.strip() or f"status {done.returncode}"
@@ -179,7 +180,7 @@ def _run(command: list[str], folder: Path) -> None:
 
 
 def _keep(fetched: Path, cache: Path) -> None:
-    """Move the verified files from ``fetched`` to ``cache``, each in one step."""
+    """Verify the files in ``fetched``, then move each to ``cache`` in one step."""
     folder = _files_in(fetched)
     if folder is None:
         raise ReportedError("the download lacks some of the four files")
@@ -196,7 +197,7 @@ def _one_line(error: Exception) -> str:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold ``path`` as a lock, waiting for whoever holds it."""
+    """Hold the file ``path`` as a lock; wait while another process holds it."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -1,4 +1,4 @@
-"""Images in folders named after their classes, the layout of torchvision's ImageFolder."""
+"""Images in folders named after their classes, as in torchvision's ImageFolder."""
 
 import os
 import warnings
@@ -17,26 +17,26 @@ from common.files import open_plain
 from data import Split
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "TIFF", "WEBP")
-"""What is decoded, whatever a file is called. PIL knows more, such as EPS, for which it would start
-Ghostscript."""
+"""The formats that are decoded, whatever a file's suffix. PIL has others, such as EPS, for which it
+would start Ghostscript."""
 DEEP = ("I", "F")
-"""Beginnings of PIL's names for grey images of more than 8 bits."""
+"""First letters of PIL's modes for grey images of more than 8 bits."""
 SPLIT_FOLDERS: dict[Split, tuple[str, ...]] = {"train": ("train",), "test": ("test", "val")}
 
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # refused instead
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # an error here
 
 
 class ImageFolder:
     """RGB images of ``folder``/train/CLASS, or of ``folder``/test/CLASS or ``folder``/val/CLASS.
 
-    Each is resized so that its shorter side has ``size`` pixels, and cut to the central square.
-    The classes are those of training, where ``folder`` has images for it.
+    Each is resized so that its shorter side has ``size`` pixels, then the central square is
+    cropped. The classes are those of train/ where that exists.
 
-    Images may lie in folders of their class's folder. Links are followed, out of ``folder`` too,
-    but no folder is read twice for one class.
+    Images may lie in subfolders of their class. Links are followed, also out of ``folder``, but no
+    folder is read twice for one class.
 
-    Raises ReportedError when a folder is missing, unreadable or linked to twice, a class has no
-    image, or the test classes are not those of training.
+    Raises ReportedError when a folder is missing, unreadable or reached twice, a class has no
+    image, or training and test classes differ.
     """
 
     channels = 3
@@ -45,7 +45,9 @@ class ImageFolder:
 
     def __init__(self, split: Split, folder: Path | None, size: int) -> None:
         if folder is None:
-            raise ReportedError("image_folder needs data.folder, the folder with train/ and test/")
+            raise ReportedError(
+                "data.name=image_folder needs data.folder: name the folder with train/ and test/"
+            )
         self.height = self.width = size
         alone = split == "test" and not os.path.exists(folder / "train")
         self.classes: Sequence[str] = _classes(_split_folder(folder, split if alone else "train"))
@@ -59,7 +61,7 @@ class ImageFolder:
     def read(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Decode images (B, 3, size, size) uint8, with labels (B,) int64, at ``indices`` (B,).
 
-        Raises ReportedError for a file that is no image, or has more pixels than PIL finds safe.
+        Raises ReportedError for a file that is not an image or exceeds PIL's limit of pixels.
         """
         samples = [self.samples[index] for index in indices.tolist()]
         shape = (len(samples), self.channels, self.height, self.width)
@@ -70,17 +72,17 @@ class ImageFolder:
 
 
 def decode(path: str, size: int, channels: int = 3) -> Tensor:
-    """The image at ``path`` as (channels, size, size) uint8: shorter side resized, centre cut out.
+    """Decode an image to (channels, size, size) uint8: resize its shorter side, crop the centre.
 
-    One channel is grey, three are RGB. Raises ReportedError, whatever the decoder raised.
+    One channel is grey, three are RGB. Raises ReportedError for any error of the decoder.
     """
     return decode_with_mode(path, size, channels)[0]
 
 
 def decode_with_mode(path: str, size: int, channels: int = 3) -> tuple[Tensor, str]:
-    """What ``decode`` gives, and PIL's name for how the file keeps its colours: RGB, L, CMYK, …
+    """Decode an image as ``decode`` does; also return PIL's mode of the file: RGB, L, CMYK, …
 
-    Raises ReportedError, whatever the decoder raised, which is its ``__cause__``.
+    Raises ReportedError for any error of the decoder, which is its ``__cause__``.
     """
     try:
         with open_plain(path) as file, _open_image(file) as image:
@@ -92,21 +94,24 @@ def decode_with_mode(path: str, size: int, channels: int = 3) -> tuple[Tensor, s
     except Image.DecompressionBombError as error:
         limit = Image.MAX_IMAGE_PIXELS
         raise ReportedError(
-            f"{path} has more pixels than the {limit} that are safe: shrink or remove it"
+            f"{path} has more pixels than the limit of {limit}: shrink or remove it"
         ) from error
     except Exception as error:
         reason = getattr(error, "strerror", None) or error
         raise ReportedError(
-            f"{path} cannot be read as an image ({reason}): replace it, or leave it out"
+            f"{path} cannot be read as an image ({reason}): replace or remove it"
         ) from error
 
 
 def _open_image(file: BinaryIO) -> Image.Image:
-    """The image, not decoded yet; DecompressionBombError where PIL would only warn, too."""
+    """Open an image without decoding it.
+
+    Raises DecompressionBombError at PIL's limit; PIL itself does so at twice the limit.
+    """
     try:
         image = Image.open(file, formats=FORMATS)
     except UnidentifiedImageError:
-        raise ValueError(f"it is none of {', '.join(FORMATS)}") from None
+        raise ValueError(f"it is not one of {', '.join(FORMATS)}") from None
     pixels, limit = image.width * image.height, Image.MAX_IMAGE_PIXELS
     if limit and pixels > limit:
         raise Image.DecompressionBombError(f"its {pixels} pixels exceed the limit of {limit}")
@@ -114,69 +119,68 @@ def _open_image(file: BinaryIO) -> Image.Image:
 
 
 def _of_8_bits(image: Image.Image) -> Image.Image:
-    """The upper byte of 16, as PIL does it for colours; others raise ValueError.
+    """Reduce grey images of 16 bits to their upper byte, as PIL does for color images.
 
-    PIL would cut off all that is brighter than 255.
+    PIL would clip values above 255. Raises ValueError for other grey images of more than 8 bits.
     """
     if image.mode.startswith("I;16"):
         return image.point(lambda value: value * (1 / 256))
     if image.mode.startswith(DEEP):
-        raise ValueError(f"its pixels are of the kind {image.mode}, not of 8 or 16 bits")
+        raise ValueError(f"its pixels have the mode {image.mode}, not 8 or 16 bits")
     return image
 
 
 def _split_folder(folder: Path, split: Split) -> Path:
-    """The folder of a split; ReportedError if there is none."""
+    """The folder of a split; raises ReportedError if there is none."""
     for name in SPLIT_FOLDERS[split]:
         if os.path.isdir(folder / name):
             return folder / name
     places = " nor ".join(str(folder / name) for name in SPLIT_FOLDERS[split])
-    raise ReportedError(f"there is no folder {places}: put one folder of images per class there")
+    raise ReportedError(f"there is no folder {places}: make one with a folder for each class")
 
 
 def _classes(root: Path) -> list[str]:
-    """The names of the class folders in ``root``, sorted; ReportedError if there are none."""
+    """Sorted names of the class folders in ``root``; raises ReportedError if there are none."""
     try:
         names = [entry.name for entry in os.scandir(root) if entry.is_dir()]
     except OSError as error:
         _refuse(error)
     visible = sorted(name for name in names if not name.startswith("."))
     if not visible:
-        raise ReportedError(
-            f"{root} has no class folders: put one folder of images per class there"
-        )
+        raise ReportedError(f"{root} has no class folders: make a folder for each class there")
     return visible
 
 
 def _check_same_classes(root: Path, classes: Sequence[str]) -> None:
     if differing := sorted(set(_classes(root)) ^ set(classes)):
         raise ReportedError(
-            f"the class folders of {root} are not those of training: make both the same, they "
-            f"differ in {', '.join(differing[:5])}{' …' * (len(differing) > 5)}"
+            f"the class folders of {root} differ from those of training in "
+            f"{', '.join(differing[:5])}{', …' * (len(differing) > 5)}: make both the same"
         )
 
 
 def _samples(root: Path, classes: Sequence[str]) -> list[tuple[str, int]]:
-    """Paths and labels, in the order of the classes; ReportedError for a class without images."""
+    """Paths and labels in the order of the classes; raises ReportedError for an empty class."""
     samples = []
     for label, name in enumerate(classes):
         paths = _images_below(str(root / name))
         if not paths:
-            raise ReportedError(
-                f"{root / name} holds no images: put some there or remove the folder"
-            )
+            raise ReportedError(f"{root / name} has no images: add some or remove the folder")
         samples += [(path, label) for path in paths]
     return samples
 
 
 def _images_below(folder: str) -> list[str]:
-    """Paths of the image files in a folder and those in it, sorted; ReportedError as above."""
+    """Sorted paths of the images in a folder and its subfolders.
+
+    Raises ReportedError when a folder cannot be listed or is reached twice.
+    """
     found, known = [], set()
     for place, _, names in os.walk(folder, onerror=_refuse, followlinks=True):
         real = os.path.realpath(place)
         if real in known:
             raise ReportedError(
-                f"{place} leads to {real}, where images of its class were found already: remove "
+                f"{place} leads to {real}, whose images are already listed for this class: remove "
                 "the link"
             )
         known.add(real)

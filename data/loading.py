@@ -1,4 +1,4 @@
-"""The order of an epoch, and its batches."""
+"""The order of the images in an epoch, and a loader of batches."""
 
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -13,7 +13,7 @@ from model.keyed_random import hash32
 
 
 class Batch(NamedTuple):
-    """Images (B, C, H, W) uint8, their labels (B,) and their positions in the set (B,), int64."""
+    """Images (B, C, H, W) uint8, with labels (B,) and positions in the data set (B,), int64."""
 
     images: Tensor
     labels: Tensor
@@ -21,22 +21,22 @@ class Batch(NamedTuple):
 
 
 WINDOW = 8
-"""Blocks whose images an epoch mixes with each other."""
+"""Number of blocks whose images an epoch shuffles together."""
 AHEAD = 2
-"""Batches that each worker reads ahead."""
+"""Number of batches that each worker reads ahead."""
 
 
 def epoch_order(seed: int, epoch: int, length: int, block: int = 0) -> Tensor:
-    """The order in which an epoch visits ``length`` images, (length,) int64, each once.
+    """Return a permutation (length,) int64 of the images for one epoch.
 
-    Without ``block`` any order is as likely as any other. With it, the order is one for reading
-    from a disk: runs of ``block`` images are shuffled, then the images of each ``WINDOW`` runs in a
-    row, so that at any time an epoch reads from few places. This mixes well if the images were
-    stored in random order.
+    Without ``block`` it is uniform. With ``block`` it suits a disk: shuffle blocks of that many
+    neighbouring images, then the images within each ``WINDOW`` consecutive blocks, so that an epoch
+    reads from few places at a time. This mixes well if the images were stored in random order.
 
-    It depends on the arguments alone: every rank computes the same, and so does a resumed run.
+    The order depends on the arguments alone: every rank computes the same one, and so does a
+    resumed run.
     """
-    # A generator of the CPU heeds only 32 bits of its seed, so both numbers are mixed into these.
+    # The CPU's generator uses only 32 bits of its seed, so hash both numbers into these.
     mixed = hash32(hash32(torch.tensor(seed)) + epoch)
     generator = torch.Generator().manual_seed(int(mixed))
     if not block:
@@ -48,15 +48,14 @@ def epoch_order(seed: int, epoch: int, length: int, block: int = 0) -> Tensor:
 
 
 class Loader:
-    """Reads given batches, ahead of their use in ``workers`` threads, if there are any.
+    """Read batches of a data set, ahead of their use if there are ``workers`` threads.
 
-    ``batches`` are the positions (B,) of each batch's images; B may differ, and be 0. A set that
-    does not decode needs no workers. With ``pin`` they are in memory that a GPU reads by itself,
-    which takes at least one thread.
+    ``batches`` are the positions (B,) of each batch's images; B may vary and may be 0. A data set
+    that does not decode ignores ``workers``. ``pin`` puts batches into page-locked memory, from
+    which a GPU copies asynchronously; it takes at least one thread.
 
-    Threads, since decoders and files are read without Python's lock, and since those of a rank that
-    is killed end with it. Iterating raises what reading raised, such as ReportedError for an image
-    that cannot be read.
+    Threads suffice, since decoding and reading release Python's lock, and they end with a rank that
+    is killed. Iterating raises the errors of reading, such as ReportedError for a damaged image.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Generated images, for tests and for timing without files."""
+"""Synthetic images, for tests and for timing without files."""
 
 from collections.abc import Sequence
 
@@ -12,11 +12,11 @@ NOISE_IMAGES = 256
 
 
 class Synthetic:
-    """Random images that show their class: a smooth pattern for each class, and pixel noise.
+    """Random images of ``classes`` classes: a smooth pattern for each class, under pixel noise.
 
-    An image is its class's pattern plus one of ``NOISE_IMAGES`` noise images, so reading is cheap
-    and memory does not grow with ``length``. ``seed`` determines everything. Both splits share the
-    patterns but have images of their own.
+    An image is the pattern of its class plus one of ``NOISE_IMAGES`` noise images, so reading is
+    cheap and memory does not grow with ``length``. ``seed`` determines everything. Both splits
+    share the patterns and the noise images, and combine them differently.
     """
 
     decodes = False

@@ -1,4 +1,4 @@
-"""Made-up textures in colour, whose classes need both colour and light to be told apart."""
+"""Synthetic textures whose classes differ in color and in brightness."""
 
 import math
 from collections.abc import Sequence
@@ -15,20 +15,21 @@ COLORS = {
     "blue": (-1.0, -1.0, 2.0),
     "yellow": (1.0, 1.0, -2.0),
 }
-"""Directions that leave R + G + B as it is, so that a grey copy of the image lacks them."""
+"""Directions in RGB that do not change R + G + B, so that a grey copy of the image lacks them."""
 ANGLES = (0, 45, 90, 135)
 WAVELENGTHS = 5.0, 12.0
-"""Shortest and longest of the gratings, in pixels."""
+"""Shortest and longest wavelength of the gratings, in pixels."""
 NOISE = 12.0
+"""Largest change of a pixel by noise."""
 
 
 class Textures:
-    """A grey grating and a coloured region, each where and as strong as chance has it.
+    """Images of a grey grating and a colored region.
 
-    Sixteen classes: four angles of the grating (wavelength, phase and contrast vary) by four
-    colours of the region (a soft disc; place, size and strength vary). Neither says anything of
-    the other, so a net blind to colour reaches one right answer in four, and so does one that sees
-    nothing but colour. An image follows from ``seed``, its split and its position alone.
+    Sixteen classes: four angles of the grating (with random wavelength, phase and contrast) times
+    four colors of the region (a soft disc with random place, size and strength). The two are
+    independent, so a net that sees no color is right in one case of four, and so is a net that
+    sees only color. An image depends on ``seed``, its split and its position alone.
     """
 
     decodes = False
@@ -51,19 +52,22 @@ class Textures:
         labels = hash32(keys) % len(self.classes)
         chance = uniform(keys, 0, 7).T[:, :, None, None]
         light = self._grating(labels % len(ANGLES), chance[:3])
-        colour = self._region(labels // len(ANGLES), chance[3:])
+        color = self._region(labels // len(ANGLES), chance[3:])
         shape = len(keys), self.channels, self.height, self.width
         noise = uniform(keys, 1, math.prod(shape[1:])).view(shape) - 0.5
-        images = (128 + light + colour + 2 * NOISE * noise).clamp(0, 255)
+        images = (128 + light + color + 2 * NOISE * noise).clamp(0, 255)
         return images.to(torch.uint8, memory_format=torch.channels_last), labels
 
     def _pixels(self) -> tuple[Tensor, Tensor]:
-        """Rows (H, 1) and columns (1, W)."""
+        """Coordinates of the pixels: rows (H, 1) and columns (1, W)."""
         side = torch.arange(self.height, dtype=torch.float32)
         return side[:, None], side[None, :]
 
     def _grating(self, angle: Tensor, chance: Tensor) -> Tensor:
-        """(B, 1, H, W), the same in every channel, from the angles' places (B,)."""
+        """Gratings (B, 1, H, W) for ``angle`` (B,), positions in ``ANGLES``.
+
+        ``chance`` (3, B, 1, 1) determines wavelength, phase and contrast.
+        """
         y, x = self._pixels()
         turned = torch.tensor(ANGLES)[angle, None, None] * (math.pi / 180)
         shortest, longest = WAVELENGTHS
@@ -71,11 +75,14 @@ class Textures:
         wave = (x * turned.cos() + y * turned.sin()) / wavelength + chance[1]
         return ((30 + 40 * chance[2]) * torch.sin(2 * math.pi * wave))[:, None]
 
-    def _region(self, colour: Tensor, chance: Tensor) -> Tensor:
-        """(B, 3, H, W), whose channels add up to 0, from the colours' places (B,)."""
+    def _region(self, color: Tensor, chance: Tensor) -> Tensor:
+        """Regions (B, 3, H, W), whose channels add up to 0, for ``color`` (B,) in ``COLORS``.
+
+        ``chance`` (4, B, 1, 1) determines row, column, radius and strength.
+        """
         y, x = self._pixels()
         down, over = (self.height * (0.2 + 0.6 * place) for place in chance[:2])
         radius = self.height * (0.15 + 0.2 * chance[2])
         disc = torch.exp(-((y - down).square() + (x - over).square()) / radius**2)
-        directions = torch.tensor(list(COLORS.values()))[colour, :, None, None]
+        directions = torch.tensor(list(COLORS.values()))[color, :, None, None]
         return directions * ((15 + 15 * chance[3]) * disc)[:, None]
