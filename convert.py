@@ -1,16 +1,16 @@
-"""Write a net's weights in another form.
+"""Write a net's weights in another format.
 
   python convert.py runs/fashion fashion.safetensors           a run's newest checkpoint
   python convert.py bvlc_alexnet.caffemodel alexnet.onnx
   python convert.py alexnet-owt-7be5be79.pth alexnet.npz
 
 SOURCE is a checkpoint, a run's folder, or a file:
-  .safetensors   the tensors of the local form (all towers in one process), under our names
+  .safetensors   full (unsharded) tensors under our names
   .pth           a state dict of torchvision.models.alexnet
   .caffemodel    Caffe's bvlc_alexnet or bvlc_reference_caffenet, or a net of their shapes
   .npz           Caffe's arrays under the keys conv1.weight, conv1.bias, … fc8.bias; conv1 reads BGR
 
-TARGET is one of these (.pth and .caffemodel only for such nets), or a graph from normalised images
+TARGET is such a file (.pth and .caffemodel for those nets only) or a graph from normalised images
 (batch, channels, side, side) to logits:
   .onnx          needs the packages onnx and onnxscript
   .pt2           for torch.export.load
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 def main() -> int:
-    """Read, write, and say what it was; returns the exit status."""
+    """Read SOURCE, write TARGET and describe the net; returns the exit status."""
     arguments = parse_arguments()
     check_target(arguments.target)
     weights = read_source(arguments.source).weights
@@ -49,14 +49,14 @@ def main() -> int:
 
 
 def parse_arguments() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("source", type=Path, metavar="SOURCE", help="where the weights are")
     parser.add_argument("target", type=Path, metavar="TARGET", help="the file to write")
     parser.add_argument(
         "--variant",
         choices=VARIANTS,
-        help="the net, where SOURCE does not say which of those with its shapes it holds",
+        help="the variant, where SOURCE does not name it and several have its shapes",
     )
     return parser.parse_args()
 

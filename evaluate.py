@@ -5,9 +5,9 @@
   python evaluate.py alexnet.pth data.folder=imagenet batch_size=64
   torchrun --nproc_per_node=2 evaluate.py SOURCE --config my.yaml --json scores.json
 
-SOURCE is a checkpoint, a run's folder, or a .safetensors, .pth, .caffemodel or .npz. Its settings
-hold where a configuration or key.sub=value says nothing else. The towers are split over the ranks,
-or each rank has a share of the images, as in training; the scores are the same.
+SOURCE is a checkpoint, a run's folder, or a .safetensors, .pth, .caffemodel or .npz. --config and
+key.sub=value change its settings. Ranks share the work as in training, by towers or by images; the
+scores do not depend on it.
 """
 
 import argparse
@@ -50,23 +50,23 @@ def main() -> int:
     preprocess = make_preprocess(config, weights.channels)
     batches = test_batches(config, mesh, test_set)
     scores = score(model, preprocess, config, mesh, batches)
-    assert scores is not None, "nobody stops it"
+    assert scores is not None, "only a stop request ends it early"
     if not math.isfinite(scores["test/loss"]):
         raise ReportedError(
-            f"the loss of {weights.source} is {scores['test/loss']}: use precision=fp32, or other "
-            "weights"
+            f"the loss of {weights.source} is {scores['test/loss']}: set precision=fp32, or name "
+            "other weights"
         )
-    tell(scores, arguments, config, mesh, len(test_set))
+    report(scores, arguments, config, mesh, len(test_set))
     return 0
 
 
 def warn_of_other_names(weights: Weights, test_set: Dataset) -> None:
-    """Say so if the classes have names and these differ: their order may differ too."""
+    """Warn if the names of the classes differ, since their order may differ too."""
     if weights.class_names and list(weights.class_names) != list(test_set.classes):
         log.warning("the classes of the data have other names than those of %s", weights.source)
 
 
-def tell(
+def report(
     scores: dict[str, float],
     arguments: argparse.Namespace,
     config: Config,
@@ -102,14 +102,14 @@ def tell(
 
 
 def parse_arguments() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = ArgumentParser(
         description=__doc__, epilog="Overrides are train.py's: see python train.py --help."
     )
     add = parser.add_argument
     add("source", type=Path, metavar="SOURCE", help="where the weights are")
     add("--config", type=Path, metavar="FILE", help="a YAML file of settings")
-    add("--json", type=Path, metavar="FILE", help="write the scores there")
+    add("--json", type=Path, metavar="FILE", help="write the scores to this file")
     add("overrides", nargs="*", metavar="key.sub=value", help="change a setting")
     return parser.parse_intermixed_args()
 

@@ -4,8 +4,9 @@
   python kernels.py runs/fashion/checkpoints/step-00000705 kernels.png
   python kernels.py alexnet.pth kernels.png
 
-Of kernels that read colour it says, for each tower, how many look for colour (more than half of
-their energy lies outside the grey axis), how many for light, and how many are still noise.
+For nets that read RGB it counts, in each tower, the kernels that respond to color (more than half
+of their energy lies outside the grey axis), those that respond to brightness, and those that are
+still noise.
 """
 
 import argparse
@@ -22,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 def main() -> int:
-    """Draw and count; returns the exit status."""
+    """Draw and count the kernels; returns the exit status."""
     arguments = parse_arguments()
     if arguments.picture.suffix != ".png":
         raise ReportedError(f"cannot write {arguments.picture}: its name must end in .png")
@@ -36,7 +37,7 @@ def main() -> int:
 
 
 def parse_arguments() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = ArgumentParser(description=__doc__)
     parser.add_argument(
         "source", type=Path, help="a checkpoint, a run's folder, or a file of weights"
