@@ -78,6 +78,7 @@ def replacing(path: Path, folder: Path | None = None, advice: str = "") -> Itera
     """
     aside = (folder or path.parent) / f".{path.stem}.part{path.suffix}"
     with writing(path, advice):
+        remove(aside)  # a killed process may have left it
         try:
             yield aside
             for part in (*(aside.iterdir() if aside.is_dir() else ()), aside):

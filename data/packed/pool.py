@@ -91,7 +91,7 @@ def _signals_held() -> Iterator[None]:
 
 def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process answers it
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # for terminate(), even if it was ignored
     warnings.simplefilter("ignore")  # PIL warns of unusual files that it reads all the same
     torch.set_num_threads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
