@@ -48,7 +48,7 @@ def test_a_wrong_value(said):
 
 def test_a_missing_data_folder(said):
     assert said(open_dataset, "image_folder", "train", Path("images")) == (
-        "there is no folder images/train: put one folder of images per class there"
+        "there is no folder images/train: make one with a folder for each class"
     )
 
 
@@ -90,8 +90,8 @@ def test_a_diverged_loss(said):
 def test_an_unreadable_image(said):
     Path("cat.jpg").write_text("no picture")
     assert said(decode, "cat.jpg", 64) == (
-        "cat.jpg cannot be read as an image (it is none of JPEG, PNG, GIF, BMP, PPM, TIFF, WEBP): "
-        "replace it, or leave it out"
+        "cat.jpg cannot be read as an image (it is not one of JPEG, PNG, GIF, BMP, PPM, TIFF, "
+        "WEBP): replace or remove it"
     )
 
 

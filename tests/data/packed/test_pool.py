@@ -1,7 +1,6 @@
 """Workers that fail, or are killed."""
 
 import multiprocessing
-import re
 import threading
 
 import pytest
@@ -64,6 +63,6 @@ def test_a_disk_that_refuses_ends_all_workers(tasks, tmp_path):
     asked = tasks(shard=1)
     (tmp_path / "target" / UNFINISHED).rmdir()
     before = set(multiprocessing.active_children())
-    with pytest.raises(ReportedError, match=rf"{re.escape(str(tmp_path / 'target'))}/train.*{CONTINUE}"):
+    with pytest.raises(ReportedError, match=rf"target/train-.*{CONTINUE}"):
         finish_all(asked, workers=2)
     assert set(multiprocessing.active_children()) <= before
