@@ -152,14 +152,14 @@ def test_test_classes_other_than_those_of_training_are_refused(pictures, refused
     save_picture(pictures / where / "cat" / "1.png")
     message = refused(open_pictures, pictures, "test")
     assert str(pictures / "test") in message
-    assert message.endswith(" cat")
+    assert "in cat:" in message
 
 
 def test_of_many_differing_classes_only_some_are_listed(pictures, refused):
     for number in range(8):
         save_picture(pictures / "test" / f"cat{number}" / "1.png")
     message = refused(open_pictures, pictures, "test")
-    assert message.endswith("cat0, cat1, cat2, cat3, cat4 …")
+    assert "cat0, cat1, cat2, cat3, cat4, …" in message
 
 
 def truncated(path):
@@ -210,7 +210,7 @@ def test_an_image_bomb_is_refused_with_the_limit(tmp_path, refused, monkeypatch,
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     message = refused(decode, str(path), SIZE)
     assert message.startswith(f"{path} ")
-    assert " 100 " in message or " 100," in message
+    assert "of 100:" in message
 
 
 def test_an_image_of_just_the_limit_is_read(tmp_path, monkeypatch):

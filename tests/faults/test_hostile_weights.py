@@ -59,7 +59,7 @@ ARCHIVES = {
 @pytest.mark.parametrize("kind", ARCHIVES)
 def test_an_archive_of_lies(tmp_path, kind, happened):
     ARCHIVES[kind](tmp_path / "net.npz")
-    assert refused(read_source, tmp_path / "net.npz").startswith(str(tmp_path / "net.npz"))
+    assert str(tmp_path / "net.npz") in refused(read_source, tmp_path / "net.npz")
     happened(f"an .npz that {kind}", "refused by name")
 
 
