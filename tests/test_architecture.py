@@ -15,7 +15,7 @@ ALLOWED = {
     "launch": {"common"},
     "distributed": {"common", "model", "launch"},
     "weights": {"common", "model"},
-    "training": {"common", "model", "data", "distributed"},
+    "training": {"common", "model", "data", "distributed", "weights"},
     "recording": {"common", "model", "launch", "distributed", "weights", "training"},
     "comparison": {"common", "model", "distributed", "training", "recording"},
 }
