@@ -156,6 +156,7 @@ def interrupted(tree, target, number, shards):
     return ended
 
 
+@pytest.mark.slow
 def test_killed_twice_and_gone_on_with_the_bytes_are_the_same(slow_tree, undisturbed, tmp_path):
     target = tmp_path / "packed"
     for shards in (1, 5):

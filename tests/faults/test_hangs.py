@@ -46,11 +46,12 @@ def train(runs, fault, *arguments, count=2):
             r"rank 1 +in step 2, forward, activation communication, for",
             r"rank 0 +between two steps, for \d+ s",
         ),
-        (
+        pytest.param(
             "stop:3:2",
             4,
             r"rank 2 +in step 2, forward, activation communication, for",
             r"rank 3 +silent for",
+            marks=pytest.mark.slow,
         ),
     ],
     ids=["stopped", "asleep", "stopped beside a replica"],
@@ -102,7 +103,9 @@ def test_the_others_wait_for_what_rank_0_does_for_all(program, happened):
     ("work", "told"),
     [
         ("os.kill(os.getpid(), signal.SIGSTOP)", r"error: no answer from rank 0 within \d+ s\n"),
-        ("os._exit(0)", r"error: no answer from rank 0 within \d+ s\n"),
+        pytest.param(
+            "os._exit(0)", r"error: no answer from rank 0 within \d+ s\n", marks=pytest.mark.slow
+        ),
         ("os.kill(os.getpid(), signal.SIGKILL)", r"rank 0 was ended by SIGKILL\n"),
     ],
     ids=["stopped", "left with status 0", "killed"],

@@ -54,11 +54,11 @@ def undisturbed(tmp_path_factory):
     ("fault", "ending", "begins_after"),  # the last checkpoint may not have been written yet
     [
         ("kill:1:5", "rank 1 was ended by SIGKILL", (3, 4)),
-        ("kill:0:2", "rank 0 was ended by SIGKILL", (0, 1)),
-        ("segfault:0:5", "rank 0 was ended by SIGSEGV", (3, 4)),
-        ("raise:1:5", "exited with status 1", (3, 4)),
+        pytest.param("kill:0:2", "rank 0 was ended by SIGKILL", (0, 1), marks=pytest.mark.slow),
+        pytest.param("segfault:0:5", "rank 0 was ended by SIGSEGV", (3, 4), marks=pytest.mark.slow),
+        pytest.param("raise:1:5", "exited with status 1", (3, 4), marks=pytest.mark.slow),
         ("leave:0:5", "before that, rank 0 had left with status 0", (3, 4)),
-        ("memory:1:5", "exited with status 1", (3, 4)),
+        pytest.param("memory:1:5", "exited with status 1", (3, 4), marks=pytest.mark.slow),
     ],
 )
 def test_a_lost_rank_costs_an_attempt_and_nothing_else(
@@ -112,6 +112,7 @@ def test_what_cannot_work_again_is_not_tried_again(
     )
 
 
+@pytest.mark.slow
 def test_a_job_that_is_queued_again_continues_until_it_has_ended(undisturbed, tmp_path, happened):
     job = [*LAUNCH, "2", "--rdzv-id", "job-17", TRAIN, *SETTINGS, f"runs={tmp_path}"]
     assert run(*job, FAULT="terminate:1:2", timeout=PATIENCE)[0] == 128 + signal.SIGTERM

@@ -32,7 +32,7 @@ def undisturbed(tmp_path_factory):
     ("world", "rank", "step", "settings"),
     [
         (0, 0, 5, []),
-        (2, 1, 6, []),
+        pytest.param(2, 1, 6, [], marks=pytest.mark.slow),
         (2, 0, 8, []),
         pytest.param(4, 2, 5, [], marks=pytest.mark.slow),
         pytest.param(3, 1, 7, ["placement=local"], marks=pytest.mark.slow),
