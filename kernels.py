@@ -5,8 +5,8 @@
   python kernels.py alexnet.pth kernels.png
 
 For nets that read RGB it counts, in each tower, the kernels that respond to color (more than half
-of their energy lies outside the grey axis), those that respond to brightness, and those that are
-still noise.
+of their energy lies outside the grey axis), grey ones, which respond to brightness, and those that
+are still noise.
 """
 
 import argparse
@@ -39,10 +39,14 @@ def main() -> int:
 def parse_arguments() -> argparse.Namespace:
     """Parse the command line."""
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "source", type=Path, help="a checkpoint, a run's folder, or a file of weights"
+    add = parser.add_argument
+    add(
+        "source",
+        type=Path,
+        metavar="SOURCE",
+        help="a checkpoint, a run's folder, or a file of weights",
     )
-    parser.add_argument("picture", type=Path, help="the PNG file to write")
+    add("picture", type=Path, metavar="PICTURE", help="the PNG file to write")
     return parser.parse_args()
 
 

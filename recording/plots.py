@@ -14,6 +14,8 @@ from recording.metrics import read_metrics
 # The palette of Okabe and Ito: color-blind readers can tell these apart.
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 SMOOTHED_POINTS = 60
+SHORT = {"activation_communication": "activations", "gradient_communication": "gradients"}
+"""Names of communication that fit a legend."""
 
 
 def draw_curves(metrics: Path, picture: Path, title: str) -> None:
@@ -62,12 +64,12 @@ def _draw_speed(axes: Axes, steps: list[Any]) -> None:
 def _draw_parts(axes: Axes, steps: list[Any]) -> None:
     cost, left = StepCost.median([StepCost.read(line, "step/") for line in steps]), 0.0
     for (part, seconds), color in zip(cost.parts.items(), COLORS, strict=True):
-        width, label = 1000 * seconds, part.replace("_", " ")
+        width, label = 1000 * seconds, SHORT.get(part, part)
         axes.barh(
             [0], [width], left=left, height=0.35, color=color, label=f"{label}: {width:.1f} ms"
         )
         left += width
-    axes.legend(ncols=2, loc="upper center")
+    axes.legend(ncols=2, loc="upper center", fontsize="small")
 
 
 def _line(points: list[Any]) -> str:

@@ -202,7 +202,10 @@ class Config(Section):
     def _check_together(self) -> "Config":
         for width in (*self.form.convolutions, self.form.hidden):
             if width % self.towers:
-                raise ValueError(f"{self.towers} towers do not divide a width of {width}")
+                raise ValueError(
+                    f"{self.towers} towers do not divide the {width} units of a layer: change "
+                    "towers or net.hidden"
+                )
         data, optimizer = self.data, self.optimizer
         if data.resize is not None and data.resize < data.size:
             raise ValueError("data.resize must be at least data.size")

@@ -74,11 +74,11 @@ class Section(BaseModel):
         """Refuse what pydantic accepts: true in place of 1, and text that cannot be a name."""
         kinds = cls.model_fields[str(info.field_name)].annotation
         if isinstance(value, bool) and bool not in (kinds, *get_args(kinds)):
-            raise ValueError("Input should not be true or false")
+            raise ValueError("Input should not be true or false; to YAML, on, off, yes and no are")
         if isinstance(value, str) and UNPRINTABLE.search(value):
             raise ValueError("Input should not contain control characters")
         if isinstance(value, str) and max(map(len, value.encode().split(b"/"))) > LONGEST_NAME:
-            raise ValueError(f"Input should have names of at most {LONGEST_NAME} bytes")
+            raise ValueError(f"Input should hold no name longer than {LONGEST_NAME} bytes")
         return value
 
 

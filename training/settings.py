@@ -2,6 +2,7 @@
 
 import copy
 import difflib
+import re
 import reprlib
 import textwrap
 from collections.abc import Iterator
@@ -30,6 +31,17 @@ RENAMED = {
     "optimizer.accumulation": "optimizer.gradient_accumulation",
 }
 """Old dotted keys and their new names. A user is told; ``upgrade`` renames them in saved files."""
+
+
+WORDS = {
+    "tuple_type": "Input should be a list, such as [a, b]",
+    "model_type": "Input should be a section; set one of its keys, as in optimizer.name=sgd",
+    "path_type": "Input should be a path",
+    "string_type": "Input should be text; in YAML, put it in quotes",
+    "string_pattern_mismatch": "Input should hold letters, digits, '.', '_' and '-' only, and begin "
+    "with a letter or a digit",
+}
+"""Plainer messages for some types of pydantic's errors."""
 
 
 def load_config(path: Path, overrides: list[str]) -> Config:
@@ -187,7 +199,8 @@ def _parse(text: str | bytes) -> Any:
     try:
         return yaml.load(text, _Loader)
     except (yaml.YAMLError, ValueError) as error:  # ValueError: the date 2026-99-99
-        raise ValueError(" ".join(str(error).split())) from None
+        reason = re.sub(r'in "<(byte|unicode) string>", ', "at ", str(error))
+        raise ValueError(" ".join(reason.split())) from None
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 
@@ -228,7 +241,7 @@ def _explain(path: Path, overridden: set[str], fault: Any) -> str:
     where = _place(key, path, overridden)
     if fault["type"] == "extra_forbidden":
         return f"{where}: {key}: unknown key, {_hint(fault['loc'])}"
-    message = fault["msg"].removeprefix("Value error, ")
+    message = WORDS.get(fault["type"], fault["msg"]).removeprefix("Value error, ")
     return (
         f"{where}: {key}: {message} (got {_quote(fault['input'])})"
         if key
