@@ -38,8 +38,8 @@ WORDS = {
     "model_type": "Input should be a section; set one of its keys, as in optimizer.name=sgd",
     "path_type": "Input should be a path",
     "string_type": "Input should be text; in YAML, put it in quotes",
-    "string_pattern_mismatch": "Input should hold letters, digits, '.', '_' and '-' only, and begin "
-    "with a letter or a digit",
+    "string_pattern_mismatch": "Input should hold letters, digits, '.', '_' and '-' only, and "
+    "begin with a letter or a digit",
 }
 """Plainer messages for some types of pydantic's errors."""
 

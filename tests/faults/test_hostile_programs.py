@@ -89,7 +89,7 @@ def test_pictures_of_every_bad_kind_in_one_go(net, tmp_path, happened):
     lines = err.splitlines()
     assert len(lines) == len(bad), err
     assert all(line.startswith("error: ") and line.isprintable() for line in lines)
-    assert len([line for line in lines if f" {Image.MAX_IMAGE_PIXELS} " in line]) == 3
+    assert len([line for line in lines if f" {Image.MAX_IMAGE_PIXELS}: " in line]) == 3
     for shown in (r"escape \x1b[2J.jpg", r"line\nbreak.jpg", r"no text \udcff.jpg", r"\u202e"):
         assert shown in err
     happened(f"{len(bad)} bad pictures and two good ones", "each named on a line, the good told")

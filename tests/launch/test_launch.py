@@ -106,16 +106,17 @@ def test_ranks_die_with_a_launcher_that_is_killed(program, tmp_path):
 
 def test_a_rank_whose_launcher_died_before_it_was_up_ends_too(program, tmp_path):
     path = program(
-        "open(f'{sys.argv[1]}/started', 'w'); time.sleep(2)\n"
+        "open(f'{sys.argv[1]}/started', 'w'); time.sleep(5)\n"
         "from launch.program import run_program\n"
         "run_program(lambda: time.sleep(600))"
     )
     process = start(*LAUNCH, "1", path, tmp_path)
     wait_until((tmp_path / "started").exists)
     process.kill()
-    finish(process)
+    process.wait()
     assert processes_mentioning(str(path)), "the rank, which has not asked to die with its launcher"
-    wait_until(lambda: not processes_mentioning(str(path)), timeout=60)
+    finish(process, timeout=100)  # the rank holds the pipes until it ends
+    assert not processes_mentioning(str(path))
 
 
 def test_two_launches_at_once_do_not_meet(program):
