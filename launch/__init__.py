@@ -1,1 +1,1 @@
-"""How processes start, end and are watched."""
+"""Starting, ending and watching processes."""

@@ -22,7 +22,7 @@ class NoAnswerError(RuntimeError):
 
 
 class Whereabouts:
-    """What this rank is doing, from the outermost activity to the innermost, and since when.
+    """This rank's activity, from the outermost to the innermost, and the time it began.
 
     Another thread may read ``place`` and ``since`` (``time.monotonic``).
     """

@@ -1,4 +1,4 @@
-"""How a program starts and ends: its messages, its signals, its exit status."""
+"""Start and end of a program: its messages, its signals, its exit status."""
 
 import argparse
 import contextlib

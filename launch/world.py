@@ -1,4 +1,4 @@
-"""What a launcher tells its ranks through the environment, and the store they meet at."""
+"""The ranks' environment, set by a launcher, and the store at which they meet."""
 
 import os
 import socket

@@ -1,1 +1,1 @@
-"""What a run leaves: its folder, checkpoints, metrics, pictures and W&B run."""
+"""Records of a run: its folder, checkpoints, metrics, pictures and W&B run."""

@@ -40,7 +40,7 @@ def small_nets(monkeypatch):
 
 @pytest.fixture
 def tracker_warnings(caplog):
-    """What the tracker of W&B has warned of."""
+    """The warnings of the W&B tracker."""
 
     def warnings():
         ours = [record for record in caplog.records if record.name == "recording.tracking"]

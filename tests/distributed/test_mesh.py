@@ -1,4 +1,4 @@
-"""What is decided before any process group exists."""
+"""Decisions before any process group exists."""
 
 import pytest
 

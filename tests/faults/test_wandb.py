@@ -39,7 +39,7 @@ def track(wandb_server, tmp_path, monkeypatch):
 
 
 def log_rows(tracker, count=ROWS, first=1):
-    """How long each call took."""
+    """The time that each call took."""
     times = []
     for step in range(first, first + count):
         before = time.perf_counter()

@@ -1,4 +1,4 @@
-"""What a run notices about itself."""
+"""Faults that a run notices in itself."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""How programs end, on real ranks."""
+"""Ends of programs, on real ranks."""
 
 import os
 import shlex

@@ -40,7 +40,7 @@ def draw(tmp_path):
 
 
 def _count(pixels, color):
-    """How many pixels of each quarter have the color; row by row."""
+    """Count the pixels of each quarter that have the color; row by row."""
     rgb = [int(color[place : place + 2], 16) for place in (1, 3, 5)]
     hit = (pixels == rgb).all(-1)
     return [

@@ -1,4 +1,4 @@
-"""What is seen of a run while it lasts, with a terminal and without."""
+"""The progress of a run, on a terminal and without one."""
 
 import fcntl
 import logging
@@ -17,7 +17,7 @@ SPEED = {"step/images_per_second": 321.0}
 
 
 class Screen:
-    """Where standard error goes: a file, or a terminal of 120 columns."""
+    """Takes standard error: a file, or a terminal of 120 columns."""
 
     def __init__(self, monkeypatch, stderr, read):
         self.monkeypatch, self.stderr, self.read = monkeypatch, stderr, read

@@ -1,4 +1,4 @@
-"""What a run counts, and what it leaves behind."""
+"""The counts of a run, and the files it leaves."""
 
 import json
 import logging

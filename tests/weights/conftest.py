@@ -1,4 +1,4 @@
-"""What large files leave is cleared away."""
+"""Large files are removed at once."""
 
 import shutil
 

@@ -35,7 +35,7 @@ def folder(tree, tmp_path):
 
 @pytest.fixture
 def refused(folder):
-    """What opening the folder complains of."""
+    """The complaint of opening the folder."""
 
     def message(split="train"):
         with pytest.raises(ReportedError) as caught:

@@ -1,4 +1,4 @@
-"""Which files are packed, in which order, and what is missing."""
+"""The files that are packed, their order, and those that are missing."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""What was altered since it was written is found."""
+"""Files that were altered after they were written are found."""
 
 import pytest
 

@@ -39,7 +39,7 @@ def make_tree(root, images=5):
 
 
 def add_odd_files(root):
-    """What ImageNet has, and worse, in the training folder of ants."""
+    """Put odd files as in ImageNet, and worse ones, into the training folder of ants."""
     folder = root / "train" / "ant"
     noise(1).convert("CMYK").save(folder / "cmyk.jpg")
     noise(2).convert("L").save(folder / "grey.jpg")
