@@ -21,6 +21,11 @@ PARTS = (
     "optimizer",
 )
 """The parts of a step's time. Communication is booked as far as computation does not hide it."""
+LABELS = dict(zip(PARTS, PARTS, strict=True)) | {
+    "activation_communication": "activations",
+    "gradient_communication": "gradients",
+}
+"""Short names of the parts, for a person: communication is that of activations and gradients."""
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from common.files import writing
-from distributed.timer import StepCost
+from distributed.timer import LABELS, StepCost
 from recording.metrics import read_metrics
 
 # The palette of Okabe and Ito: color-blind readers can tell these apart.
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 SMOOTHED_POINTS = 60
-SHORT = {"activation_communication": "activations", "gradient_communication": "gradients"}
-"""Names of communication that fit a legend."""
 
 
 def draw_curves(metrics: Path, picture: Path, title: str) -> None:
@@ -64,7 +62,7 @@ def _draw_speed(axes: Axes, steps: list[Any]) -> None:
 def _draw_parts(axes: Axes, steps: list[Any]) -> None:
     cost, left = StepCost.median([StepCost.read(line, "step/") for line in steps]), 0.0
     for (part, seconds), color in zip(cost.parts.items(), COLORS, strict=True):
-        width, label = 1000 * seconds, SHORT.get(part, part)
+        width, label = 1000 * seconds, LABELS[part]
         axes.barh(
             [0], [width], left=left, height=0.35, color=color, label=f"{label}: {width:.1f} ms"
         )

@@ -14,7 +14,7 @@ from torch import Tensor
 from typing_extensions import Self, override
 
 from common.files import writing
-from distributed.timer import StepCost
+from distributed.timer import LABELS, StepCost
 from recording.folder import RunFolder
 from recording.metrics import MetricsFile, read_metrics, step_speed
 from recording.progress import Progress
@@ -27,9 +27,6 @@ from training.settings import dump_config
 from training.trainer import StepResult, Trainer, why_not_compiled
 
 log = logging.getLogger(__name__)
-
-SHORT = {"activation_communication": "act. comm.", "gradient_communication": "grad. comm."}
-"""Names of a step's parts that are short enough for a line."""
 
 
 class Listener(Protocol):
@@ -227,10 +224,10 @@ def closing_words(
     if "bytes_sent" in summary:
         cost = StepCost.read(summary)
         total = sum(cost.parts.values()) or 1.0
-        shares = [f"{SHORT.get(part, part)} {s / total:.0%}" for part, s in cost.parts.items()]
+        fractions = [f"{LABELS[part]} {s / total:.0%}" for part, s in cost.parts.items()]
         speed = {
             "speed": f"{summary['images_per_second']:.1f} images/s",
-            "a step's time": ", ".join(shares),
+            "a step's time": ", ".join(fractions),
             "sent": f"{cost.bytes_sent / 1e6:.2f} MB by a rank in a step",
         }
     lines = {

@@ -81,7 +81,7 @@ def test_a_step_takes_the_time_since_the_last_one(clock):
         clock.now += seconds
         reporter.trained(1, _batch(), RESULT, {})
     assert (reporter.totals.seconds, reporter.totals.steps) == (5.0, 2)
-    assert reporter.totals.images == 256, "of the whole batch, not of the share"
+    assert reporter.totals.images == 256, "of the global batch, not of the local one"
 
 
 def test_what_happens_while_the_clock_is_stopped_is_not_training_time(clock):
@@ -227,8 +227,8 @@ def test_the_closing_words_say_what_came_of_the_run(words, tmp_path):
         "test accuracy": "0.7500 (top-5 0.8750)",
         "trained": "2 of 4 steps, 256 images in 4 s",
         "speed": "64.0 images/s",
-        "a step's time": "data 10%, forward 30%, act. comm. 10%, backward 40%, "
-        "grad. comm. 5%, optimizer 5%",
+        "a step's time": "data 10%, forward 30%, activations 10%, backward 40%, "
+        "gradients 5%, optimizer 5%",
         "sent": "2.50 MB by a rank in a step",
         "memory": "1.00 GiB at most on a rank",
         "checkpoint": "runs/fashion/checkpoints/a",
