@@ -21,7 +21,7 @@ from launch.program import ArgumentParser, run_program
 from common.errors import ReportedError
 from common.files import replacing
 from data.datasets import Dataset
-from distributed.mesh import Mesh, plan_mesh
+from distributed.mesh import Mesh
 from launch.world import launched_world
 from recording.source import check_channels, check_classes, read_source
 from training.batches import make_preprocess, open_test_set, test_batches
@@ -39,7 +39,7 @@ def main() -> int:
     source = read_source(arguments.source)
     config = source.config(arguments.config, arguments.overrides)
     weights = source.check_fits(config)
-    plan = plan_mesh(launched_world().size, config.towers, config.placement)
+    plan = config.plan(launched_world().size)
     mesh = Mesh.start(plan, config.timeout)
     test_set = open_test_set(config.data, mesh)
     check_classes(weights, len(test_set.classes), config)

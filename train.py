@@ -18,7 +18,7 @@ from launch.signals import StopRequest
 
 from data.datasets import Dataset
 from distributed.device import peak_memory
-from distributed.mesh import Mesh, plan_mesh
+from distributed.mesh import Mesh
 from launch.world import launched_world
 from recording.reporter import Reporter, start_reporter
 from recording.resume import open_run
@@ -36,7 +36,7 @@ def main() -> int:
     """Train from configuration to summary; returns the exit status."""
     arguments = parse_arguments()
     config = load_config(arguments.config, arguments.overrides)
-    plan = plan_mesh(launched_world().size, config.towers, config.placement)
+    plan = config.plan(launched_world().size)
     if arguments.print_config:
         log.info("%s", dump_config(config).rstrip())
         return 0

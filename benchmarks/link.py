@@ -33,7 +33,7 @@ from benchmarks.contest import Row, parser, report
 from comparison.formulas import Net
 from comparison.measure import ROOT, steady_speed
 from model.alexnet import AlexNet
-from model.towers import LocalTowers
+from model.placement import Placement
 from model.variants import VARIANTS
 from recording.folder import RunFolder
 
@@ -117,7 +117,7 @@ def bytes_per_second(rate: str) -> float:
 def even_batch(rate: str, images_per_second: float, ddp_seconds: float) -> float:
     """The global batch B at which the formula gives split and DDP the same step time."""
     with torch.device("meta"):
-        model = AlexNet(VARIANTS["paper"], CLASSES, 3, LocalTowers(2))
+        model = AlexNet(VARIANTS["paper"], CLASSES, 3, Placement(2))
     gradients = 4 * sum(parameter.numel() for parameter in model.parameters())
     activations = Net("paper", 2, 3, SIZE, CLASSES).activation_bytes(images=1, element_size=2)
     beta, hidden = bytes_per_second(rate), HIDES / images_per_second

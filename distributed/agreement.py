@@ -9,6 +9,7 @@ from torch import Tensor
 
 from common.errors import ReportedError
 from distributed.mesh import Mesh
+from distributed.placement import MeshPlacement
 from model.alexnet import AlexNet
 
 log = logging.getLogger(__name__)
@@ -17,7 +18,7 @@ SLOW = 1.5
 """A rank that works this many times as long as the others is worth a warning."""
 
 
-def check_same_weights(mesh: Mesh, model: AlexNet) -> None:
+def check_same_weights(mesh: Mesh, model: AlexNet, placement: MeshPlacement) -> None:
     """Compare a checksum of every weight over the ranks that hold the same weights.
 
     Every rank must call it; it reads its weights once. Raises ReportedError on every rank when
@@ -25,18 +26,21 @@ def check_same_weights(mesh: Mesh, model: AlexNet) -> None:
     """
     names = [name for name, _ in model.named_parameters()]
     sums = torch.stack([_sum_of_bits(parameter) for parameter in model.parameters()])
-    found = _from_every_rank(sums)
-    per_replica = mesh.plan.ranks_per_replica
-    for place, name in enumerate(names):
-        holders = per_replica if model.towers.shard_dim(name) is not None else 1
-        for rank, row in enumerate(found):
-            first = rank % holders
-            if row[place] != found[first, place]:
-                raise ReportedError(
-                    f"ranks {first} and {rank} should hold the same {name}, and do not: a fault "
-                    "of memory, of a device or of the network; go on with --resume",
-                    retry=True,
-                )
+    holders = [placement.sharding(name).holders for name in names]
+    suspect = [-1, -1, mesh.rank]  # (place of a parameter, a rank that differs, this rank)
+    for ranks in dict.fromkeys(ranks for each in holders for ranks in each):
+        first = _gather(torch.cat([sums, sums.new_tensor([mesh.rank])]), ranks.group)[0]
+        places = [place for place, each in enumerate(holders) if ranks in each]
+        if differing := [place for place in places if first[place] != sums[place]]:
+            suspect[:2] = [differing[0], int(first[-1])]
+    everyone = _gather(sums.new_tensor(suspect)).tolist()
+    for place, first_rank, rank in everyone:
+        if place >= 0:
+            raise ReportedError(
+                f"ranks {first_rank} and {rank} should hold the same {names[place]}, and do not: a "
+                "fault of memory, of a device or of the network; go on with --resume",
+                retry=True,
+            )
 
 
 def slowest_rank(mesh: Mesh, seconds: float) -> dict[str, float]:
@@ -45,7 +49,7 @@ def slowest_rank(mesh: Mesh, seconds: float) -> dict[str, float]:
     Every rank must call it. Returns metrics.
     """
     own = torch.tensor([seconds], dtype=torch.float64, device=mesh.device)
-    everyone = _from_every_rank(own)[:, 0].tolist()
+    everyone = _gather(own)[:, 0].tolist()
     slowest = max(range(len(everyone)), key=everyone.__getitem__)
     others = everyone[:slowest] + everyone[slowest + 1 :]
     if others and everyone[slowest] > SLOW * (usual := statistics.median(others)):
@@ -63,8 +67,8 @@ def _sum_of_bits(tensor: Tensor) -> Tensor:
     return tensor.view(integers).sum(dtype=torch.int64)
 
 
-def _from_every_rank(values: Tensor) -> Tensor:
-    """The ``values`` (N,) of each rank, (ranks, N)."""
-    rows = [torch.empty_like(values) for _ in range(dist.get_world_size())]
-    dist.all_gather(rows, values)
+def _gather(values: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
+    """The ``values`` (N,) of each rank of a group, or of all: (ranks, N)."""
+    rows = [torch.empty_like(values) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(rows, values, group)
     return torch.stack(rows)

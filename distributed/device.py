@@ -9,15 +9,17 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple, TypeVar
 
 import torch
+import torch.distributed as dist
+from torch import Tensor
 
 from common.errors import ReportedError
 
 Mark = float | torch.cuda.Event
-Tensors = TypeVar("Tensors", bound=tuple[torch.Tensor, ...])
+Tensors = TypeVar("Tensors", bound=tuple[Tensor, ...])
 
 
 def take_device(local_rank: int, local_world_size: int) -> torch.device:
@@ -104,6 +106,53 @@ def on_device(batches: Iterable[Tensors], device: torch.device) -> Iterator[Tens
             yield ready
     if ahead is not None:
         yield handed_over(ahead)
+
+
+def start_gather(own: Tensor, counts: Sequence[int], group: dist.ProcessGroup) -> "Started":
+    """Begin to bring all ranks' rows together.
+
+    Rank r has ``counts[r]`` rows, ``own`` (counts[own rank], N). Result: (1, sum of counts, N).
+    """
+    rows = own.new_empty(sum(counts), *own.shape[1:])
+    if own.is_cuda:
+        pieces = list(rows.split(list(counts)))
+        return Started(rows[None], dist.all_gather(pieces, own, group=group, async_op=True))
+    # gloo's all-gather wants equal parts
+    copies, sizes = own.repeat(len(counts), 1), [len(own)] * len(counts)
+    work = dist.all_to_all_single(rows, copies, list(counts), sizes, group, async_op=True)
+    return Started(rows[None], work)
+
+
+def start_sum(parts: Tensor, counts: Sequence[int], group: dist.ProcessGroup) -> "Started":
+    """Begin to send rank r its ``counts[r]`` rows of ``parts`` (sum of counts, N), to be summed.
+
+    Result: (…, counts[own rank], N), whose sum over the first dimension is the sum over ranks.
+    """
+    own = counts[group.rank()]
+    if parts.is_cuda:
+        total = parts.new_empty(1, own, *parts.shape[1:])
+        pieces = list(parts.split(list(counts)))
+        return Started(total, dist.reduce_scatter(total[0], pieces, group=group, async_op=True))
+    # gloo's reduce-scatter sends all to everyone.
+    received = parts.new_empty(len(counts), own, *parts.shape[1:])
+    sizes = [own] * len(counts)
+    work = dist.all_to_all_single(
+        received.flatten(0, 1), parts, sizes, list(counts), group, async_op=True
+    )
+    return Started(received, work)
+
+
+class Started(NamedTuple):
+    """A collective under way, and the tensor that it fills."""
+
+    result: Tensor
+    work: dist.Work | None
+
+    def wait(self) -> Tensor:
+        """The sum of the result over its first dimension, once the collective has ended."""
+        if self.work is not None:
+            self.work.wait()
+        return self.result[0] if len(self.result) == 1 else self.result.sum(0)
 
 
 def mark_time(device: torch.device) -> Mark:

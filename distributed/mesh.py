@@ -1,4 +1,4 @@
-"""The mesh of ranks: which rank computes which tower of which replica, on which device."""
+"""The mesh of ranks: this process's device, and its place in the groups of a plan."""
 
 import itertools
 import os
@@ -6,13 +6,15 @@ import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 
 from common.errors import ReportedError
+from distributed.collectives import Ranks
 from distributed.device import backend_for, take_device
+from distributed.plan import Grid, Plan
 from distributed.timer import StepTimer
 from launch.heartbeat import send_heartbeats, wait_for_key
 from launch.world import group_store, join, launched_world
@@ -23,67 +25,34 @@ MAIN_WORK = 3600.0
 """Seconds that ranks wait for work of rank 0: a download, a checkpoint."""
 TIMEOUT = 100.0
 """Seconds that ranks wait for each other in everything else."""
-MOST_REPLICAS_DRAWN = 8
 
 
-@dataclass(frozen=True)
-class Plan:
-    """A mesh of ``replicas × ranks_per_replica`` ranks for a net of ``towers``."""
+class StageRanks(NamedTuple):
+    """This rank's place in one stage of the net.
 
-    replicas: int
-    ranks_per_replica: int
-    towers: int
-
-    @property
-    def placement(self) -> Literal["local", "split"]:
-        """``local``: a replica's towers in one process; ``split``: one on each rank."""
-        return "split" if self.ranks_per_replica > 1 else "local"
-
-    @property
-    def world_size(self) -> int:
-        """The number of ranks."""
-        return self.replicas * self.ranks_per_replica
-
-    def picture(self) -> str:
-        """Draw the mesh, a line for each replica (the first few of many)."""
-        per_rank = self.towers // self.ranks_per_replica
-        lines = []
-        for replica in range(min(self.replicas, MOST_REPLICAS_DRAWN)):
-            ranks = []
-            for place in range(self.ranks_per_replica):
-                rank, first = replica * self.ranks_per_replica + place, place * per_rank
-                towers = f"{first}" if per_rank == 1 else f"{first}-{first + per_rank - 1}"
-                ranks.append(f"[ rank {rank}: tower {towers} ]")
-            lines.append(f"  replica {replica}  " + " <-> ".join(ranks))
-        if self.replicas > len(lines):
-            lines.append(f"  … and {self.replicas - len(lines)} more replicas")
-        return "\n".join(lines)
-
-
-def plan_mesh(world_size: int, towers: int, placement: str) -> Plan:
-    """Plan ``world_size`` ranks; ``auto`` splits if their number is a multiple of the towers.
-
-    Raises ReportedError when ``split`` is asked for and the numbers do not allow it.
+    ``slices`` together hold one copy of it, ``copies`` hold the same slice, and ``tower`` are those
+    of the slices that share a tower.
     """
-    divides = towers > 1 and world_size % towers == 0
-    if placement == "split" and not divides:
-        raise ReportedError(
-            "placement split needs one rank for each tower, so the ranks must be a multiple of "
-            f"the towers, and those at least 2: there are {world_size} ranks and {towers} towers"
-        )
-    per_replica = towers if placement != "local" and divides else 1
-    return Plan(world_size // per_replica, per_replica, towers)
+
+    slices: Ranks
+    copies: Ranks
+    tower: Ranks
 
 
 @dataclass(frozen=True)
 class Mesh:
-    """This rank's place in a running process group, and the timer of what it costs."""
+    """This rank's place in a running process group, and the timer of what it costs.
+
+    ``feeders`` are the ranks of a copy of the classifier that hold the same slice of the features,
+    one in each replica that feeds it.
+    """
 
     plan: Plan
     rank: int
     device: torch.device
-    tower_group: dist.ProcessGroup
-    replica_group: dist.ProcessGroup
+    features: StageRanks
+    classifier: StageRanks
+    feeders: Ranks
     timer: StepTimer
     timeout: float = TIMEOUT
     _turns: Iterator[int] = field(default_factory=itertools.count)
@@ -118,14 +87,32 @@ class Mesh:
     @staticmethod
     def over_running_group(plan: Plan, device: torch.device, timeout: float = TIMEOUT) -> "Mesh":
         """The mesh over a default process group that already exists."""
-        ranks = torch.arange(plan.world_size).view(plan.replicas, plan.ranks_per_replica)
-        towers, replicas = (_own_group(ranks, timeout), _own_group(ranks.T, timeout))
-        return Mesh(plan, dist.get_rank(), device, towers, replicas, StepTimer(device), timeout)
+        timer, groups = StepTimer(device), _Groups(timeout)
+
+        def own(partition: list[list[int]]) -> Ranks:
+            return Ranks(groups.own(partition), timer)
+
+        def stage(grid: Grid) -> StageRanks:
+            together = grid.copies()
+            spread = max(1, grid.shards // plan.towers)
+            return StageRanks(own(together), own(_across(together)), own(grid.parts(spread)))
+
+        features, classifier = stage(plan.features), stage(plan.classifier)
+        fed = [_across(ranks) for ranks in _feeding(plan)]
+        feeders = own([group for groups in fed for group in groups])
+        rank = dist.get_rank()
+        return Mesh(plan, rank, device, features, classifier, feeders, timer, timeout)
 
     @property
     def replica(self) -> int:
-        """The number of the replica that this rank belongs to."""
-        return self.rank // self.plan.ranks_per_replica
+        """The number of the features' replica that this rank belongs to."""
+        return self.features.copies.index
+
+    @property
+    def fed_by(self) -> slice:
+        """The features' replicas whose images this rank's classifier works on."""
+        first = self.classifier.copies.index * self.plan.feeds
+        return slice(first, first + self.plan.feeds)
 
     @property
     def is_main(self) -> bool:
@@ -135,7 +122,7 @@ class Mesh:
     def sum_over_replicas(self, values: torch.Tensor) -> torch.Tensor:
         """Sum ``values`` over the replicas, in place; the result is equal on every rank."""
         with self.timer.whereabouts.inside("sum over replicas"):
-            dist.all_reduce(values, group=self.replica_group)
+            dist.all_reduce(values, group=self.features.copies.group)
         return values
 
     def largest(self, value: float) -> float:
@@ -182,7 +169,28 @@ class Mesh:
             wait_for_key(store, turn, 0, self.timeout, MAIN_WORK)
 
 
-def _own_group(ranks: torch.Tensor, timeout: float) -> dist.ProcessGroup:
-    """The process group of the row of ``ranks`` that holds this rank."""
-    group, _ = dist.new_subgroups_by_enumeration(ranks.tolist(), timedelta(seconds=timeout))
-    return cast(dist.ProcessGroup, group)
+def _across(rows: list[list[int]]) -> list[list[int]]:
+    """The columns of ``rows``."""
+    return [list(column) for column in zip(*rows, strict=True)]
+
+
+def _feeding(plan: Plan) -> list[list[list[int]]]:
+    """For each copy of the classifier, the ranks of each of the features' replicas in it."""
+    replicas = plan.features.copies()
+    return [replicas[first : first + plan.feeds] for first in range(0, len(replicas), plan.feeds)]
+
+
+class _Groups:
+    """The process groups of this rank, each made once. All ranks must ask for the same ones."""
+
+    def __init__(self, timeout: float) -> None:
+        self.timeout = timedelta(seconds=timeout)
+        self.made: dict[str, dist.ProcessGroup] = {}
+
+    def own(self, partition: list[list[int]]) -> dist.ProcessGroup:
+        """The group of that part of the ranks which holds this one."""
+        key = str(partition)
+        if key not in self.made:
+            group, _ = dist.new_subgroups_by_enumeration(partition, self.timeout)
+            self.made[key] = cast(dist.ProcessGroup, group)
+        return self.made[key]

@@ -1,9 +1,10 @@
 """The cost of a training step on this rank: seconds by part, and bytes sent."""
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -34,7 +35,8 @@ class StepCost:
 
     The fields are the names of these quantities everywhere: in ``metrics.jsonl``, ``summary.json``,
     ``results.json`` and W&B. ``seconds_…`` is the time booked to a part, ``bytes_sent`` what this
-    rank sends to others.
+    rank sends to others, and ``bytes_at`` the same by the boundary that it crosses: a layer where
+    ranks meet, or the gradients of a stage.
     """
 
     seconds_data: float = 0.0
@@ -44,18 +46,33 @@ class StepCost:
     seconds_gradient_communication: float = 0.0
     seconds_optimizer: float = 0.0
     bytes_sent: int = 0
+    bytes_at: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def read(cls, values: dict[str, Any], prefix: str = "") -> Self:
         """The cost among flat ``values``, whose keys begin with ``prefix``."""
-        return cls(**{field.name: values[prefix + field.name] for field in fields(cls)})
+        known = {each.name: values.get(prefix + each.name) for each in fields(cls)}
+        return cls(**{name: value for name, value in known.items() if value is not None})
 
     @classmethod
     def median(cls, costs: Sequence[Self]) -> Self:
         """The median of each field; raises StatisticsError without any costs."""
-        rows = [asdict(cost) for cost in costs]
-        middle = {name: statistics.median(row[name] for row in rows) for name in asdict(cls())}
-        return cls(**{**middle, "bytes_sent": round(middle["bytes_sent"])})
+
+        def middle(values: Iterable[float]) -> float:
+            return statistics.median(list(values))
+
+        seconds = {
+            each.name: middle(getattr(cost, each.name) for cost in costs)
+            for each in fields(cls)
+            if each.name.startswith("seconds_")
+        }
+        sent = round(middle(cost.bytes_sent for cost in costs))
+        boundaries = {name for cost in costs for name in cost.bytes_at}
+        at = {
+            name: round(middle(cost.bytes_at.get(name, 0) for cost in costs))
+            for name in sorted(boundaries)
+        }
+        return cls(**seconds, bytes_sent=sent, bytes_at=at)
 
     @property
     def parts(self) -> dict[str, float]:
@@ -74,7 +91,8 @@ class StepTimer:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.bytes_sent = 0.0
+        self.sent: Counter[str] = Counter()
+        """Bytes sent since the last ``take``, by the boundary that they crossed."""
         self.whereabouts = Whereabouts()
         self._current: str | None = None
         self._entries: list[tuple[str | None, Mark]] = []
@@ -105,10 +123,14 @@ class StepTimer:
         for (name, start), (_, end) in zip(self._entries, self._entries[1:], strict=False):
             if name:
                 seconds[name] += seconds_between(start, end)
-        sent = round(self.bytes_sent)
+        sent = {boundary: round(count) for boundary, count in self.sent.items()}
         self._entries.clear()
-        self.bytes_sent = 0.0
-        return StepCost(**{f"seconds_{part}": s for part, s in seconds.items()}, bytes_sent=sent)
+        self.sent.clear()
+        return StepCost(
+            **{f"seconds_{part}": s for part, s in seconds.items()},
+            bytes_sent=sum(sent.values()),
+            bytes_at=sent,
+        )
 
 
 def _words(part: str) -> str:

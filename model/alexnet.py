@@ -1,16 +1,23 @@
 """One definition of AlexNet, for every variant and any number of towers."""
 
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import override
 
 from common.errors import ReportedError
 from model.layers import ACTIVATIONS, Dropout
 from model.normalization import LocalResponseNorm
+from model.placement import Layers, Placement, Reads
 from model.pooling import ActivatedPool
-from model.towers import Towers
-from model.variants import MEETINGS, Meeting, Variant
+from model.variants import MEETINGS, Variant
 
+FEATURES = ("conv1", "conv2", "conv3", "conv4", "conv5")
+CLASSIFIER = ("fc6", "fc7", "fc8")
+"""The layers with parameters, by stage."""
 SMALLEST_SIDE = 64
 """The smallest side of an image, in pixels, for every variant."""
 
@@ -18,90 +25,125 @@ SMALLEST_SIDE = 64
 class AlexNet(nn.Module):
     """The eight layers of Krizhevsky et al. 2012, figure 2, for any number of towers.
 
-    ``towers`` builds the layers. They meet at conv3, fc6 and fc7, where the variant says so, and at
-    fc8. Raises ReportedError when the variant names an unknown activation or meeting, when the
-    towers do not divide a layer's width, and when a net that normalises across its towers has them
-    in several processes.
+    ``placement`` builds the layers where they live. Towers meet at conv3, fc6 and fc7, where the
+    variant says so, and at fc8. The net has two stages: ``features`` (conv1 to conv5) and
+    ``classify`` (fc6 to fc8). Raises ReportedError when the variant names an unknown activation or
+    meeting, and when the towers do not divide a layer's width.
     """
 
-    def __init__(self, variant: Variant, classes: int, channels: int, towers: Towers) -> None:
+    def __init__(self, variant: Variant, classes: int, channels: int, placement: Placement) -> None:
         super().__init__()
-        check_variant(variant, towers)
-        self.variant, self.towers = variant, towers
+        features, classifier = placement.features, placement.classifier
+        check_variant(variant, features.towers)
+        self.variant, self.placement = variant, placement
         c1, c2, c3, c4, c5 = variant.convolutions
         inputs, hidden = c5 * variant.features**2, variant.hidden
         w1, w2, w3, w4, w5 = variant.windows
-        self.conv1 = towers.conv(channels, c1, w1, meets=True)
-        self.conv2 = towers.conv(c1, c2, w2)
-        self.conv3 = towers.conv(c2, c3, w3, meets="conv3" in variant.meet)
-        self.conv4 = towers.conv(c3, c4, w4)
-        self.conv5 = towers.conv(c4, c5, w5)
-        self.fc6 = towers.linear(inputs, hidden, meets="fc6" in variant.meet)
-        self.fc7 = towers.linear(hidden, hidden, meets="fc7" in variant.meet)
-        self.fc8 = towers.classifier(hidden, classes)
-        norm = None
-        if variant.local_response_norm:
-            apart = 1 if variant.lrn_spans_towers else len(towers.here)
-            norm = LocalResponseNorm(apart, k=variant.lrn_k)
+        reads = {name: Reads.ALL if name in variant.meet else Reads.OWN for name in MEETINGS}
+        self.conv1 = features.first_conv(channels, c1, w1)
+        self.conv2 = features.conv("conv2", c1, c2, w2, Reads.OWN)
+        self.conv3 = features.conv("conv3", c2, c3, w3, reads["conv3"])
+        self.conv4 = features.conv("conv4", c3, c4, w4, Reads.OWN)
+        self.conv5 = features.conv("conv5", c4, c5, w5, Reads.OWN)
+        self.fc6 = placement.first_linear(inputs, hidden, reads["fc6"])
+        self.fc7 = classifier.linear("fc7", hidden, hidden, reads["fc7"])
+        self.fc8 = classifier.last_linear(hidden, classes)
+        self.norm_pool1 = _norm_pool("norm1", variant, features)
+        self.norm_pool2 = _norm_pool("norm2", variant, features)
         self.pool = ActivatedPool(None, variant.activation, variant.pool)
-        self.norm_pool: nn.Module = ActivatedPool(norm, variant.activation, variant.pool)
-        if norm and variant.pools_first:
-            self.norm_pool = nn.Sequential(self.pool, norm)
         before, after6, after7 = variant.dropout
-        self.dropout5 = Dropout(before, towers.units(inputs), stream=5)
-        self.dropout6 = Dropout(after6, towers.units(hidden), stream=6)
-        self.dropout7 = Dropout(after7, towers.units(hidden), stream=7)
+        self.dropout5 = Dropout(before, features.units(inputs), stream=5)
+        self.dropout6 = Dropout(after6, classifier.units(hidden), stream=6)
+        self.dropout7 = Dropout(after7, classifier.units(hidden), stream=7)
 
-    def forward(self, images: Tensor, keys: Tensor | None = None) -> Tensor:
-        """Compute the logits (B, classes) of standardized images (B, C, H, W), H and W at least 64.
+    def forward(
+        self, images: Tensor, keys: Tensor | None = None, shares: Sequence[int] | None = None
+    ) -> Tensor:
+        """Logits (B, classes) of standardized images (B, C, H, W), H and W at least 64 px.
 
         ``keys`` (B,) choose each image's dropout masks; without them nothing is dropped.
+        ``shares`` are the numbers of images of all replicas that share a classifier; without them,
+        each has as many as this one.
         """
+        x = self.placement.to_classifier(self.features(images, keys), shares)
+        return self.classify(x, keys, shares)
+
+    def features(self, images: Tensor, keys: Tensor | None = None) -> Tensor:
+        """What fc6 reads of own images (B, C, H, W): (B, this rank's units)."""
         if min(images.shape[-2:]) < SMALLEST_SIDE:
             raise ReportedError(
                 f"images of {images.shape[-2]}×{images.shape[-1]} px are too small for AlexNet: "
                 f"make each side at least {SMALLEST_SIDE} px"
             )
         f = ACTIVATIONS[self.variant.activation]
-        x = self.norm_pool(self.conv1(images))  # each pooling begins with f
-        x = self.norm_pool(self.conv2(x))
-        x = f(self.meet("conv3", x))
+        x = self.norm_pool1(self.conv1(images))  # each pooling begins with f
+        x = self.norm_pool2(self.conv2(x))
+        x = f(self.conv3(x))
         x = f(self.conv4(x))
         x = self.pool(self.conv5(x))
-        x = self.dropout5(resize(x, self.variant.features).flatten(1), keys)
-        x = self.dropout6(f(self.meet("fc6", x)), keys)
-        x = self.dropout7(f(self.meet("fc7", x)), keys)
-        return self.towers.sum(self.fc8(x))
+        return self.dropout5(resize(x, self.variant.features).flatten(1), keys)
 
-    def meet(self, name: Meeting, x: Tensor) -> Tensor:
-        """The output of layer ``name``, which reads every tower if the variant says so.
+    def classify(
+        self, x: Tensor, keys: Tensor | None = None, shares: Sequence[int] | None = None
+    ) -> Tensor:
+        """Own images' logits (B, classes), from the result of ``placement.to_classifier``.
 
-        ``x`` (B, C, …) holds this process's channels.
+        ``keys`` are those of all images in ``x``.
         """
-        layer = getattr(self, name)
-        if name in self.variant.meet:
-            return self.towers.meet(layer, x)
-        out: Tensor = layer(x)
-        return out
+        f = ACTIVATIONS[self.variant.activation]
+        x = self.dropout6(f(self.fc6(x)), keys)
+        x = self.dropout7(f(self.fc7(x)), keys)
+        return self.placement.logits(self.fc8(x), shares)
+
+    def stages(self) -> tuple["Stage", "Stage"]:
+        """(features, classifier): the net in two modules, over the same layers."""
+        return (
+            Stage(self.features, {name: getattr(self, name) for name in FEATURES}),
+            Stage(self.classify, {name: getattr(self, name) for name in CLASSIFIER}),
+        )
 
 
-def check_variant(variant: Variant, towers: Towers) -> None:
-    """Raise ReportedError if the net cannot be built, or not with these towers."""
+class Stage(nn.Module):
+    """Some layers of a net as a module of its own, which ``DistributedDataParallel`` can wrap."""
+
+    def __init__(self, forward: Callable[..., Tensor], layers: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        for name, layer in layers.items():
+            self.add_module(name, layer)
+        self.run = forward
+
+    @override
+    def forward(self, *inputs: Any) -> Tensor:
+        return self.run(*inputs)
+
+
+def check_variant(variant: Variant, towers: int) -> None:
+    """Raise ReportedError if the net cannot be built, or not with this number of towers."""
     if variant.activation not in ACTIVATIONS:
         raise ReportedError(
             f"net.activation is {variant.activation}: name one of {', '.join(ACTIVATIONS)}"
         )
-    for layer in variant.meet:
-        if layer not in MEETINGS:
-            raise ReportedError(f"net.meet names {layer}: name any of {', '.join(MEETINGS)}")
-    for number, width in enumerate(variant.convolutions, start=1):
-        towers.check_width(f"conv{number}", width)
-    towers.check_width("fc6", variant.hidden)
-    if variant.lrn_spans_towers and len(towers.here) < towers.count:
-        raise ReportedError(
-            "this variant normalises across its towers, which must be in one process for that: "
-            "set placement=local"
-        )
+    if unknown := set(variant.meet) - set(MEETINGS):
+        raise ReportedError(f"net.meet names {min(unknown)}: name any of {', '.join(MEETINGS)}")
+    for layer, width in variant.widths.items():
+        if width % towers:
+            raise ReportedError(
+                f"{towers} towers do not divide the {width} units of {layer}: choose a number of "
+                "towers that divides every layer's width"
+            )
+
+
+def _norm_pool(name: str, variant: Variant, layers: Layers) -> nn.Module:
+    """Activation, normalisation if the variant has one, and pooling, in the variant's order."""
+    plain = ActivatedPool(None, variant.activation, variant.pool)
+    if not variant.local_response_norm:
+        return plain
+    reads = Reads.ALL if variant.lrn_spans_towers else Reads.OWN
+    norm = LocalResponseNorm(layers.groups_here(reads), k=variant.lrn_k)
+    if variant.pools_first:
+        return nn.Sequential(plain, layers.normalizing(name, norm, reads))
+    pool = ActivatedPool(norm, variant.activation, variant.pool)
+    return layers.normalizing(name, pool, reads)
 
 
 def resize(x: Tensor, side: int) -> Tensor:

@@ -67,15 +67,15 @@ def initialize(model: AlexNet, seed: int, scheme: str | None = None) -> None:
         fan_in = 0
         for kind, parameter in module.named_parameters():
             name = f"{layer}.{kind}"
-            full = torch.empty(model.towers.full_shape(name, parameter.shape))
+            full = torch.empty(model.placement.full_shape(name, parameter.shape))
             if kind == "weight":
                 fan_in = full[0].numel()
             draw_values(layer, kind, full, fan_in, draw)
-            parameter.copy_(model.towers.shard(name, full))
+            parameter.copy_(model.placement.shard(name, full))
 
 
 @torch.no_grad()
 def fill(model: AlexNet, tensors: dict[str, Tensor]) -> None:
     """Set the model's slices of the named parameters from their full ``tensors``."""
     for name, tensor in tensors.items():
-        model.get_parameter(name).copy_(model.towers.shard(name, tensor))
+        model.get_parameter(name).copy_(model.placement.shard(name, tensor))

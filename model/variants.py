@@ -58,6 +58,12 @@ class Variant:
     init: str = "default"
     source: str = ""
 
+    @property
+    def widths(self) -> dict[str, int]:
+        """Units of the layers that towers and shards divide, over all towers."""
+        convolutions = {f"conv{n}": width for n, width in enumerate(self.convolutions, start=1)}
+        return {**convolutions, "fc6": self.hidden, "fc7": self.hidden}
+
 
 VARIANTS = {
     "paper": Variant(

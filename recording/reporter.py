@@ -176,7 +176,7 @@ def facts_of(trainer: Trainer) -> dict[str, Any]:
     """The facts of a run that its configuration does not hold."""
     mesh, config, model = trainer.mesh, trainer.config, trainer.model
     shapes = {
-        name: model.towers.full_shape(name, parameter.shape)
+        name: model.placement.full_shape(name, parameter.shape)
         for name, parameter in model.named_parameters()
     }
     return {
@@ -203,7 +203,7 @@ def opening_words(facts: dict[str, Any], trainer: Trainer) -> str:
     lines = [
         f"{config.variant}{changes}, {config.towers} tower(s), {facts['placement']}: "
         f"{facts['parameters']:,} parameters, {facts['parameters_per_rank']:,} on this rank",
-        trainer.mesh.plan.picture(),
+        trainer.mesh.plan.picture(config.form, config.batch_size),
         f"{config.data.name} at {config.data.size} px, global batch {config.batch_size}, "
         f"{config.precision}, {facts['total_steps']} steps",
         f"processes on {device.type}: {facts['world_size']}{threads}",

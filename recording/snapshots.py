@@ -36,8 +36,8 @@ log = logging.getLogger(__name__)
 class CheckpointWriter:
     """Saves checkpoints while training goes on, which waits only for a copy in memory.
 
-    Every rank must have one and make the same calls: the towers of the first replica send their
-    slices to rank 0, which alone writes. As a context manager it waits for the last write to end.
+    Every rank must have one and make the same calls: those that hold slices send them to rank 0,
+    which alone writes. As a context manager it waits for the last write to end.
     """
 
     def __init__(self, folder: Path, trainer: Trainer, newest: Path | None) -> None:
@@ -109,9 +109,9 @@ def _write(target: Path, content: Content, number: int, kept: set[str]) -> Path:
 
 
 def take_snapshot(trainer: Trainer, totals: Totals) -> Content:
-    """The trainer's state, without tensors on the ranks of any but the first replica.
+    """The trainer's state, with full tensors on rank 0 alone.
 
-    Every rank of the first replica must call it: full tensors are gathered from its slices.
+    Every rank must call it: each full tensor is gathered from the slices of its first copy.
     """
     model = trainer.model
     tensors, scalars = _optimizer_state(model, trainer.optimizer)
@@ -122,10 +122,8 @@ def take_snapshot(trainer: Trainer, totals: Totals) -> Content:
         "config": trainer.config.model_dump(mode="json"),
         "classes": list(trainer.classes),
     }
-    if trainer.mesh.replica:
-        return Content({}, {}, state)
     weights = dict(model.named_parameters())
-    return Content(_full_copies(model, weights), _full_copies(model, tensors), state)
+    return Content(_full_copies(trainer, weights), _full_copies(trainer, tensors), state)
 
 
 def _optimizer_state(
@@ -145,17 +143,24 @@ def _optimizer_state(
     return tensors, scalars
 
 
-def _full_copies(model: AlexNet, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies of the full tensors on the CPU; each name ends in that of a parameter."""
+def _full_copies(trainer: Trainer, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """On rank 0, copies of the full tensors on the CPU; each name ends in that of a parameter."""
+    copies = {}
+    for name, tensor in tensors.items():
+        sharding = trainer.placement.sharding(name.rpartition("/")[2])
+        if sharding.copies.index == 0:
+            full = sharding.unshard(tensor.detach())
+            if trainer.mesh.is_main:
+                copies[name] = _copy_of(full, tensor)
+    return copies
 
-    def copy(name: str, tensor: Tensor) -> Tensor:
-        full = model.towers.unshard(name.rpartition("/")[2], tensor.detach())
-        is_copy = full.data_ptr() != tensor.data_ptr() and full.device.type == "cpu"
-        if is_copy and full.is_contiguous():
-            return full
-        return torch.empty(full.shape, dtype=full.dtype).copy_(full)
 
-    return {name: copy(name, tensor) for name, tensor in tensors.items()}
+def _copy_of(full: Tensor, part: Tensor) -> Tensor:
+    """``full`` itself if it is already a copy on the CPU, and no view of ``part``."""
+    is_copy = full.data_ptr() != part.data_ptr() and full.device.type == "cpu"
+    if is_copy and full.is_contiguous():
+        return full
+    return torch.empty(full.shape, dtype=full.dtype).copy_(full)
 
 
 @torch.no_grad()
@@ -164,11 +169,11 @@ def load_checkpoint(path: Path, state: dict[str, Any], trainer: Trainer) -> None
 
     Raises ReportedError if the checkpoint is of another net.
     """
-    towers = trainer.model.towers
+    placement = trainer.model.placement
     with open_tensors(path / MODEL) as file:
         _check_same_net(path, trainer.model, file)
         for name, parameter in trainer.model.named_parameters():
-            parameter.copy_(towers.shard(name, file.get_tensor(name)))
+            parameter.copy_(placement.shard(name, file.get_tensor(name)))
     try:
         _load_optimizer(path, dict(state.get("optimizer", {})), trainer)
         trainer.load_state(state["trainer"])
@@ -183,7 +188,7 @@ def _load_optimizer(path: Path, scalars: dict[str, float], trainer: Trainer) -> 
     with open_tensors(path / OPTIMIZER) as file:
         for full_name in file.keys():  # noqa: SIM118 - not a mapping
             key, _, name = full_name.rpartition("/")
-            part = model.towers.shard(name, file.get_tensor(full_name))
+            part = model.placement.shard(name, file.get_tensor(full_name))
             buffer = torch.empty_like(parameters[name]).copy_(part)
             states[name][key or "momentum_buffer"] = buffer  # older checkpoints name no key
     for full_name, value in scalars.items():
@@ -196,7 +201,7 @@ def _load_optimizer(path: Path, scalars: dict[str, float], trainer: Trainer) -> 
 
 def _check_same_net(path: Path, model: AlexNet, file: Any) -> None:
     expected = {
-        name: list(model.towers.full_shape(name, parameter.shape))
+        name: list(model.placement.full_shape(name, parameter.shape))
         for name, parameter in model.named_parameters()
     }
     found = {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from common.errors import ReportedError
-from model.variants import VARIANTS
 from recording.checkpoint import newest_checkpoint, read_tensors, verify_checkpoint
 from recording.folder import RunFolder
 from training.config import Config, DataConfig
@@ -54,6 +53,16 @@ class Source(NamedTuple):
         return config
 
 
+HOW_A_RUN_WAS_EXECUTED = {
+    "placement": "auto",
+    "shards": None,
+    "classifier_ranks": None,
+    "compile": False,
+    "weights": None,
+}
+"""Settings of a run that its weights do not need, at values that fit any number of ranks."""
+
+
 def check_classes(weights: Weights, classes: int, config: Config) -> None:
     """Raise ReportedError unless the net has ``classes`` outputs."""
     if weights.classes != classes:
@@ -93,7 +102,7 @@ def read_source(source: Path) -> Source:
         "data": data,
     }
     if weights.variant is not None:
-        settings.update(variant=weights.variant, placement=_placement(weights.variant))
+        settings.update(variant=weights.variant)
     return Source(weights, settings)
 
 
@@ -115,9 +124,9 @@ def _read_checkpoint(source: Path) -> Source:
         path, state = source, verify_checkpoint(source)
     else:
         path, state = newest_checkpoint(RunFolder(source).checkpoints)
-    settings = {**state["config"], "placement": "auto", "compile": False, "weights": None}
+    settings = {**state["config"], **HOW_A_RUN_WAS_EXECUTED}
+    settings["optimizer"] = {**settings.get("optimizer", {}), "classifier_updates": "step"}
     config = config_over(settings, path, None, [])
-    settings["placement"] = _placement(config.variant)
     preprocessing = config.data.model_dump(mode="json", include=PREPROCESSING)
     preprocessing["stored_size"] = config.data.image_side
     names = state.get("classes") or None
@@ -125,8 +134,3 @@ def _read_checkpoint(source: Path) -> Source:
         *(path, read_tensors(path), config.variant, names, preprocessing), config.net.changes
     )
     return Source(weights, settings)
-
-
-def _placement(variant: str) -> str:
-    """A placement that suits a net of ``variant`` on any number of ranks."""
-    return "local" if VARIANTS[variant].lrn_spans_towers else "auto"

@@ -84,6 +84,7 @@ def _pool(world_size: int):
 
 one_rank = _pool(1)
 two_ranks = _pool(2)
+three_ranks = _pool(3)
 four_ranks = _pool(4)
 
 
@@ -103,9 +104,9 @@ def pytest_terminal_summary(terminalreporter):
     write = terminalreporter.write_line
     if errors:
         terminalreporter.section("equality with the full tensors of one process")
-        write(f"{'variant':<14}{'mesh':<28}largest relative error")
-        for variant, mesh, error in errors:
-            write(f"{variant:<14}{mesh:<28}{error:.1e}")
+        write(f"{'net':<26}{'mesh':<32}largest relative error")
+        for net, mesh, error in errors:
+            write(f"{net:<26}{mesh:<32}{error:.1e}")
     if faults:
         terminalreporter.section("faults tried, and what happened")
         for fault, outcome in faults:

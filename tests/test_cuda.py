@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from data.preprocess import Preprocess, interpolation
 from model.alexnet import AlexNet
 from model.keyed_random import image_keys
-from model.towers import LocalTowers
+from model.placement import Placement
 from model.variants import VARIANTS
 
 CUDA = torch.device("cuda")
@@ -30,7 +30,7 @@ def _no_kept_fake_tensors():
 def test_the_forward_pass_stays_on_the_device(variant, size, training):
     with FakeTensorMode():
         with CUDA:
-            model = AlexNet(VARIANTS[variant], 10, 3, LocalTowers(2))
+            model = AlexNet(VARIANTS[variant], 10, 3, Placement(2))
         images = torch.empty(4, 3, 256, 256, dtype=torch.uint8, device=CUDA)
         keys = image_keys(0, 0, torch.arange(4, device=CUDA)) if training else None
         preprocess = Preprocess(size, 256, [0.0] * 3, [1.0] * 3, True)

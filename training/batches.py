@@ -24,13 +24,30 @@ from training.precision import PRECISIONS
 class LocalBatch(NamedTuple):
     """One replica's part of a global batch of ``global_count`` images.
 
-    ``epochs_done`` counts them from the start of the run to after this batch.
+    ``indices`` are the images of all replicas, one tensor for each: whoever needs another's random
+    numbers computes them from these. ``epochs_done`` counts epochs from the start of the run to
+    after this batch.
     """
 
     batch: Batch
+    indices: Sequence[Tensor]
     global_count: int
-    epoch: int
-    epochs_done: float
+    epoch: int = 0
+    epochs_done: float = 0.0
+
+    @property
+    def shares(self) -> list[int]:
+        """The number of images of each replica."""
+        return [len(each) for each in self.indices]
+
+    def parts(self, number: int) -> list["LocalBatch"]:
+        """The batch in ``number`` parts of each replica, of the same global batch."""
+        batches = zip(*(tensor.tensor_split(number) for tensor in self.batch), strict=True)
+        indices = zip(*(each.tensor_split(number) for each in self.indices), strict=True)
+        return [
+            self._replace(batch=Batch(*batch), indices=part)
+            for batch, part in zip(batches, indices, strict=True)
+        ]
 
     @property
     def ends_epoch(self) -> bool:
@@ -157,21 +174,27 @@ def local_batches(
             with mesh.timer.whereabouts.inside(f"step {first + 1}"), mesh.timer.part("data"):
                 batch = next(loader)
             first += 1
-            yield LocalBatch(batch, len(global_batch), epoch, first / per_epoch)
+            indices = global_batch.tensor_split(mesh.plan.features.replicas)
+            yield LocalBatch(batch, indices, len(global_batch), epoch, first / per_epoch)
 
 
-def test_batches(config: Config, mesh: Mesh, dataset: Dataset) -> Iterator[Batch]:
+def test_batches(config: Config, mesh: Mesh, dataset: Dataset) -> Iterator[LocalBatch]:
     """This replica's part of the test set, each image once over all replicas.
 
     Every replica has as many batches. The last may be short or empty.
     """
-    return _batches(config, mesh, dataset, torch.arange(len(dataset)).split(config.batch_size))
+    order = torch.arange(len(dataset)).split(config.batch_size)
+    loader = _batches(config, mesh, dataset, order)
+    for global_batch, batch in zip(order, loader, strict=True):
+        indices = global_batch.tensor_split(mesh.plan.features.replicas)
+        yield LocalBatch(batch, indices, len(global_batch))
 
 
 def _batches(
     config: Config, mesh: Mesh, dataset: Dataset, global_batches: Sequence[Tensor]
 ) -> Iterator[Batch]:
     """Load this replica's part of each batch of positions, on this process's device."""
-    local = [batch.tensor_split(mesh.plan.replicas)[mesh.replica] for batch in global_batches]
+    replicas = mesh.plan.features.replicas
+    local = [batch.tensor_split(replicas)[mesh.replica] for batch in global_batches]
     loader = Loader(dataset, local, config.data.workers, pin=mesh.device.type == "cuda")
     return on_device(loader, mesh.device)

@@ -9,9 +9,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from common.errors import ReportedError
 from data.datasets import DATASETS
+from distributed.plan import PLACEMENTS, Plan, Wish, plan_mesh
+from distributed.turns import SCHEMES
 from model.alexnet import SMALLEST_SIDE
-from model.initialization import SCHEMES
+from model.initialization import SCHEMES as INITIAL_VALUES
 from model.layers import ACTIVATIONS
 from model.variants import VARIANTS, Meeting, Variant, net_form
 from training.fields import Changeable, Count, Fraction, OneOf, PreparesImages, Section
@@ -109,6 +112,11 @@ class OptimizerConfig(Section):
     """Probability that the target spreads evenly over all classes."""
     gradient_accumulation: Changeable[Count] = 1
     """Compute each local batch in this many parts, one after the other, to save memory."""
+    classifier_learning_rate: float | None = Field(None, gt=0)
+    """The highest learning rate of the fully connected layers. null: learning_rate."""
+    classifier_updates: Literal["step", "turn"] = "step"
+    """turn: in a hybrid, update the fully connected layers after each turn of classifier_scheme b
+    or c, with the mean gradient of its images (the variable batch of Krizhevsky 2014)."""
 
 
 class ScheduleConfig(Section):
@@ -146,14 +154,25 @@ class Config(Section):
     """The net: a row of model/variants.py."""
     towers: Count = 2
     """Parallel streams of the net. 1: the single-stream net."""
-    init: Annotated[str, OneOf(SCHEMES)] | None = None
+    init: Annotated[str, OneOf(INITIAL_VALUES)] | None = None
     """Initialisation of the weights, see model/initialization.py. null: the variant's own."""
     weights: Path | None = None
     """Start from these weights: a checkpoint, a run's folder or a file. If the data have another
     number of classes, fc8 is initialised instead."""
-    placement: Changeable[Literal["auto", "local", "split"]] = "auto"
-    """local: all towers in one process. split: one tower on each rank. auto: split if the number of
-    ranks is a multiple of the towers."""
+    placement: Changeable[Annotated[str, OneOf(PLACEMENTS)]] = "auto"
+    """local, ddp: the whole net on each rank. split: a copy of the net over several ranks, one
+    tower on each. hybrid: the convolutions whole on each rank, the fully connected layers divided
+    over ranks (Krizhevsky 2014). split+hybrid: the convolutions split, too. auto: split if the
+    number of ranks is a multiple of the towers, else ddp."""
+    shards: Changeable[Count | None] = None
+    """split, split+hybrid: ranks that divide a copy of the convolutions. null: one for each tower,
+    or all ranks where they are no multiple of the towers. towers: 1 divides the single stream."""
+    classifier_ranks: Changeable[Count | None] = None
+    """hybrid, split+hybrid: ranks that divide a copy of the fully connected layers, such as those
+    of one node. null: all ranks."""
+    classifier_scheme: Changeable[Annotated[str, OneOf(SCHEMES)]] = "a"
+    """hybrid, split+hybrid: the classifier works on all images at once (a), on those of one replica
+    after the other (b), or on an equal part of every replica's in each turn (c)."""
     batch_size: Count = 128
     """Global batch: images per optimiser step over all ranks."""
     epochs: Count = 1
@@ -193,6 +212,17 @@ class Config(Section):
     schedule: ScheduleConfig = ScheduleConfig()
     tracking: TrackingConfig = TrackingConfig()
 
+    def plan(self, ranks: int) -> Plan:
+        """Where the net lives on ``ranks``; raises ReportedError if the numbers do not allow it."""
+        wish = Wish(ranks, self.towers, self.shards, self.classifier_ranks)
+        plan = plan_mesh(wish, self.placement, self.form)
+        if self.optimizer.classifier_updates == "turn" and plan.feeds == 1:
+            raise ReportedError(
+                f"optimizer.classifier_updates=turn needs a hybrid, and placement {self.placement} "
+                f"on {ranks} ranks is none: set placement=hybrid"
+            )
+        return plan
+
     @property
     def form(self) -> Variant:
         """The net: the variant's row with the changes of ``net``."""
@@ -200,10 +230,10 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _check_together(self) -> "Config":
-        for width in (*self.form.convolutions, self.form.hidden):
+        for layer, width in self.form.widths.items():
             if width % self.towers:
                 raise ValueError(
-                    f"{self.towers} towers do not divide the {width} units of a layer: change "
+                    f"{self.towers} towers do not divide the {width} units of {layer}: change "
                     "towers or net.hidden"
                 )
         data, optimizer = self.data, self.optimizer
@@ -215,6 +245,18 @@ class Config(Section):
             raise ValueError("data.color_noise needs data.color_covariance: prepare.py prints it")
         if optimizer.gradient_accumulation > self.batch_size:
             raise ValueError("optimizer.gradient_accumulation must be at most batch_size")
+        if optimizer.classifier_updates == "turn":
+            if self.classifier_scheme == "a":
+                raise ValueError("optimizer.classifier_updates=turn needs classifier_scheme b or c")
+            if optimizer.gradient_accumulation > 1:
+                raise ValueError(
+                    "optimizer.classifier_updates=turn needs optimizer.gradient_accumulation=1"
+                )
+            if PRECISIONS[self.precision].scales_loss:
+                raise ValueError(
+                    "optimizer.classifier_updates=turn needs a precision without loss scaling: "
+                    "bf16, fp32 or fp64"
+                )
         if optimizer.nesterov and not optimizer.momentum:
             raise ValueError("optimizer.nesterov needs a momentum above 0")
         return self

@@ -4,7 +4,7 @@ To add one, add a row; settings that only it reads go into ``training.config``.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -20,8 +20,11 @@ from torch.optim.lr_scheduler import (
 if TYPE_CHECKING:  # the schema lists the names of these tables
     from training.config import OptimizerConfig, ScheduleConfig
 
+Parameters = list[dict[str, Any]]
+"""Groups of parameters, as torch's optimisers take them."""
 
-def _sgd(parameters: Iterable[nn.Parameter], config: "OptimizerConfig", fused: bool) -> SGD:
+
+def _sgd(parameters: Parameters, config: "OptimizerConfig", fused: bool) -> SGD:
     return SGD(
         parameters,
         lr=config.learning_rate,
@@ -32,7 +35,7 @@ def _sgd(parameters: Iterable[nn.Parameter], config: "OptimizerConfig", fused: b
     )
 
 
-def _adamw(parameters: Iterable[nn.Parameter], config: "OptimizerConfig", fused: bool) -> AdamW:
+def _adamw(parameters: Parameters, config: "OptimizerConfig", fused: bool) -> AdamW:
     return AdamW(
         parameters,
         lr=config.learning_rate,
@@ -43,19 +46,31 @@ def _adamw(parameters: Iterable[nn.Parameter], config: "OptimizerConfig", fused:
     )
 
 
-OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter], "OptimizerConfig", bool], Optimizer]] = {
+OPTIMIZERS: dict[str, Callable[[Parameters, "OptimizerConfig", bool], Optimizer]] = {
     "sgd": _sgd,
     "adamw": _adamw,
 }
 
 
-def make_optimizer(model: nn.Module, config: "OptimizerConfig", *, may_skip: bool) -> Optimizer:
+def make_optimizer(
+    features: nn.Module, classifier: nn.Module, config: "OptimizerConfig", *, may_skip: bool
+) -> Optimizer:
     """The optimiser of all parameters (biases decay too, as in the paper's text).
+
+    The classifier's form a group of their own if they have a learning rate of their own.
 
     ``may_skip`` says that a gradient scaler may skip steps. torch's fused SGD would then read
     momentum that the first of these steps never wrote, so the fused form is off.
     """
-    return OPTIMIZERS[config.name](model.parameters(), config, not may_skip)
+    groups: list[dict[str, Any]] = [
+        {"params": list(features.parameters())},
+        {"params": list(classifier.parameters())},
+    ]
+    if config.classifier_learning_rate is None:
+        groups = [{"params": [each for group in groups for each in group["params"]]}]
+    else:
+        groups[1]["lr"] = config.classifier_learning_rate
+    return OPTIMIZERS[config.name](groups, config, not may_skip)
 
 
 def _constant(optimizer: Optimizer, config: "ScheduleConfig", steps: int) -> LRScheduler:
@@ -69,7 +84,7 @@ def _plateau(optimizer: Optimizer, config: "ScheduleConfig", steps: int) -> LRSc
 def _one_cycle(optimizer: Optimizer, config: "ScheduleConfig", steps: int) -> LRScheduler:
     return OneCycleLR(
         optimizer,
-        max_lr=optimizer.param_groups[0]["lr"],
+        max_lr=[group["lr"] for group in optimizer.param_groups],
         total_steps=steps + 1,
         # At least half a step: torch divides by the length of the rise.
         pct_start=max(config.warmup, 1.5 / (steps + 1)),
@@ -121,10 +136,14 @@ class Schedule:
 
     def state(self) -> dict[str, Any]:
         """Plain numbers for a checkpoint."""
-        return {"learning_rate": self.learning_rate, **self.scheduler.state_dict()}
+        rates = [group["lr"] for group in self.optimizer.param_groups]
+        return {"learning_rates": rates, **self.scheduler.state_dict()}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from what ``state`` returned."""
         state = dict(state)
-        self.optimizer.param_groups[0]["lr"] = state.pop("learning_rate")
+        older = [state.pop("learning_rate", None)]
+        rates = state.pop("learning_rates", older)
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
         self.scheduler.load_state_dict(state)

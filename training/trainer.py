@@ -3,7 +3,6 @@
 import math
 import shutil
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -14,20 +13,19 @@ from torch import Tensor
 from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
 
 from common.errors import ReportedError
-from data.loading import Batch
 from data.preprocess import Preprocess
 from distributed.agreement import check_same_weights, slowest_rank
 from distributed.mesh import Mesh
-from distributed.replication import replicate
-from distributed.split import SplitTowers
+from distributed.placement import MeshPlacement
+from distributed.replication import replicate, summing
 from distributed.timer import StepCost
+from distributed.turns import Turn, plan_turns, take_turns
 from model.alexnet import AlexNet
 from model.initialization import fill, initialize
 from model.keyed_random import image_keys
-from model.towers import LocalTowers
 from training.batches import LocalBatch
 from training.config import Config
-from training.inference import compute_logits, score
+from training.inference import compute, compute_logits, score
 from training.optimization import Schedule, make_optimizer
 from training.precision import PRECISIONS
 
@@ -40,12 +38,8 @@ def build_model(
     tensors: dict[str, Tensor] | None = None,
 ) -> AlexNet:
     """The network placed on the mesh, with its initial values or those of the full ``tensors``."""
-    towers = (
-        SplitTowers(mesh.tower_group, mesh.timer, overlap=config.overlap_communication)
-        if mesh.plan.placement == "split"
-        else LocalTowers(config.towers)
-    )
-    model = AlexNet(config.form, classes, channels, towers)
+    placement = MeshPlacement(mesh, overlap=config.overlap_communication)
+    model = AlexNet(config.form, classes, channels, placement)
     if tensors is None:
         initialize(model, config.seed, config.init)
     else:
@@ -86,22 +80,29 @@ class Trainer:
         classes: Sequence[str] = (),
     ) -> None:
         """``classes`` are the names of the outputs, which its checkpoints keep."""
+        assert isinstance(model.placement, MeshPlacement)
+        self.placement = model.placement
+        self.updates_in_turns = config.optimizer.classifier_updates == "turn"
         self.config, self.mesh, self.model, self.preprocess = config, mesh, model, preprocess
         self.classes = classes
         self.steps, self.total_steps = 0, total_steps
         self.epochs_done, self.owes_evaluation = 0.0, False
         self.own_seconds: list[float] = []
+        features, classifier = model.stages()
         if config.compile and why_not_compiled(mesh.device) is None:
-            model.compile()
-        self.network = replicate(
-            model, mesh.replica_group, mesh.timer, compress=config.compress_gradients
-        )
+            features.compile()
+            classifier.compile()
+        compress = config.compress_gradients
+        copies = mesh.features.copies.at("conv gradients")
+        self.features = replicate(features, copies, compress=compress)
+        copies = mesh.classifier.copies.at("fc gradients")
+        self.classifier = replicate(classifier, copies, compress=compress, ends_backward=False)
         scales = PRECISIONS[config.precision].scales_loss
-        self.optimizer = make_optimizer(model, config.optimizer, may_skip=scales)
+        self.optimizer = make_optimizer(features, classifier, config.optimizer, may_skip=scales)
         self.schedule = Schedule(self.optimizer, config.schedule, total_steps)
-        # When one tower's gradients overflow, all towers of the replica skip the step.
+        # When one shard's gradients overflow, all ranks that share a net skip the step.
         self.scaler = ShardedGradScaler(
-            mesh.device.type, enabled=scales, process_group=mesh.tower_group
+            mesh.device.type, enabled=scales, process_group=mesh.classifier.slices.group
         )
 
     def is_due(self, every: int | None) -> bool:
@@ -114,7 +115,7 @@ class Trainer:
         Raises ReportedError when the loss is no longer finite; the weights then stay untouched.
         """
         with self.mesh.timer.whereabouts.inside(f"step {self.steps + 1}"):
-            self.network.train()
+            self.model.train()
             self.optimizer.zero_grad()
             totals = self._compute_gradients(local)
             loss, right, count = self.mesh.sum_over_replicas(totals).tolist()
@@ -129,36 +130,63 @@ class Trainer:
         return StepResult(loss / count, right / count, int(count), learning_rate, cost)
 
     def _compute_gradients(self, local: LocalBatch) -> Tensor:
-        """Accumulate the gradients of the local batch, and sum them over the replicas once.
+        """Accumulate the gradients of the local batch, and sum them over the copies once.
 
         Returns float64 (3,) of this replica: summed loss, correct predictions, images.
         """
         totals = torch.zeros(3, dtype=torch.float64, device=self.mesh.device)
-        number = self.config.optimizer.gradient_accumulation
-        parts = zip(*(tensor.tensor_split(number) for tensor in local.batch), strict=True)
-        for index, part in enumerate(parts, start=1):
-            waits = index < number and self.network is not self.model
-            with self.network.no_sync() if waits else nullcontext():  # type: ignore[operator]
-                totals += self._forward_backward(Batch(*part), local.epoch, local.global_count)
+        parts = local.parts(self.config.optimizer.gradient_accumulation)
+        for part in parts:
+            totals += self._forward_backward(part, sums=part is parts[-1])
         return totals
 
-    def _forward_backward(self, batch: Batch, epoch: int, global_count: int) -> Tensor:
+    def _forward_backward(self, local: LocalBatch, *, sums: bool) -> Tensor:
         """Add the gradients of the loss, summed over the images and divided by the global count.
 
-        So the gradients of all parts and all replicas add up to those of the global batch's mean.
+        So the gradients of all parts, turns and replicas add up to those of the global batch's
+        mean. With ``sums`` they are summed over the copies of each stage.
         """
-        part = self.mesh.timer.part
+        config, part = self.config, self.mesh.timer.part
         with part("data"):
-            keys = image_keys(self.config.seed, epoch, batch.indices)
-            inputs = self.preprocess(batch.images, keys)
+            keys = image_keys(config.seed, local.epoch, local.batch.indices)
+            inputs = self.preprocess(local.batch.images, keys)
+        with part("forward"), summing(self.features, sums):
+            x = compute(self.features, config.precision, inputs, keys)
+        turns = plan_turns(config.classifier_scheme, local.shares, self.mesh)
+        totals = torch.zeros(3, dtype=torch.float64, device=self.mesh.device)
+        for turn, features in take_turns(x, turns, self.placement):
+            with summing(self.classifier, sums and (turn.is_last or self.updates_in_turns)):
+                totals += self._take_turn(turn, features, local)
+            if self.updates_in_turns:
+                self._update_classifier(turn, local.global_count)
+        return totals
+
+    def _take_turn(self, turn: Turn, features: Tensor, local: LocalBatch) -> Tensor:
+        """The classifier's forward and backward pass; its totals, as for ``_compute_gradients``."""
+        config, part = self.config, self.mesh.timer.part
+        labels, smoothing = local.batch.labels[turn.own], config.optimizer.label_smoothing
         with part("forward"):
-            logits = compute_logits(self.network, inputs, keys, self.config.precision)
-            smoothing = self.config.optimizer.label_smoothing
-            loss = F.cross_entropy(logits, batch.labels, reduction="sum", label_smoothing=smoothing)
+            indices = turn.pick(local.indices[self.mesh.fed_by])
+            keys = image_keys(config.seed, local.epoch, indices).to(features.device)
+            logits = compute_logits(self.classifier, features, keys, config.precision, turn.shares)
+            loss = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)
         with part("backward"):
-            self.scaler.scale(loss * (1 / global_count)).backward()
-        right = (logits.detach().argmax(1) == batch.labels).sum()
-        return torch.stack([loss.detach().double(), right, right.new_tensor(len(logits))])
+            self.scaler.scale(loss * (1 / local.global_count)).backward()
+        right = (logits.detach().argmax(1) == labels).sum()
+        return torch.stack([loss.detach().double(), right, right.new_tensor(len(labels))])
+
+    def _update_classifier(self, turn: Turn, global_count: int) -> None:
+        """Update the classifier with the mean gradient of a turn's images.
+
+        In all but the last turn the features have no gradients yet, so the optimiser passes them
+        over; in the last, both stages are updated together.
+        """
+        with self.mesh.timer.part("optimizer"):
+            gradients = [p.grad for p in self.classifier.parameters() if p.grad is not None]
+            torch._foreach_mul_(gradients, global_count / max(turn.images, 1))
+            if not turn.is_last and turn.images:
+                self.optimizer.step()
+                self.classifier.zero_grad()
 
     def _update_weights(self) -> None:
         with self.mesh.timer.part("optimizer"):
@@ -181,13 +209,13 @@ class Trainer:
         The time is that of a mean step since the last call. Every rank must call it. Raises
         ReportedError when a weight differs between ranks that hold the same.
         """
-        check_same_weights(self.mesh, self.model)
+        check_same_weights(self.mesh, self.model, self.placement)
         own = fmean(self.own_seconds)
         self.own_seconds.clear()
         return slowest_rank(self.mesh, own)
 
     def evaluate(
-        self, batches: Iterable[Batch], stopped: Callable[[], int] = lambda: 0
+        self, batches: Iterable[LocalBatch], stopped: Callable[[], int] = lambda: 0
     ) -> dict[str, float] | None:
         """Loss and top-1/top-5 accuracy over every replica's batches, each image counted once.
 
@@ -208,7 +236,7 @@ class Trainer:
     def conv1(self) -> Tensor:
         """The first layer's kernels (K, C, H, W) of all towers; every rank must call it."""
         weight = self.model.conv1.weight.detach()
-        return self.model.towers.unshard("conv1.weight", weight).cpu()
+        return self.placement.unshard("conv1.weight", weight).cpu()
 
     def state(self) -> dict[str, Any]:
         """The state beside the tensors, as plain numbers, for a checkpoint."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from common.errors import ReportedError
 from model.alexnet import AlexNet
 from model.initialization import fill
-from model.towers import LocalTowers
+from model.placement import Placement
 from model.variants import VARIANTS, net_form
 
 MOST_BYTES = 2**31
@@ -182,5 +182,5 @@ def _empty_model(tensors: dict[str, Tensor], variant: str, changes: Mapping[str,
     weights = Weights(Path(), tensors, variant)
     if not (weights.towers and weights.classes and weights.channels):
         raise ValueError("a dimension is 0")
-    towers = LocalTowers(weights.towers)
+    towers = Placement(weights.towers)
     return AlexNet(net_form(variant, changes), weights.classes, weights.channels, towers)

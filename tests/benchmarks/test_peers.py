@@ -6,7 +6,7 @@ import torch
 from benchmarks import link
 from benchmarks.peers import NETS
 from model.alexnet import AlexNet
-from model.towers import LocalTowers
+from model.placement import Placement
 from model.variants import VARIANTS
 
 
@@ -17,7 +17,7 @@ from model.variants import VARIANTS
 def test_a_peer_computes_what_ours_does(name, towers, channels, classes, parameters):
     peer = NETS[name](classes).eval()
     assert sum(parameter.numel() for parameter in peer.parameters()) == parameters
-    ours = AlexNet(VARIANTS[name], classes, channels, LocalTowers(towers)).eval()
+    ours = AlexNet(VARIANTS[name], classes, channels, Placement(towers)).eval()
     ours.load_state_dict(dict(zip(ours.state_dict(), peer.state_dict().values(), strict=True)))
     images = torch.randn(2, channels, 224, 224)
     with torch.no_grad():

@@ -12,7 +12,7 @@ from comparison.formulas import Net, gradient_bytes
 from model import alexnet
 from model.alexnet import AlexNet
 from model.layers import SpaceToDepthConv2d
-from model.towers import LocalTowers
+from model.placement import Placement
 from model.variants import VARIANTS
 
 
@@ -37,7 +37,7 @@ def test_multiply_adds_are_those_that_torch_counts(variant, towers, size, monkey
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         # Normalisation is not counted; its window sum is a convolution.
         form = replace(VARIANTS[variant], local_response_norm=False)
-        AlexNet(form, 10, 1, LocalTowers(towers))(torch.empty(1, 1, size, size))
+        AlexNet(form, 10, 1, Placement(towers))(torch.empty(1, 1, size, size))
     assert 2 * sum(Net(variant, towers, 1, size, 10).macs().values()) == counter.get_total_flops()
 
 
@@ -48,7 +48,7 @@ def test_multiply_adds_of_an_ablation_are_those_that_torch_counts(changes, size,
     monkeypatch.setattr(alexnet, "resize", F.adaptive_avg_pool2d)
     net = Net("d2l", 2, 1, size, 10, changes)
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        AlexNet(net.variant, 10, 1, LocalTowers(2))(torch.empty(1, 1, size, size))
+        AlexNet(net.variant, 10, 1, Placement(2))(torch.empty(1, 1, size, size))
     assert 2 * sum(net.macs().values()) == counter.get_total_flops()
 
 

@@ -16,10 +16,10 @@ import torch
 
 from comparison.formulas import Net
 from data.loading import Batch
-from distributed.mesh import Mesh, plan_mesh
+from distributed.mesh import Mesh
 from model.alexnet import AlexNet
 from model.initialization import initialize
-from model.towers import LocalTowers
+from model.placement import Placement
 from model.variants import VARIANTS
 from training.batches import LocalBatch, make_preprocess
 from training.config import Config, NetConfig
@@ -29,14 +29,15 @@ from training.trainer import Trainer, build_model
 STEPS = 6
 CLASSES = 10
 BATCH, LAST_BATCH = 6, 5
-NARROW = {name: replace(variant, hidden=512) for name, variant in VARIANTS.items()}
+NARROW = {name: replace(variant, hidden=516) for name, variant in VARIANTS.items()}
 """fc6 and fc7, which have nine tenths of the weights and no more ways to go wrong, are cut to an
-eighth."""
+eighth. 516 is divisible by 2, 3 and 4."""
 
 
-def _config(variant, towers, placement, precision="fp64", **optimizer):
+def _config(variant, towers, placement, precision="fp64", *, settings=None, **optimizer):
     return Config.model_validate(
         {
+            **(settings or {}),
             "variant": variant,
             "towers": towers,
             "placement": placement,
@@ -58,22 +59,22 @@ def _global_batch(step):
 
 
 def _local_batch(mesh, step):
-    whole = _global_batch(step)
-    parts = (part.tensor_split(mesh.plan.replicas)[mesh.replica] for part in whole)
-    return LocalBatch(Batch(*parts), len(whole.labels), 0, step / STEPS)
+    whole, replicas = _global_batch(step), mesh.plan.features.replicas
+    parts = (part.tensor_split(replicas)[mesh.replica] for part in whole)
+    indices = whole.indices.tensor_split(replicas)
+    return LocalBatch(Batch(*parts), indices, len(whole.labels), 0, step / STEPS)
 
 
 def _trainer(config, world_size):
-    plan = plan_mesh(world_size, config.towers, config.placement)
-    mesh = Mesh.over_running_group(plan, torch.device("cpu"))
+    mesh = Mesh.over_running_group(config.plan(world_size), torch.device("cpu"))
     model = build_model(config, mesh, CLASSES, 1)
     return Trainer(config, mesh, model, make_preprocess(config, 1), STEPS)
 
 
 def _full_tensors(trainer, tensors):
-    """Full tensors on rank 0, which stands for all: the towers of a replica gather the same."""
-    towers = trainer.model.towers
-    whole = {name: towers.unshard(name, t.detach().contiguous()) for name, t in tensors.items()}
+    """Full tensors on rank 0, which stands for all: the ranks of a copy gather the same."""
+    unshard = trainer.placement.unshard
+    whole = {name: unshard(name, t.detach().contiguous()) for name, t in tensors.items()}
     return whole if trainer.mesh.is_main else {}
 
 
@@ -98,7 +99,7 @@ def train(config, world_size, steps=STEPS):
         "logits": logits,
         "gradients": gradients,
         "weights": _full_tensors(trainer, parameters),
-        "evaluation": trainer.evaluate([_local_batch(trainer.mesh, STEPS - 1).batch]),
+        "evaluation": trainer.evaluate([_local_batch(trainer.mesh, STEPS - 1)]),
         "replicated bias": parameters["fc8.bias"].detach().clone(),
     }
 
@@ -132,29 +133,59 @@ def one_process(one_rank):
     return run
 
 
+SCHEME = {scheme: {"classifier_scheme": scheme} for scheme in "abc"}
+
+
 @pytest.mark.parametrize(
-    ("variant", "towers", "placement", "pool", "mesh"),
+    ("variant", "towers", "placement", "ranks", "settings", "mesh"),
     [
-        ("paper", 2, "split", "two_ranks", "1 replica × 2 towers"),
-        ("paper", 2, "split", "four_ranks", "2 replicas × 2 towers"),
-        ("d2l", 2, "split", "two_ranks", "1 replica × 2 towers"),
-        ("d2l", 2, "split", "four_ranks", "2 replicas × 2 towers"),
-        ("torchvision", 2, "split", "two_ranks", "1 replica × 2 towers"),
-        ("zfnet", 2, "split", "two_ranks", "1 replica × 2 towers"),
-        ("paper", 4, "split", "four_ranks", "1 replica × 4 towers"),
-        ("paper", 2, "local", "two_ranks", "2 replicas, towers local"),
-        ("paper", 1, "local", "two_ranks", "2 replicas, single stream"),
-        ("d2l", 1, "local", "two_ranks", "2 replicas, single stream"),
+        ("paper", 2, "split", 2, {}, "split over 2 ranks"),
+        ("paper", 2, "split", 4, {}, "split, 2 replicas × 2 ranks"),
+        ("d2l", 2, "split", 2, {}, "split over 2 ranks"),
+        ("d2l", 2, "split", 4, {}, "split, 2 replicas × 2 ranks"),
+        ("torchvision", 2, "split", 2, {}, "split over 2 ranks"),
+        ("zfnet", 2, "split", 2, {}, "split over 2 ranks"),
+        ("paper", 4, "split", 4, {}, "split over 4 ranks"),
+        ("paper", 4, "split", 2, {}, "4 towers over 2 ranks"),
+        ("paper", 2, "split", 4, {"shards": 4}, "2 towers over 4 ranks"),
+        ("paper", 1, "split", 2, {}, "dense split over 2 ranks"),
+        ("paper", 1, "split", 4, {}, "dense split over 4 ranks"),
+        ("torchvision", 1, "split", 2, {}, "dense split over 2 ranks"),
+        ("d2l", 1, "split", 2, {}, "dense split over 2 ranks"),
+        ("caffe", 2, "split", 2, {}, "split, LRN across ranks"),
+        ("caffenet", 2, "split", 2, {}, "split, LRN across ranks"),
+        ("paper", 2, "ddp", 2, {}, "ddp, 2 replicas"),
+        ("paper", 1, "ddp", 2, {}, "ddp, 2 replicas"),
+        ("d2l", 1, "ddp", 2, {}, "ddp, 2 replicas"),
+        ("paper", 1, "hybrid", 2, SCHEME["a"], "hybrid (a) on 2 ranks"),
+        ("paper", 1, "hybrid", 2, SCHEME["b"], "hybrid (b) on 2 ranks"),
+        ("paper", 1, "hybrid", 2, SCHEME["c"], "hybrid (c) on 2 ranks"),
+        ("torchvision", 1, "hybrid", 2, SCHEME["c"], "hybrid (c) on 2 ranks"),
+        ("d2l", 2, "hybrid", 2, SCHEME["b"], "hybrid (b) on 2 ranks"),
+        ("torchvision", 1, "hybrid", 3, SCHEME["a"], "hybrid (a) on 3 ranks"),
+        ("paper", 2, "hybrid", 3, SCHEME["b"], "hybrid (b) on 3 ranks"),
+        ("d2l", 1, "hybrid", 3, SCHEME["c"], "hybrid (c) on 3 ranks"),
+        ("paper", 1, "hybrid", 4, SCHEME["a"], "hybrid (a) on 4 ranks"),
+        ("paper", 1, "hybrid", 4, SCHEME["b"], "hybrid (b) on 4 ranks"),
+        ("torchvision", 1, "hybrid", 4, SCHEME["c"], "hybrid (c) on 4 ranks"),
+        ("paper", 2, "hybrid", 4, {"classifier_ranks": 2}, "hybrid (a), 2 groups of 2"),
+        (
+            *("torchvision", 1, "hybrid", 4),
+            *({"classifier_ranks": 2, **SCHEME["c"]}, "hybrid (c), 2 groups of 2"),
+        ),
+        ("paper", 2, "split+hybrid", 4, SCHEME["a"], "split + hybrid (a) on 4 ranks"),
+        ("torchvision", 2, "split+hybrid", 4, SCHEME["b"], "split + hybrid (b) on 4 ranks"),
+        ("d2l", 2, "split+hybrid", 4, SCHEME["c"], "split + hybrid (c) on 4 ranks"),
     ],
 )
 def test_training_equals_the_one_process(
-    request, record_property, one_process, variant, towers, placement, pool, mesh
+    request, record_property, one_process, variant, towers, placement, ranks, settings, mesh
 ):
-    ranks = request.getfixturevalue(pool)
+    pool = request.getfixturevalue({2: "two_ranks", 3: "three_ranks", 4: "four_ranks"}[ranks])
     expected = one_process(variant, towers)
-    results = ranks.run(train, _config(variant, towers, placement), len(ranks.pipes))
+    results = pool.run(train, _config(variant, towers, placement, settings=settings), ranks)
     error = largest_error(results[0], expected)
-    record_property("equality", (variant, mesh, error))
+    record_property("equality", (f"{variant}, {towers} tower(s)", mesh, error))
     assert results[0]["placement"] == placement
     assert error <= 1e-13
     for result in results[1:]:
@@ -182,7 +213,7 @@ def test_what_is_compared_was_trained(one_process):
 
 @patch.dict(VARIANTS, NARROW)
 def _initial_weights(config):
-    model = AlexNet(VARIANTS[config.variant], CLASSES, 1, LocalTowers(config.towers))
+    model = AlexNet(VARIANTS[config.variant], CLASSES, 1, Placement(config.towers))
     initialize(model, config.seed)
     return {name: parameter.detach() for name, parameter in model.named_parameters()}
 

@@ -11,8 +11,8 @@ from model.alexnet import AlexNet
 from model.initialization import initialize
 from model.layers import ACTIVATIONS, GroupedLinear
 from model.normalization import LocalResponseNorm
+from model.placement import Placement
 from model.pooling import ActivatedPool
-from model.towers import LocalTowers
 from model.variants import VARIANTS
 
 CONV3, FC6, FC7 = 3 * 3 * 256 * 384, 9216 * 4096, 4096 * 4096
@@ -29,7 +29,7 @@ ABLATIONS = [
 
 
 def build(towers=2, classes=10, channels=1, **changes):
-    return AlexNet(replace(VARIANTS["paper"], **changes), classes, channels, LocalTowers(towers))
+    return AlexNet(replace(VARIANTS["paper"], **changes), classes, channels, Placement(towers))
 
 
 @pytest.mark.parametrize(

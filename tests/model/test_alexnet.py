@@ -11,13 +11,13 @@ from comparison.formulas import Net
 from model.alexnet import AlexNet
 from model.initialization import SCHEMES, initialize
 from model.layers import ACTIVATIONS, Dropout
-from model.towers import LocalTowers
+from model.placement import Placement
 from model.variants import MEETINGS, VARIANTS
 from weights.torchvision import from_torchvision, to_torchvision
 
 
 def build(variant, towers=1, classes=10, channels=1):
-    return AlexNet(VARIANTS[variant], classes, channels, LocalTowers(towers))
+    return AlexNet(VARIANTS[variant], classes, channels, Placement(towers))
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_towers_that_do_not_divide_a_width_are_refused():
 def test_a_name_that_is_in_no_table_is_refused_with_those_that_are(field, value, known):
     variant = replace(VARIANTS["paper"], **{field: value})
     with pytest.raises(ReportedError) as caught:
-        AlexNet(variant, 10, 1, LocalTowers(2))
+        AlexNet(variant, 10, 1, Placement(2))
     words = (f"net.{field}", value if isinstance(value, str) else value[0], *known)
     assert all(word in str(caught.value) for word in words)
 

@@ -6,7 +6,7 @@ import torch
 
 from model.alexnet import AlexNet
 from model.initialization import initialize
-from model.towers import LocalTowers
+from model.placement import Placement
 from model.variants import net_form
 from weights.net import LAYERS, make_weights
 
@@ -17,7 +17,7 @@ SMALL = {"hidden": 64}
 def some_weights(variant="d2l", towers=2, classes=10, channels=3, **known):
     """The weights of a net whose logits are of the order of one."""
     form = net_form(variant, known.get("changes", {}))
-    model = AlexNet(form, classes, channels, LocalTowers(towers))
+    model = AlexNet(form, classes, channels, Placement(towers))
     initialize(model, 0, "he")
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):

@@ -16,7 +16,7 @@ from torchvision.models import alexnet as torchvision_alexnet
 
 from common.errors import ReportedError
 from model.alexnet import AlexNet
-from model.towers import LocalTowers
+from model.placement import Placement
 from model.variants import net_form
 from tests.disks import files_of_at_most
 from tests.weights.nets import some_weights
@@ -263,7 +263,7 @@ def test_a_missing_file_is_named(tmp_path, suffix):
 @small
 def test_a_changed_net_is_kept_with_its_changes_or_refused(tmp_path):
     changes = {"meet": ["fc6"], "activation": "tanh"}
-    model = AlexNet(net_form("paper", changes), 10, 3, LocalTowers(2))
+    model = AlexNet(net_form("paper", changes), 10, 3, Placement(2))
     tensors = {name: tensor.detach() for name, tensor in model.named_parameters()}
     weights = make_weights(Path("changed"), tensors, "paper", changes=changes)
     write_file(weights, tmp_path / "net.safetensors")
