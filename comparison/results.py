@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
-from comparison.formulas import Net, gradient_bytes
+from comparison.formulas import Net, bytes_sent
 from comparison.placements import Placement
+from distributed.plan import Grid, Plan
 from distributed.timer import StepCost
 from training.config import Config
 from training.precision import PRECISIONS
@@ -16,14 +17,14 @@ Measurement = dict[str, Any]
 """``placement``, ``global_batch``, ``round``, and the keys of ``steady_speed`` or an ``error``."""
 
 
-def bytes_by_formula(placement: Placement, net: Net, batch: int, config: Config, held: int) -> int:
-    """Bytes that a rank with ``held`` parameters sends per step: activations and gradients."""
+def bytes_by_formula(placement: Placement, net: Net, batch: int, config: Config) -> int:
+    """Bytes that a rank sends per step: activations and gradients."""
     precision = PRECISIONS[config.precision]
     gradients = torch.bfloat16 if config.compress_gradients else precision.weights
-    sent = gradient_bytes(placement.replicas, held, gradients.itemsize)
-    if placement.split:
-        sent += net.activation_bytes(batch // placement.replicas, precision.dtype.itemsize)
-    return round(sent)
+    grid = Grid(net.towers if placement.split else 1, placement.replicas)
+    plan = Plan(net.towers, grid, grid)
+    sizes = precision.dtype.itemsize, gradients.itemsize
+    return sum(bytes_sent(net, plan, batch, *sizes).values())
 
 
 def make_row(
@@ -88,7 +89,7 @@ def make_row(
         "gflops": gflops,
         "mfu": gflops / (peak_gflops * min(placement.processes, devices)),
         **asdict(StepCost.median([StepCost.read(each) for each in whole])),
-        "bytes_sent_formula": bytes_by_formula(placement, net, batch, config, held),
+        "bytes_sent_formula": bytes_by_formula(placement, net, batch, config),
         "peak_memory_bytes": max(each["peak_memory_bytes"] for each in whole),
         "parameters": whole[0]["parameters"],
         "parameters_per_rank": held,

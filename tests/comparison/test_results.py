@@ -9,7 +9,7 @@ from PIL import Image
 
 from common.errors import ReportedError
 from comparison.charts import draw_charts
-from comparison.formulas import Net
+from comparison.formulas import Net, parameters_per_rank
 from comparison.placements import chosen, placements
 from comparison.results import bytes_by_formula, make_row
 from comparison.session import Comparison, Job
@@ -65,15 +65,16 @@ def _rows(measurements, devices=1, names=tuple(SPEEDS)):
 @pytest.mark.parametrize(
     ("settings", "each"),
     [
-        ({}, 4),
-        ({"precision": "fp64"}, 8),
-        ({"precision": "bf16"}, 4),
-        ({"compress_gradients": True}, 2),
+        ({"placement": "ddp"}, 4),
+        ({"placement": "ddp", "precision": "fp64"}, 8),
+        ({"placement": "ddp", "precision": "bf16"}, 4),
+        ({"placement": "ddp", "compress_gradients": True}, 2),
     ],
 )
 def test_gradients_travel_as_what_the_config_makes_them(settings, each):
     ddp, net = placements(2)["ddp"], Net("paper", 2, 3, 224, 1000)
-    assert bytes_by_formula(ddp, net, 32, Config(**settings), held=1000) == 1000 * each
+    held = sum(parameters_per_rank(net, Config(**settings).plan(2)).values())
+    assert bytes_by_formula(ddp, net, 32, Config(**settings)) == held * each
 
 
 def test_speedups_are_medians_of_the_ratios_within_a_round(measurements):

@@ -14,7 +14,7 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from comparison.formulas import Net
+from comparison.formulas import Net, bytes_sent
 from data.loading import Batch
 from distributed.mesh import Mesh
 from model.alexnet import AlexNet
@@ -93,7 +93,7 @@ def train(config, world_size, steps=STEPS):
         inputs = trainer.preprocess(_global_batch(0).images)
         logits = compute_logits(trainer.model.eval(), inputs, None, config.precision)
     return {
-        "sent": result.cost.bytes_sent,
+        "sent": result.cost.bytes_at,
         "placement": trainer.mesh.plan.placement,
         "losses": torch.tensor(losses, dtype=torch.float64),
         "logits": logits,
@@ -246,7 +246,7 @@ def test_an_ablation_trains_alike_in_every_placement_and_sends_what_the_formula_
     record_property("equality", ("paper", name, error))
     assert error <= 1e-13
     shapes = Net("paper", 2, 1, 64, CLASSES, net.changes)
-    assert found["sent"] == shapes.activation_bytes(BATCH, element_size=8)
+    assert found["sent"] == bytes_sent(shapes, configs[1].plan(2), BATCH, 8, 8)
 
 
 def test_never_meeting_towers_train_alike_in_replicas(one_rank, four_ranks):
