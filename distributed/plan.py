@@ -196,10 +196,12 @@ def plan_mesh(wish: Wish, placement: str, variant: Variant) -> Plan:
     Raises ReportedError when the numbers do not allow it.
     """
     shards, classifier_shards = PLACEMENTS[placement](wish)
-    for divisor, number, what in (
-        (shards, wish.ranks, f"{wish.ranks} ranks into copies of {shards}"),
-        (classifier_shards, wish.ranks, f"{wish.ranks} ranks into groups of {classifier_shards}"),
-        (shards, classifier_shards, f"groups of {classifier_shards} into copies of {shards}"),
+    in_features = f"groups of {shards} that share the convolutions"
+    in_classifier = f"groups of {classifier_shards} that share a classifier"
+    for number, divisor, what in (
+        (wish.ranks, shards, f"{wish.ranks} ranks into {in_features}"),
+        (wish.ranks, classifier_shards, f"{wish.ranks} ranks into {in_classifier}"),
+        (classifier_shards, shards, f"{in_classifier} into {in_features}"),
     ):
         if number % divisor:
             raise ReportedError(
@@ -208,8 +210,9 @@ def plan_mesh(wish: Wish, placement: str, variant: Variant) -> Plan:
             )
     if placement in ("split", "hybrid", "split+hybrid") and classifier_shards == 1:
         raise ReportedError(
-            f"placement {placement} needs at least 2 ranks that share a net: there are "
-            f"{wish.ranks} ranks; use placement=ddp"
+            f"placement {placement} divides fc6 to fc8 over at least 2 ranks, and here over 1 of "
+            f"{wish.ranks}: start more ranks, raise shards or classifier_ranks, or use "
+            "placement=ddp"
         )
     plan = Plan(
         wish.towers,

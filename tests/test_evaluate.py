@@ -53,7 +53,9 @@ def test_images_and_views_are_told(alone):
     assert "13 images of synthetic, 2 view(s)" in out
 
 
-@pytest.mark.parametrize(("world", "placement"), [(2, "local"), (4, "split")])
+@pytest.mark.parametrize(
+    ("world", "placement"), [(2, "ddp"), (2, "split"), (3, "ddp"), (4, "split")]
+)
 def test_every_mesh_gives_the_same_scores(
     trained, alone, tmp_path, record_property, world, placement
 ):

@@ -10,7 +10,8 @@ import pytest
 from common.errors import ReportedError
 from data.datasets import open_dataset
 from data.image_folder import decode
-from distributed.mesh import plan_mesh
+from distributed.plan import Wish, plan_mesh
+from model.variants import VARIANTS
 from recording.checkpoint import newest_checkpoint
 from recording.folder import RunFolder
 from tests.weights.nets import some_weights
@@ -52,10 +53,41 @@ def test_a_missing_data_folder(said):
     )
 
 
-def test_too_few_ranks_for_a_split(said):
-    assert said(plan_mesh, 1, 2, "split") == (
-        "placement split needs one rank for each tower, so the ranks must be a multiple of the "
-        "towers, and those at least 2: there are 1 ranks and 2 towers"
+def test_too_few_ranks_to_share_a_net(said):
+    assert said(plan_mesh, Wish(1, 2), "split", VARIANTS["paper"]) == (
+        "placement split divides fc6 to fc8 over at least 2 ranks, and here over 1 of 1: start "
+        "more ranks, raise shards or classifier_ranks, or use placement=ddp"
+    )
+
+
+def test_ranks_that_do_not_divide_a_layer(said):
+    assert said(plan_mesh, Wish(3, 2), "split", VARIANTS["paper"]) == (
+        "placement split divides conv2 over 3 ranks, and 3 does not divide its 256 units: use a "
+        "number of ranks that does, or change shards"
+    )
+    assert said(plan_mesh, Wish(3, 2), "hybrid", VARIANTS["paper"]) == (
+        "placement hybrid divides fc6 over 3 ranks, and 3 does not divide its 4096 units: use a "
+        "number of ranks that does, or change net.hidden"
+    )
+
+
+def test_groups_that_do_not_divide_the_ranks(said):
+    assert said(plan_mesh, Wish(4, 2, None, 3), "hybrid", VARIANTS["paper"]) == (
+        "placement hybrid cannot divide 4 ranks into groups of 3 that share a classifier: change "
+        "the number of ranks, shards or classifier_ranks"
+    )
+    assert said(plan_mesh, Wish(4, 2, 4, 2), "split+hybrid", VARIANTS["paper"]) == (
+        "placement split+hybrid cannot divide groups of 2 that share a classifier into groups of 4 "
+        "that share the convolutions: change the number of ranks, shards or classifier_ranks"
+    )
+
+
+def test_updates_in_turns_without_a_hybrid(said):
+    turns = {"classifier_updates": "turn"}
+    config = Config.model_validate({"classifier_scheme": "b", "optimizer": turns})
+    assert said(config.plan, 2) == (
+        "optimizer.classifier_updates=turn needs a hybrid, and placement auto on 2 ranks is none: "
+        "set placement=hybrid"
     )
 
 

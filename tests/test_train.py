@@ -30,7 +30,9 @@ def test_a_run_leaves_everything_in_its_folder(split_run):
     assert f"{summary['test_top1']:.4f}" in out
     assert Image.open(folder / "curves.png").size[0] >= 800
     assert [step for step, _ in losses(folder)] == list(range(1, STEPS + 1))
-    assert "[ rank 0: tower 0 ] <-> [ rank 1: tower 1 ]" in (folder / "log.txt").read_text()
+    log = (folder / "log.txt").read_text()
+    assert "rank 0   tower 0, images 0-7   units 0-31, images 0-7\n" in log
+    assert "rank 1   tower 1, images 0-7   units 32-63, images 0-7\n" in log
     assert steps_saved(folder) == [4, 8]
 
 
@@ -111,7 +113,8 @@ def test_bare_torchrun_numbers_a_second_run(tmp_path):
     arguments = [f"runs={tmp_path}", "max_steps=1", "placement=local"]
     status, out, err = run(*TORCHRUN, "2", "train.py", *SETTINGS, *arguments)
     assert status == 0, err
-    assert "replica 1  [ rank 1: tower 0-1 ]" in out
+    assert "rank 1   towers 0-1, images 4-7   all units, images 4-7\n" in out
+    assert summary_of(tmp_path / "run-2")["placement"] == "ddp"
     assert "FutureWarning" not in err
     assert (tmp_path / "run-2" / "summary.json").exists()
     assert not list((tmp_path / "run").iterdir())
@@ -135,7 +138,7 @@ def test_two_ranks_refuse_bad_input_once(tmp_path, arguments, named):
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["placement=split"], "1 ranks and 2 towers"),
+        (["placement=split"], "placement split"),
         (["towers=5"], "5 towers"),
         (["data.size=63"], "data.size"),
         (["data.mean=[1, 2]"], "data.mean"),

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from common.errors import ReportedError
 from data.datasets import DATASETS
 from distributed.plan import PLACEMENTS, Plan, Wish, plan_mesh
-from distributed.turns import SCHEMES
+from distributed.schemes import SCHEMES
 from model.alexnet import SMALLEST_SIDE
 from model.initialization import SCHEMES as INITIAL_VALUES
 from model.layers import ACTIVATIONS

@@ -99,10 +99,12 @@ def test_a_switch_ends_with_the_part_around_it():
 
 def test_what_was_taken_is_not_booked_again():
     timer = StepTimer(CPU)
-    timer.bytes_sent += 7
+    timer.sent["fc6"] += 5
+    timer.sent["logits"] += 2
     with timer.part("data"):
         time.sleep(0.01)
-    assert timer.take().bytes_sent == 7
+    cost = timer.take()
+    assert (cost.bytes_sent, cost.bytes_at) == (7, {"fc6": 5, "logits": 2})
     assert timer.take() == StepCost()
 
 

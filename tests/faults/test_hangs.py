@@ -70,12 +70,13 @@ def test_a_rank_that_does_not_answer_is_named(tmp_path, happened, fault, count, 
 PROGRAM = """
 import os, signal, sys, time
 import torch
-from distributed.mesh import Mesh, plan_mesh
+from distributed.mesh import Mesh
 from launch.world import launched_world
 from launch.program import run_program
+from training.config import Config
 
 def main():
-    mesh = Mesh.start(plan_mesh(launched_world().size, 2, "auto"), timeout=8.0)
+    mesh = Mesh.start(Config().plan(launched_world().size), timeout=8.0)
     {body}
     return 0
 

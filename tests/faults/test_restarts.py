@@ -131,12 +131,13 @@ COUNT = """
 import os, sys
 import torch
 import torch.distributed as dist
-from distributed.mesh import Mesh, plan_mesh
+from distributed.mesh import Mesh
 from launch.world import launched_world
 from launch.program import run_program
+from training.config import Config
 
 def main():
-    mesh = Mesh.start(plan_mesh(launched_world().size, 2, "auto"))
+    mesh = Mesh.start(Config().plan(launched_world().size))
     ones = torch.ones(1)
     dist.all_reduce(ones)
     assert ones == 2
@@ -215,16 +216,16 @@ def test_nodes_come_and_go(tmp_path, happened):
     wait_until(lambda: not _is_free(port), timeout=PATIENCE)
     goes = _node(tmp_path, port)
     wait_until(lambda: attempt(1), timeout=PATIENCE)
-    assert "replica 1 " in attempt(1)
+    assert "rank 2   tower" in attempt(1)
     goes.kill()
     wait_until(lambda: attempt(2), timeout=PATIENCE)
-    assert "replica 1 " not in attempt(2)
+    assert "rank 2   tower" not in attempt(2)
     comes = _node(tmp_path, port)
     wait_until(lambda: attempt(3), timeout=PATIENCE)
-    assert "replica 1 " in attempt(3)
+    assert "rank 2   tower" in attempt(3)
     comes.terminate()
     wait_until(lambda: attempt(4), timeout=PATIENCE)
-    assert "replica 1 " not in attempt(4)
+    assert "rank 2   tower" not in attempt(4)
     stays.terminate()
     for node in (stays, goes, comes):
         finish(node, PATIENCE)

@@ -142,8 +142,9 @@ def _listening(process):
 
 def test_one_machine_listens_on_the_loopback_device_only(program, tmp_path):
     path = program(
-        "from distributed.mesh import Mesh, plan_mesh\n"
-        "Mesh.start(plan_mesh(2, 2, 'auto'))\n"
+        "from distributed.mesh import Mesh\n"
+        "from training.config import Config\n"
+        "Mesh.start(Config().plan(2))\n"
         "open(f'{sys.argv[1]}/up-{rank}', 'w'); time.sleep(600)"
     )
     process = start(*LAUNCH, "2", path, tmp_path)

@@ -12,11 +12,12 @@ from tests.programs import LAUNCH, ROOT, TORCHRUN, finish, ranks, run, start, wa
 
 HEAD = """
 import os, sys, time
-from distributed.mesh import Mesh, plan_mesh
+from distributed.mesh import Mesh
 from launch.world import launched_world
 from common.errors import ReportedError
 from launch.program import run_program
 from launch.signals import StopRequest
+from training.config import Config
 """
 
 
@@ -31,7 +32,7 @@ def program(tmp_path):
     return write
 
 
-MESH = "mesh = Mesh.start(plan_mesh(launched_world().size, 2, 'auto'))\n"
+MESH = "mesh = Mesh.start(Config().plan(launched_world().size))\n"
 
 
 @pytest.mark.parametrize("start_mesh", [MESH, ""], ids=["in a group", "before there is one"])

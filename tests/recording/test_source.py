@@ -13,7 +13,7 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 
 from common.errors import ReportedError
-from distributed.mesh import Mesh, plan_mesh
+from distributed.mesh import Mesh
 from recording.resume import open_run
 from recording.snapshots import CheckpointWriter
 from recording.source import check_channels, check_classes, read_source
@@ -31,7 +31,7 @@ NAMES = [f"thing {number}" for number in range(10)]
 
 @pytest.fixture(scope="module")
 def mesh():
-    yield Mesh.start(plan_mesh(1, 2, "local"))
+    yield Mesh.start(Config().plan(1))
     dist.destroy_process_group()
 
 
@@ -172,9 +172,38 @@ def test_bare_tensors_want_a_variant_and_a_preparation(small_nets, tmp_path):
     assert source.config(tmp_path / "some.yaml", ["variant=caffe", *folder]).variant == "caffe"
 
 
-def test_a_net_that_normalises_across_towers_stays_in_one_process(small_nets, tmp_path):
+def test_a_net_that_normalises_across_towers_is_split_where_ranks_allow_it(small_nets, tmp_path):
     write_file(some_weights("caffe"), tmp_path / "net.npz")
-    assert read_source(tmp_path / "net.npz").settings["placement"] == "local"
+    (tmp_path / "some.yaml").write_text("data: {name: synthetic, size: 64}")
+    config = read_source(tmp_path / "net.npz").config(tmp_path / "some.yaml", ["variant=caffe"])
+    plans = [config.plan(ranks).placement for ranks in (1, 2, 3)]
+    assert plans == ["local", "split", "ddp"]
+
+
+@pytest.mark.parametrize(
+    "placement",
+    [
+        {"placement": "split", "shards": 4},
+        {"placement": "hybrid", "classifier_ranks": 2, "classifier_scheme": "c"},
+        {"placement": "split+hybrid", "shards": 2, "classifier_ranks": 4},
+    ],
+    ids=lambda settings: settings["placement"],
+)
+def test_a_run_of_any_placement_is_used_on_any_number_of_ranks(run, placement):
+    rewrite(the_checkpoint(run), lambda state: state["config"].update(placement))
+    config = read_source(run).config(None, [])
+    assert [config.plan(ranks).placement for ranks in (1, 2, 3, 5)] == [
+        *("local", "split", "ddp", "ddp"),
+    ]
+
+
+def test_a_run_that_updated_in_turns_is_used_by_one_process(run):
+    def change(state):
+        state["config"].update(placement="hybrid", classifier_scheme="b")
+        state["config"]["optimizer"]["classifier_updates"] = "turn"
+
+    rewrite(the_checkpoint(run), change)
+    assert read_source(run).config(None, []).plan(1).placement == "local"
 
 
 def test_other_data_than_the_net_is_for_are_refused(small_nets):
@@ -200,7 +229,7 @@ def _begin(path, runs, world_size, placement, classes=10):
     """
     settings = {"variant": "d2l", "towers": 2, "placement": placement, "data": {"size": 64}}
     config = Config.model_validate({**settings, "weights": path, "runs": runs})
-    mesh = Mesh.over_running_group(plan_mesh(world_size, 2, placement), torch.device("cpu"))
+    mesh = Mesh.over_running_group(config.plan(world_size), torch.device("cpu"))
     model = build_model(config, mesh, classes, 3)
     trainer = Trainer(config, mesh, model, make_preprocess(config, 3), 1)
     open_run(trainer, resume=False)
@@ -209,7 +238,7 @@ def _begin(path, runs, world_size, placement, classes=10):
     others = [
         name
         for name, parameter in model.named_parameters()
-        if not torch.equal(parameter, model.towers.shard(name, tensors[name]))
+        if not torch.equal(parameter, model.placement.shard(name, tensors[name]))
     ]
     begun_anew = all(
         torch.equal(model.get_parameter(name), fresh.get_parameter(name)) for name in others
@@ -222,8 +251,10 @@ def _begin(path, runs, world_size, placement, classes=10):
     [
         ("one_rank", "local"),
         ("two_ranks", "split"),
-        ("two_ranks", "local"),
+        ("two_ranks", "ddp"),
+        ("two_ranks", "hybrid"),
         ("four_ranks", "split"),
+        ("four_ranks", "split+hybrid"),
     ],
 )
 def test_training_starts_from_given_weights_on_any_mesh(request, given, tmp_path, pool, placement):
@@ -232,14 +263,16 @@ def test_training_starts_from_given_weights_on_any_mesh(request, given, tmp_path
     assert found == [(placement, [], True)] * len(ranks.pipes)
 
 
-@pytest.mark.parametrize(("pool", "placement"), [("one_rank", "local"), ("two_ranks", "split")])
+@pytest.mark.parametrize(
+    ("pool", "placement"), [("one_rank", "local"), ("two_ranks", "split"), ("two_ranks", "hybrid")]
+)
 def test_fc8_begins_anew_for_another_number_of_classes(request, given, tmp_path, pool, placement):
     ranks = request.getfixturevalue(pool)
     found = ranks.run(_begin, str(given), str(tmp_path), len(ranks.pipes), placement, 7)
     assert found == [(placement, ["fc8.weight", "fc8.bias"], True)] * len(ranks.pipes)
 
 
-def test_reading_weights_imports_no_trainer_and_nothing_distributed():
+def test_reading_weights_imports_no_trainer_and_nothing_that_communicates():
     program = "import sys, recording.source; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
@@ -247,7 +280,10 @@ def test_reading_weights_imports_no_trainer_and_nothing_distributed():
     modules = done.stdout.split()
     assert "weights.net" in modules
     assert "training.trainer" not in modules
-    assert not [module for module in modules if module.split(".")[0] == "distributed"]
+    assert {name for name in modules if name.startswith("distributed.")} == {
+        *("distributed.plan", "distributed.schemes"),
+    }
+    assert "launch" not in modules
 
 
 def test_a_file_s_description_with_old_keys_is_understood(tmp_path):

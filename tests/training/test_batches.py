@@ -9,7 +9,9 @@ import torch
 from common.errors import ReportedError
 from data.loading import epoch_order
 from data.synthetic import Synthetic
-from distributed.mesh import Mesh, Plan
+from distributed.collectives import Ranks
+from distributed.mesh import Mesh, StageRanks
+from distributed.plan import Grid, Plan
 from distributed.timer import StepTimer
 from training.batches import count_steps, local_batches, make_preprocess
 from training.batches import test_batches as batches_for_testing
@@ -22,9 +24,30 @@ every_size = pytest.mark.parametrize("images", [1, 4, 12, 20, 25])
 every_mesh = pytest.mark.parametrize("replicas", [1, 2, 3])
 
 
-def _mesh(replicas, rank=0, ranks_per_replica=1):
-    plan = Plan(replicas, ranks_per_replica, towers=2)
-    return Mesh(plan, rank, CPU, None, None, StepTimer(CPU))  # type: ignore[arg-type]
+class _Group:
+    """A process group without processes: this rank's place in one of ``size``."""
+
+    def __init__(self, size, rank):
+        self.size, self.rank = lambda: size, lambda: rank
+
+
+def _mesh(replicas, rank=0, shards=1, classifier_shards=None):
+    grid = Grid(shards, replicas)
+    classifier_shards = classifier_shards or shards
+    plan = Plan(2, grid, Grid(classifier_shards, shards * replicas // classifier_shards))
+    timer = StepTimer(CPU)
+
+    def place(size, index):
+        return Ranks(_Group(size, index), timer)  # type: ignore[arg-type]
+
+    def stage(grid):
+        copy, shard = divmod(rank, grid.shards)
+        slices = place(grid.shards, shard)
+        return StageRanks(slices, place(grid.replicas, copy), slices)
+
+    replica = rank // shards
+    feeders = place(plan.feeds, replica % plan.feeds)
+    return Mesh(plan, rank, CPU, stage(plan.features), stage(plan.classifier), feeders, timer)
 
 
 def _images(count):
@@ -75,9 +98,45 @@ def test_every_replica_knows_the_count_of_the_whole_batch():
         assert counts == [6, 6, 6, 2] * EPOCHS
 
 
+@every_size
+@every_mesh
+def test_every_replica_knows_the_images_of_all(images, replicas):
+    everyone = [_local_batches(images, _mesh(replicas, rank)) for rank in range(replicas)]
+    for parts in zip(*everyone, strict=True):
+        own = [local.batch.indices.tolist() for local in parts]
+        for local in parts:
+            assert [each.tolist() for each in local.indices] == own
+            assert local.shares == [len(each) for each in own]
+
+
+def test_a_hybrid_divides_the_images_over_all_ranks():
+    for shards, replicas, together in ((1, 4, 4), (1, 4, 2), (2, 2, 4)):
+        plain, hybrid = (
+            [
+                _positions(_local_batches(20, _mesh(replicas, rank, shards, classifier_shards)))
+                for rank in range(shards * replicas)
+            ]
+            for classifier_shards in (None, together)
+        )
+        assert hybrid == plain
+
+
+def test_the_parts_of_a_batch_are_the_batch():
+    local = _local_batches(25, _mesh(2, rank=1))[0]
+    parts = local.parts(2)
+    assert len(parts) == 2
+    assert {(part.global_count, part.epoch) for part in parts} == {(BATCH, 0)}
+    assert torch.cat([part.batch.images for part in parts]).equal(local.batch.images)
+    for replica, indices in enumerate(local.indices):
+        assert torch.cat([part.indices[replica] for part in parts]).equal(indices)
+    for part in parts:
+        assert part.indices[1].equal(part.batch.indices)
+        assert part.shares == [len(each) for each in part.indices]
+
+
 def test_the_towers_of_a_replica_see_the_same_images():
     first, second, third, fourth = (
-        _positions(_local_batches(20, _mesh(2, rank, ranks_per_replica=2))) for rank in range(4)
+        _positions(_local_batches(20, _mesh(2, rank, shards=2))) for rank in range(4)
     )
     assert first == second
     assert third == fourth
@@ -109,7 +168,10 @@ def test_a_local_batch_holds_the_images_at_its_positions():
 @pytest.mark.parametrize("first", range(13))
 def test_starting_in_the_middle_continues_exactly(first):
     def told(batches):
-        return [(*local[1:], local.batch.indices.tolist()) for local in batches]
+        return [
+            (*local[2:], local.batch.indices.tolist(), [each.tolist() for each in local.indices])
+            for local in batches
+        ]
 
     mesh = _mesh(2, rank=1)
     assert told(_local_batches(20, mesh, first=first)) == told(_local_batches(20, mesh))[first:]
@@ -146,9 +208,9 @@ def test_steps_are_counted_with_the_short_batches_and_the_limit(images, max_step
 def test_each_test_image_is_counted_once(images, replicas):
     seen = []
     for rank in range(replicas):
-        for batch in batches_for_testing(_config(), _mesh(replicas, rank), _images(images)):
-            assert len(batch.indices) <= -(-BATCH // replicas)
-            seen += batch.indices.tolist()
+        for local in batches_for_testing(_config(), _mesh(replicas, rank), _images(images)):
+            assert len(local.batch.indices) <= -(-BATCH // replicas)
+            seen += local.batch.indices.tolist()
     assert sorted(seen) == list(range(images))
 
 

@@ -12,8 +12,12 @@ from training.optimization import OPTIMIZERS, SCHEDULES, Schedule, make_optimize
 RATE = 0.02
 
 
+def _optimizer(config, *, may_skip=False):
+    return make_optimizer(nn.Linear(2, 2), nn.Linear(2, 2), config, may_skip=may_skip)
+
+
 def _schedule(name, total_steps=40, **settings):
-    optimizer = make_optimizer(nn.Linear(2, 2), OptimizerConfig(learning_rate=RATE), may_skip=False)
+    optimizer = _optimizer(OptimizerConfig(learning_rate=RATE))
     return Schedule(optimizer, ScheduleConfig(name=name, **settings), total_steps)
 
 
@@ -136,10 +140,10 @@ def test_a_schedule_continues_exactly_from_its_state_as_json(name, stop):
 def test_the_fused_optimiser_is_torchs_own(name, reference, settings):
     """Weights and biases alike, under a moving rate."""
     generator = torch.Generator().manual_seed(0)
-    ours, theirs = nn.Linear(5, 3), nn.Linear(5, 3)
+    ours, theirs = (nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 3)) for _ in range(2))
     theirs.load_state_dict(ours.state_dict())
     config = OptimizerConfig(name=name, learning_rate=RATE, **settings)
-    fused = make_optimizer(ours, config, may_skip=False)
+    fused = make_optimizer(ours[0], ours[1], config, may_skip=False)
     plain = reference(theirs.parameters(), lr=RATE, fused=False, foreach=False, **settings)
     assert fused.defaults["fused"]
     for step in range(5):
@@ -156,7 +160,7 @@ def test_the_fused_optimiser_is_torchs_own(name, reference, settings):
 
 @pytest.mark.parametrize("name", list(OPTIMIZERS))
 def test_where_steps_may_be_skipped_no_optimiser_is_fused(name):
-    optimizer = make_optimizer(nn.Linear(2, 2), OptimizerConfig(name=name), may_skip=True)
+    optimizer = _optimizer(OptimizerConfig(name=name), may_skip=True)
     assert not optimizer.defaults["fused"]
 
 
@@ -170,6 +174,6 @@ def test_a_row_is_all_that_a_new_optimiser_or_schedule_needs(monkeypatch):
     monkeypatch.setitem(OPTIMIZERS, "adagrad", adagrad)
     monkeypatch.setitem(SCHEDULES, "halves", halves)
     config = OptimizerConfig(name="adagrad", learning_rate=RATE)
-    optimizer = make_optimizer(nn.Linear(2, 2), config, may_skip=False)
+    optimizer = _optimizer(config)
     schedule = Schedule(optimizer, ScheduleConfig(name="halves"), total_steps=3)
     assert _rates(schedule, 3) == [RATE, RATE / 2, RATE / 4]
