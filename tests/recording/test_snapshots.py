@@ -1,8 +1,11 @@
-"""Snapshots of a trainer: exact on any mesh, written while training goes on, kept as configured."""
+"""Snapshots of a trainer: exact on any placement, written while it trains, kept as configured."""
 
 import json
 import shutil
 from dataclasses import replace
+from functools import cache
+from itertools import product
+from typing import NamedTuple
 from unittest.mock import patch
 
 import pytest
@@ -12,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from common.errors import ReportedError
 from data.loading import Batch
-from distributed.mesh import Mesh, plan_mesh
+from distributed.mesh import Mesh
 from model.variants import VARIANTS
 from recording.checkpoint import list_checkpoints, newest_checkpoint, write_checkpoint
 from recording.snapshots import CheckpointWriter, load_checkpoint, take_snapshot
@@ -26,7 +29,7 @@ from training.trainer import Trainer, build_model
 
 STOP, STEPS = 3, 6
 CLASSES = 10
-TINY = {"d2l": replace(VARIANTS["d2l"], convolutions=(8, 8, 8, 8, 8), hidden=16)}
+TINY = {"d2l": replace(VARIANTS["d2l"], convolutions=(8, 8, 8, 8, 8), hidden=24)}
 ADAMW = {"name": "adamw", "learning_rate": 0.001, "weight_decay": 0.01}
 SGD = {"name": "sgd", "momentum": 0.9}
 
@@ -42,10 +45,15 @@ def _settings(optimizer, schedule="cosine", **more):
     }
 
 
+@cache
+def _mesh(plan):
+    """One mesh for each plan: process groups are not given back."""
+    return Mesh.over_running_group(plan, torch.device("cpu"))
+
+
 def _trainer(settings, world_size, placement):
-    config = Config.model_validate({**settings, "placement": placement})
-    plan = plan_mesh(world_size, config.towers, placement)
-    mesh = Mesh.over_running_group(plan, torch.device("cpu"))
+    config = Config.model_validate({**settings, **placement})
+    mesh = _mesh(config.plan(world_size))
     model = build_model(config, mesh, CLASSES, 1)
     return Trainer(config, mesh, model, make_preprocess(config, 1), STEPS)
 
@@ -55,24 +63,27 @@ def _local_batch(mesh, step):
     generator = torch.Generator().manual_seed(step)
     images = torch.randint(0, 256, (4, 1, 28, 28), dtype=torch.uint8, generator=generator)
     labels = torch.randint(0, CLASSES, (4,), generator=generator)
-    parts = (
-        part.tensor_split(mesh.plan.replicas)[mesh.replica]
-        for part in (images, labels, torch.arange(4) + 10 * step)
-    )
-    return LocalBatch(Batch(*parts), 4, 0, (step + 1) / STEPS)
+    indices, replicas = torch.arange(4) + 10 * step, mesh.plan.features.replicas
+    parts = (part.tensor_split(replicas)[mesh.replica] for part in (images, labels, indices))
+    return LocalBatch(Batch(*parts), indices.tensor_split(replicas), 4, 0, (step + 1) / STEPS)
 
 
 @patch.dict(VARIANTS, TINY)
 def train(settings, world_size, placement, last, target, source=None):
-    """Train to step ``last``, from the checkpoint ``source`` if given, and save in ``target``."""
+    """Train to step ``last``, from the checkpoint ``source`` if given, and save in ``target``.
+
+    Returns the losses of the steps taken.
+    """
     trainer = _trainer(settings, world_size, placement)
     if source:
         load_checkpoint(*newest_checkpoint(source), trainer)
+    losses = []
     while trainer.steps < last:
-        trainer.train_step(_local_batch(trainer.mesh, trainer.steps))
+        losses.append(trainer.train_step(_local_batch(trainer.mesh, trainer.steps)).loss)
     content = take_snapshot(trainer, Totals())
     if trainer.mesh.is_main:
         write_checkpoint(target / f"step-{last:08d}", content)
+    return losses
 
 
 def _read(folder):
@@ -80,7 +91,7 @@ def _read(folder):
     path, state = newest_checkpoint(folder)
     files = ("model.safetensors", "optimizer.safetensors")
     tensors = {f"{file}: {name}": t for file in files for name, t in load_file(path / file).items()}
-    return tensors, state["optimizer"], state["trainer"]["schedule"]["learning_rate"]
+    return tensors, state["optimizer"], state["trainer"]["schedule"]["learning_rates"]
 
 
 def _largest_error(found, expected):
@@ -92,45 +103,116 @@ def _largest_error(found, expected):
     return max(errors)
 
 
+class Place(NamedTuple):
+    """A placement of the net with so many towers."""
+
+    ranks: int
+    towers: int
+    settings: dict[str, object]
+
+
+HYBRID: dict[str, object] = {"placement": "hybrid"}
+PLACES = {
+    "local": Place(1, 2, {"placement": "local"}),
+    "ddp": Place(2, 2, {"placement": "ddp"}),
+    "split": Place(2, 2, {"placement": "split"}),
+    "hybrid": Place(2, 2, {**HYBRID, "classifier_scheme": "c"}),
+    "hybrid on 3": Place(3, 2, {**HYBRID, "classifier_scheme": "b"}),
+    "hybrid in groups": Place(4, 2, {**HYBRID, "classifier_ranks": 2}),
+    "split+hybrid": Place(4, 2, {"placement": "split+hybrid"}),
+    "dense local": Place(1, 1, {"placement": "local"}),
+    "dense split": Place(2, 1, {"placement": "split"}),
+    "dense hybrid": Place(2, 1, HYBRID),
+    "dense split+hybrid": Place(4, 1, {"placement": "split+hybrid", "shards": 2}),
+}
+PAIRS = [
+    (name, other)
+    for name, other in product(PLACES, repeat=2)
+    if PLACES[name].towers == PLACES[other].towers
+]
+
+
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, two_ranks):
-    """Gives, for an optimiser: a run that stopped on two split ranks, and one that did not."""
+def run_on(request):
+    """Trains on a place: ``run_on(place, settings, last, target, source)``; the losses."""
+
+    def run(place, settings, *arguments):
+        ranks, towers, placement = PLACES[place]
+        names = {1: "one_rank", 2: "two_ranks", 3: "three_ranks", 4: "four_ranks"}
+        pool = request.getfixturevalue(names[ranks])
+        everyone = pool.run(train, {**settings, "towers": towers}, ranks, placement, *arguments)
+        assert everyone == [everyone[0]] * ranks
+        return everyone[0]
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, run_on):
+    """Gives, for a place and an optimiser: (the folder of a run that stopped, and of one that did
+    not; the losses of the latter).
+    """
     made = {}
 
-    def run(name, settings):
-        if name not in made:
-            folder = tmp_path_factory.mktemp(name)
-            two_ranks.run(train, settings, 2, "split", STOP, folder / "stopped")
-            two_ranks.run(train, settings, 2, "split", STEPS, folder / "undisturbed")
-            made[name] = folder
-        return made[name]
+    def run(place, settings):
+        key = f"{place} {settings['optimizer']['name']}"
+        if key not in made:
+            folder = tmp_path_factory.mktemp(key.replace(" ", "-"))
+            losses = run_on(place, settings, STEPS, folder / "undisturbed")
+            run_on(place, settings, STOP, folder / "stopped")
+            made[key] = folder, losses
+        return made[key]
 
     yield run
-    for folder in made.values():
+    for folder, _ in made.values():
         shutil.rmtree(folder)
 
 
-@pytest.mark.parametrize("optimizer", [SGD, ADAMW], ids=lambda optimizer: optimizer["name"])
-@pytest.mark.parametrize(
-    ("pool", "placement", "error"),
-    [("two_ranks", "split", 0.0), ("one_rank", "local", 1e-9), ("two_ranks", "local", 1e-9)],
-    ids=["two split ranks", "one process", "two replicas"],
-)
-def test_a_run_continues_on_any_mesh_as_if_it_had_not_stopped(
-    request, runs, tmp_path, optimizer, pool, placement, error
+@pytest.mark.parametrize(("place", "other"), PAIRS)
+def test_a_run_continues_on_any_placement_as_if_it_had_not_stopped(
+    runs, run_on, tmp_path, place, other
 ):
-    settings = _settings(optimizer)
-    folder = runs(optimizer["name"], settings)
-    ranks = request.getfixturevalue(pool)
-    ranks.run(train, settings, len(ranks.pipes), placement, STEPS, tmp_path, folder / "stopped")
+    settings = _settings(SGD)
+    folder, undisturbed = runs(place, settings)
+    losses = run_on(other, settings, STEPS, tmp_path, folder / "stopped")
+    found, expected = _read(tmp_path), _read(folder / "undisturbed")
+    allowed = 0.0 if place == other else 1e-12
+    assert losses == pytest.approx(undisturbed[STOP:], rel=allowed, abs=0)
+    assert _largest_error(found[0], expected[0]) <= allowed
+    assert found[1:] == expected[1:]
+    shutil.rmtree(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("other", "error"), [("split", 0.0), ("local", 1e-9), ("ddp", 1e-9), ("split+hybrid", 1e-9)]
+)
+def test_adamw_continues_on_any_placement_too(runs, run_on, tmp_path, other, error):
+    """It divides by a small root, so that it makes more of the last digits."""
+    settings = _settings(ADAMW)
+    folder, _ = runs("split", settings)
+    run_on(other, settings, STEPS, tmp_path, folder / "stopped")
     found, expected = _read(tmp_path), _read(folder / "undisturbed")
     assert _largest_error(found[0], expected[0]) <= error
     assert found[1:] == expected[1:]
     shutil.rmtree(tmp_path)
 
 
+def test_a_run_that_updates_in_turns_continues_exactly(run_on, tmp_path):
+    settings = _settings({**ADAMW, "classifier_updates": "turn"})
+    whole = run_on("hybrid", settings, STEPS, tmp_path / "undisturbed")
+    run_on("hybrid", settings, STOP, tmp_path / "stopped")
+    losses = run_on("hybrid", settings, STEPS, tmp_path / "new", tmp_path / "stopped")
+    found, expected = _read(tmp_path / "new"), _read(tmp_path / "undisturbed")
+    assert losses == whole[STOP:]
+    assert _largest_error(found[0], expected[0]) == 0
+    assert found[1:] == expected[1:]
+    assert (found[1]["step/conv1.weight"], found[1]["step/fc6.weight"]) == (STEPS, 2 * STEPS)
+    shutil.rmtree(tmp_path)
+
+
 def test_every_state_of_an_optimiser_is_kept_under_its_own_name(runs):
-    path = newest_checkpoint(runs("adamw", _settings(ADAMW)) / "stopped")[0]
+    folder, _ = runs("split", _settings(ADAMW))
+    path = newest_checkpoint(folder / "stopped")[0]
     names = load_file(path / "model.safetensors").keys()
     tensors = load_file(path / "optimizer.safetensors")
     assert tensors.keys() == {
@@ -151,9 +233,13 @@ def _age(folder):
     )
     state = json.loads((path / "state.json").read_text())
     config = state["config"]
-    for key in ("name", "betas", "eps"):
+    for key in ("name", "betas", "eps", "classifier_learning_rate", "classifier_updates"):
         del config["optimizer"][key]
-    del state["optimizer"], config["overlap_communication"]
+    for key in ("overlap_communication", "shards", "classifier_ranks", "classifier_scheme"):
+        del config[key]
+    del state["optimizer"]
+    schedule = state["trainer"]["schedule"]
+    schedule["learning_rate"] = schedule.pop("learning_rates")[0]
     config["initial_values"] = config.pop("init")
     config["data"]["deviation"] = config["data"].pop("std")
     config["optimizer"]["accumulation"] = config["optimizer"].pop("gradient_accumulation")
@@ -162,23 +248,24 @@ def _age(folder):
     correct_manifest(path)
 
 
-def test_a_checkpoint_from_before_other_optimisers_is_continued(runs, two_ranks, tmp_path):
+def test_a_checkpoint_from_before_other_optimisers_is_continued(runs, run_on, tmp_path):
     settings = _settings(SGD)
-    folder = runs("sgd", settings)
+    folder, _ = runs("split", settings)
     shutil.copytree(folder / "stopped", tmp_path / "old")
     _age(tmp_path / "old")
     state = newest_checkpoint(tmp_path / "old")[1]
     check_same_run(Config.model_validate(settings), state["config"])
     assert Totals.read(state["totals"]) == Totals()
-    two_ranks.run(train, settings, 2, "split", STEPS, tmp_path / "new", tmp_path / "old")
-    assert _read(tmp_path / "new")[0].keys() == _read(folder / "undisturbed")[0].keys()
-    assert _largest_error(_read(tmp_path / "new")[0], _read(folder / "undisturbed")[0]) == 0
+    run_on("split", settings, STEPS, tmp_path / "new", tmp_path / "old")
+    found, expected = _read(tmp_path / "new"), _read(folder / "undisturbed")
+    assert _largest_error(found[0], expected[0]) == 0
+    assert found[2] == expected[2]
     shutil.rmtree(tmp_path)
 
 
 @pytest.fixture(scope="module")
 def mesh():
-    yield Mesh.start(plan_mesh(1, 2, "local"))
+    yield Mesh.start(Config().plan(1))
     dist.destroy_process_group()
 
 
@@ -189,8 +276,9 @@ def make_trainer(mesh, monkeypatch):
 
     def make(**settings):
         config = Config.model_validate({"variant": "d2l", "data": {"size": 64}, **settings})
-        model = build_model(config, mesh, CLASSES, 1)
-        return Trainer(config, mesh, model, make_preprocess(config, 1), total_steps=9)
+        placed = replace(mesh, plan=config.plan(1))
+        model = build_model(config, placed, CLASSES, 1)
+        return Trainer(config, placed, model, make_preprocess(config, 1), total_steps=9)
 
     return make
 
@@ -235,13 +323,13 @@ def test_tensors_are_full(trainer, tmp_path):
     path = _save(tmp_path, trainer, Totals())
     tensors = load_file(path / "model.safetensors")
     assert tensors["conv2.weight"].shape == (8, 4, 5, 5)
-    assert tensors["fc8.weight"].shape == (CLASSES, 16)
+    assert tensors["fc8.weight"].shape == (CLASSES, 24)
 
 
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"net": {"hidden": 8}}, r"fc6\.weight.*\[16, 200\].*\[8, 200\]"),
+        ({"net": {"hidden": 8}}, r"fc6\.weight.*\[24, 200\].*\[8, 200\]"),
         ({"towers": 1}, r"conv2\.weight"),
     ],
 )
