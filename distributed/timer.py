@@ -4,7 +4,7 @@ import statistics
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -52,7 +52,16 @@ class StepCost:
     def read(cls, values: dict[str, Any], prefix: str = "") -> Self:
         """The cost among flat ``values``, whose keys begin with ``prefix``."""
         known = {each.name: values.get(prefix + each.name) for each in fields(cls)}
-        return cls(**{name: value for name, value in known.items() if value is not None})
+        at = f"{prefix}bytes_at/"
+        sent = {key.removeprefix(at): values[key] for key in values if key.startswith(at)}
+        cost = cls(**{name: value for name, value in known.items() if value is not None})
+        return replace(cost, bytes_at=sent) if sent else cost
+
+    def flat(self) -> dict[str, Any]:
+        """The fields as flat keys; bytes at conv3 are ``bytes_at/conv3``."""
+        values = asdict(self)
+        sent = values.pop("bytes_at")
+        return {**values, **{f"bytes_at/{boundary}": count for boundary, count in sent.items()}}
 
     @classmethod
     def median(cls, costs: Sequence[Self]) -> Self:

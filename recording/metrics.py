@@ -4,7 +4,6 @@ import errno
 import json
 import logging
 import os
-from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -71,7 +70,7 @@ def step_speed(lines: list[dict[str, Any]]) -> dict[str, float]:
         return {}
     cost = StepCost.median([StepCost.read(line, "step/") for line in steps])
     speed = median(line["step/images_per_second"] for line in steps)
-    return {"images_per_second": speed, **asdict(cost)}
+    return {"images_per_second": speed, **cost.flat()}
 
 
 def read_objects(path: Path) -> list[dict[str, Any]]:

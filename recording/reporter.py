@@ -5,7 +5,6 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -58,7 +57,7 @@ class Reporter:
             "train/images": result.images,
             "train/learning_rate": result.learning_rate,
             "step/images_per_second": result.images / seconds,
-            **{f"step/{name}": value for name, value in asdict(result.cost).items()},
+            **{f"step/{name}": value for name, value in result.cost.flat().items()},
         }
         self._tell(step, {**metrics, **agreement})
 
@@ -184,6 +183,8 @@ def facts_of(trainer: Trainer) -> dict[str, Any]:
         "towers": config.towers,
         "placement": mesh.plan.placement,
         "world_size": mesh.plan.world_size,
+        "features_shards": mesh.plan.features.shards,
+        "classifier_shards": mesh.plan.classifier.shards,
         "global_batch": config.batch_size,
         "precision": config.precision,
         "classes": model.fc8.out_features,

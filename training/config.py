@@ -236,6 +236,12 @@ class Config(Section):
                     f"{self.towers} towers do not divide the {width} units of {layer}: change "
                     "towers or net.hidden"
                 )
+        for key, placements in {
+            "shards": ("split", "split+hybrid"),
+            "classifier_ranks": ("hybrid", "split+hybrid"),
+        }.items():
+            if getattr(self, key) is not None and self.placement not in placements:
+                raise ValueError(f"{key} needs placement={' or '.join(placements)}")
         data, optimizer = self.data, self.optimizer
         if data.resize is not None and data.resize < data.size:
             raise ValueError("data.resize must be at least data.size")

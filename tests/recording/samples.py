@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from dataclasses import asdict
 
 from distributed.timer import PARTS, StepCost
 
@@ -18,7 +17,7 @@ def step_metrics(loss=1.25, sent=1000, seconds=0.01):
         "train/loss": loss,
         "train/top1": 0.5,
         "train/learning_rate": 0.01,
-        **{f"step/{name}": value for name, value in asdict(step_cost(seconds, sent)).items()},
+        **{f"step/{name}": value for name, value in step_cost(seconds, sent).flat().items()},
     }
 
 

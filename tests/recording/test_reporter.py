@@ -37,7 +37,7 @@ FACTS = {
 
 def _batch(epochs_done=0.5, count=128):
     part = torch.empty(count // 2)
-    return LocalBatch(Batch(part, part, part), count, 0, epochs_done)
+    return LocalBatch(Batch(part, part, part), [part], count, 0, epochs_done)
 
 
 RESULT = StepResult(1.25, 0.5, 128, 0.01, step_cost())
@@ -153,7 +153,7 @@ def test_the_summary_is_flat_and_says_what_was_run_and_what_came_of_it(folder):
     assert summary == {
         **FACTS,
         **reporter.totals.summary(),
-        **asdict(step_cost()),
+        **step_cost().flat(),
         "images_per_second": summary["images_per_second"],
         "steps": 2,
         "attempt": 1,
@@ -206,7 +206,7 @@ def test_wandb_gets_the_configuration_the_steps_and_the_summary(wandb_server, fo
 def _summary(**other):
     totals = Totals(images=256, steps=2, seconds=4.0, test=evaluation_metrics())
     cost = StepCost(0.1, 0.3, 0.1, 0.4, 0.05, 0.05, bytes_sent=2_500_000)
-    speed = {"images_per_second": 64.0, **asdict(cost)}
+    speed = {"images_per_second": 64.0, **cost.flat()}
     last = {"steps": 2, "peak_memory_bytes": 2**30, "checkpoint": "runs/fashion/checkpoints/a"}
     return {**FACTS, **totals.summary(), **speed, **last, **other}
 
