@@ -18,13 +18,15 @@ from benchmarks.contest import Contestant, Row, contest, parser, report
 from comparison.formulas import Net
 from comparison.machine import measure_peak
 from data.synthetic import Synthetic
-from distributed.mesh import Mesh, plan_mesh
+from distributed.mesh import Mesh
 from launch.world import launched_world
 from training.batches import LocalBatch, local_batches, make_preprocess
 from training.config import Config
 from training.trainer import StepResult, Trainer, build_model
 
 SIZE = 224
+STEPS = 10**6
+"""More than any benchmark takes."""
 NETS = {"paper": (2, 3, 1000), "d2l": (1, 1, 10)}
 """Towers, channels and classes."""
 
@@ -38,36 +40,49 @@ PARTS = {
 }
 
 
-def ours(variant: str, towers: int, batch: int, overlap: bool = True) -> Callable[[], StepResult]:
-    """The trainer's step on this rank of the mesh."""
-    trainer, batches = make_trainer(variant, towers, batch, overlap=overlap)
+def ours(variant: str, towers: int, batch: int, **settings: Any) -> Callable[[], StepResult]:
+    """The trainer's step on this rank of the mesh, with these settings beside those of the job."""
+    trainer, batches = make_trainer(variant, towers, batch, **settings)
     return lambda: trainer.train_step(next(batches))
 
 
 def make_trainer(
-    variant: str, towers: int, batch: int, size: int = SIZE, *, overlap: bool = True
+    variant: str, towers: int, batch: int, size: int = SIZE, **settings: Any
 ) -> tuple[Trainer, Iterator[LocalBatch]]:
     """A trainer on this rank of the mesh, and its local batches of synthetic images."""
     _, channels, classes = NETS[variant]
-    config = Config.model_validate(
-        {
-            "variant": variant,
-            "towers": towers,
-            "batch_size": batch,
-            "epochs": 10**6,
-            "precision": "bf16",
-            "overlap_communication": overlap,
-            "data": {"name": "synthetic", "size": size, "mean": 128.0, "std": 1.0},
-            "optimizer": {"learning_rate": 1e-5},
-        }
-    )
-    mesh = Mesh.start(plan_mesh(launched_world().size, towers, "auto"))
+    config = job(variant, towers, batch, size, **settings)
+    mesh = Mesh.start(config.plan(launched_world().size))
     model = build_model(config, mesh, classes, channels)
-    images = Synthetic(
-        "train", 8 * batch, classes=classes, channels=channels, height=size, width=size
+    trainer = Trainer(config, mesh, model, make_preprocess(config, channels), STEPS)
+    return trainer, local_batches(config, mesh, synthetic_images(config), 0, STEPS)
+
+
+def job(variant: str, towers: int, batch: int, size: int, **settings: Any) -> Config:
+    """The configuration of a benchmark's training in bf16, with changes."""
+    values = {
+        "variant": variant,
+        "towers": towers,
+        "batch_size": batch,
+        "epochs": STEPS,
+        "precision": "bf16",
+        "data": {"name": "synthetic", "size": size, "mean": 128.0, "std": 1.0},
+        "optimizer": {"learning_rate": 1e-5},
+    }
+    return Config.model_validate(values | settings)
+
+
+def synthetic_images(config: Config) -> Synthetic:
+    """Eight global batches of images as large as the net reads."""
+    _, channels, classes = NETS[config.variant]
+    side = config.data.size
+    return Synthetic(
+        *("train", 8 * config.batch_size),
+        classes=classes,
+        channels=channels,
+        height=side,
+        width=side,
     )
-    trainer = Trainer(config, mesh, model, make_preprocess(config, channels), 10**6)
-    return trainer, local_batches(config, mesh, images, 0, 10**6)
 
 
 def profiled(variant: str, towers: int, batch: int) -> Callable[[], list[Row]]:
