@@ -1,18 +1,19 @@
-"""Split against DDP over a slow link, and the batch at which the formula makes them equal.
+"""Split, DDP and hybrid over a slow link, and the batches at which a formula makes them equal.
 
-Two network namespaces stand for two hosts. A virtual cable (veth) joins them, and a token bucket
-(tc tbf) limits its rate. Each rank has one core. Needs root, iproute2 and two cores; prints the
-reason and ends if the machine does not allow it.
+All train the paper's two-tower net. Two network namespaces stand for two hosts. A virtual cable
+(veth) joins them, and a token bucket (tc tbf) limits its rate. Each rank has one core. Needs root,
+iproute2 and two cores; prints the reason and ends if the machine does not allow it.
 
-The formula: DDP sends 4 bytes for each of N parameters, the towers send e bytes per image where
-they meet, the link carries β bytes/s, and both devices together compute R images/s without waiting.
+The formula: a placement sends e bytes of activations per image of the global batch and G bytes of
+gradients, the link carries β bytes/s, and both devices together compute R images/s without waiting.
 A step on B images takes
 
-    split   B/R + e B/β
-    DDP     B/R + D + max(0, 4 N/β - W B/R)
+    B/R + D + e B/β + max(0, G/β - W B/R)
 
-W is the fraction of the computation that can hide DDP's traffic. D is DDP's cost beside waiting:
-each rank updates all weights and, on a CPU, sums the gradients on the core that computes.
+W is the fraction of the computation that can hide the gradients: the convolutions' backward pass
+hides those of fc6 to fc8, and that of conv2 and conv1 hides those of conv3 to conv5. D is the cost
+beside waiting, next to the split's: a DDP rank updates all weights and, on a CPU, sums the
+gradients on the core that computes. Activations are counted as if nothing hid them.
 """
 
 import os
@@ -20,27 +21,36 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
-import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from benchmarks.contest import Row, parser, report
-from comparison.formulas import Net
+from common.files import writing
+from comparison.formulas import Net, bytes_sent
 from comparison.measure import ROOT, steady_speed
-from model.alexnet import AlexNet
-from model.placement import Placement
-from model.variants import VARIANTS
+from distributed.plan import Wish, plan_mesh
+from distributed.turns import SCHEMES
 from recording.folder import RunFolder
+from recording.plots import COLORS
 
 NAMESPACES, ADDRESSES, CABLE = ("alexnet-a", "alexnet-b"), ("10.77.0.1", "10.77.0.2"), "alexnet0"
-PORT, SIZE, CLASSES = 29555, 224, 10
-HIDES = 0.61
-"""W: the gradients of fc6 to fc8 travel during the backward pass of the convolutions."""
+PORT, TOWERS, WARMUP = 29555, 2, 2
+NET = Net("paper", TOWERS, channels=3, size=224, classes=10)
+PLACEMENTS = {"split": "split", "DDP": "ddp", "hybrid": "hybrid"}
+"""Names of the curves, and those that a configuration has."""
+BATCHES = {"1gbit": [32, 128, 512, 1024], "10gbit": [32, 64, 128, 512]}
+PAIRS = (("split", "DDP"), ("hybrid", "DDP"), ("split", "hybrid"))
+"""The first is faster at small batches, where there are any at which it is."""
+LARGEST = 2**17
+"""Images of the largest global batch at which placements may be equal."""
 
 
 def why_not() -> str | None:
@@ -80,7 +90,7 @@ def slow_link(rate: str) -> Iterator[None]:
             subprocess.run(["ip", "netns", "del", name], capture_output=True)
 
 
-def train(placement: str, batch: int, steps: int) -> dict[str, Any]:
+def train(settings: Sequence[str], steps: int) -> dict[str, Any]:
     """Run both ranks, each in its namespace and on its core; returns ``steady_speed``'s keys."""
     cores = sorted(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as runs:
@@ -98,15 +108,15 @@ def train(placement: str, batch: int, steps: int) -> dict[str, Any]:
             }
             command = ["ip", "netns", "exec", namespace, "taskset", "-c", str(cores[rank])]
             command += [sys.executable, "train.py", "--config", "configs/compare.yaml"]
-            command += [f"runs={runs}", "name=run", f"placement={placement}", f"max_steps={steps}"]
-            command += [f"batch_size={batch}", "tracking.mode=disabled"]
+            command += [f"runs={runs}", "name=run", f"max_steps={steps}", *settings]
+            command += ["tracking.mode=disabled"]
             ranks.append(
                 subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
             )
         statuses = [process.wait() for process in ranks]
         if any(statuses):
-            sys.exit(f"{placement} at batch {batch} failed")
-        return steady_speed(RunFolder(Path(runs, "run")), warmup=2)
+            sys.exit(f"{' '.join(settings)} failed")
+        return steady_speed(RunFolder(Path(runs, "run")), warmup=WARMUP)
 
 
 def bytes_per_second(rate: str) -> float:
@@ -114,91 +124,178 @@ def bytes_per_second(rate: str) -> float:
     return float(rate.removesuffix("gbit")) * 1e9 / 8
 
 
-def even_batch(rate: str, images_per_second: float, ddp_seconds: float) -> float:
-    """The global batch B at which the formula gives split and DDP the same step time."""
-    with torch.device("meta"):
-        model = AlexNet(VARIANTS["paper"], CLASSES, 3, Placement(2))
-    gradients = 4 * sum(parameter.numel() for parameter in model.parameters())
-    activations = Net("paper", 2, 3, SIZE, CLASSES).activation_bytes(images=1, element_size=2)
-    beta, hidden = bytes_per_second(rate), HIDES / images_per_second
-    exposed = (gradients + beta * ddp_seconds) / (activations + beta * hidden)
-    if gradients / beta >= hidden * exposed:
-        return exposed
-    return beta * ddp_seconds / activations
+class Traffic(NamedTuple):
+    """What a placement sends: bytes per image, bytes of gradients, and the part W that hides them.
+
+    The fraction ``hides`` is of the time that all computation takes.
+    """
+
+    activations: float
+    gradients: float
+    hides: float
+
+
+@cache
+def traffic(curve: str) -> Traffic:
+    """What a rank sends with bf16 activations and fp32 gradients."""
+    plan = plan_mesh(Wish(2, TOWERS), PLACEMENTS[curve], NET.variant)
+    batch = 2
+    sent = bytes_sent(NET, plan, batch, activation_size=2, gradient_size=4)
+    gradients = sum(size for name, size in sent.items() if name.endswith("gradients"))
+    hiding = ("conv1", "conv2") if curve == "hybrid" else tuple(NET.sides())
+    macs = NET.macs()
+    backward = 2 * sum(macs[layer] for layer in hiding) - macs["conv1"]
+    return Traffic((sum(sent.values()) - gradients) / batch, gradients, 2 * backward / NET.flops())
+
+
+class Machine(NamedTuple):
+    """The link's bytes/s, images/s of both devices without waiting, and each curve's D, seconds."""
+
+    link: float
+    speed: float
+    extra: dict[str, float]
+
+    def seconds(self, curve: str, batch: int) -> float:
+        """A step of a placement by the formula."""
+        sent, computing = traffic(curve), batch / self.speed
+        exposed = max(0.0, sent.gradients / self.link - sent.hides * computing)
+        return computing + self.extra[curve] + sent.activations * batch / self.link + exposed
+
+    def even_batch(self, first: str, second: str) -> int | None:
+        """The smallest global batch at which ``second`` is as fast as ``first``; None if none is.
+
+        None too where it is so at every batch.
+        """
+        low, high = 2, LARGEST
+
+        def is_even(batch: int) -> bool:
+            return self.seconds(second, batch) <= self.seconds(first, batch)
+
+        if is_even(low) or not is_even(high):
+            return None
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if is_even(middle) else (middle, high)
+        return high
+
+
+def machine_of(rows: list[Row], rate: str) -> Machine:
+    """The machine of the measurements at one rate."""
+    computing: dict[str, dict[int, float]] = {curve: {} for curve in PLACEMENTS}
+    for row in rows:
+        if row["link"] == rate:
+            step = row["batch"] / row["images/s"]
+            computing[row[""]][row["batch"]] = step - row["not hidden, ms"] / 1e3
+    split = computing["split"]
+    extra = {
+        curve: median(own[batch] - split[batch] for batch in split)
+        for curve, own in computing.items()
+    }
+    speed = median(batch / seconds for batch, seconds in split.items())
+    return Machine(bytes_per_second(rate), speed, extra)
 
 
 def crossings(rows: list[Row]) -> list[Row]:
-    """The equal batch at each rate by the formula, with R and D from the measurements."""
+    """The equal batches at each rate by the formula, with R and D from the measurements."""
     found = []
     for rate in dict.fromkeys(row["link"] for row in rows):
-        computing = {
-            (row["batch"], row[""]): row["batch"] / row["images/s"] - row["not hidden, ms"] / 1e3
-            for row in rows
-            if row["link"] == rate
-        }
-        batches = sorted({batch for batch, _ in computing})
-        speed = median(batch / computing[batch, "split"] for batch in batches)
-        extra = median(computing[batch, "DDP"] - computing[batch, "split"] for batch in batches)
-        found.append(
-            {
-                "link": rate,
-                "R, images/s": speed,
-                "D, ms": 1e3 * extra,
-                "equal at batch": round(even_batch(rate, speed, extra)),
-                "equal at batch, if D were 0": round(even_batch(rate, speed, 0.0)),
-            }
-        )
+        machine = machine_of(rows, rate)
+        ideal = machine._replace(extra=dict.fromkeys(PLACEMENTS, 0.0))
+        for first, second in PAIRS:
+            found.append(
+                {
+                    "link": rate,
+                    "R, images/s": machine.speed,
+                    "equal": f"{first} = {second}",
+                    "D, ms": 1e3 * (machine.extra[second] - machine.extra[first]),
+                    "at batch": machine.even_batch(first, second),
+                    "at batch, if D were 0": ideal.even_batch(first, second),
+                }
+            )
     return found
 
 
-def measure(rate: str, batches: list[int], rounds: int) -> list[Row]:
-    """Measure both placements at one rate; returns the rows of the table."""
-    jobs = [(batch, name) for batch in batches for name in ("split", "local")]
+def measure(rate: str, batches: list[int], scheme: str, rounds: int, steps: int) -> list[Row]:
+    """Measure all placements at one rate; returns the rows of the table."""
+    jobs = [(batch, curve) for batch in batches for curve in PLACEMENTS]
     found: dict[tuple[int, str], list[dict[str, Any]]] = {job: [] for job in jobs}
-    for batch, name in (bar := tqdm(jobs * rounds, disable=None)):
-        bar.set_description(f"{rate} {name} {batch}")
-        found[batch, name].append(train(name, batch, steps=5))
-    rows: list[Row] = []
-    for (batch, name), runs in found.items():
-        speeds = [run["images_per_second"] for run in runs]
-        ddp = [run["images_per_second"] for run in found[batch, "local"]]
-        waits = [
-            run["seconds_activation_communication"] + run["seconds_gradient_communication"]
-            for run in runs
-        ]
-        sent = runs[0]["bytes_sent"]
-        rows.append(
-            {
-                "link": rate,
-                "batch": batch,
-                "": "DDP" if name == "local" else name,
-                "images/s": median(speeds),
-                "× DDP": median(a / b for a, b in zip(speeds, ddp, strict=True)),
-                "MB sent": sent / 1e6,
-                "on the wire, ms": 1e3 * sent / bytes_per_second(rate),
-                "not hidden, ms": 1e3 * median(waits),
-            }
-        )
-    return rows
+    for batch, curve in (bar := tqdm(jobs * rounds, disable=None)):
+        bar.set_description(f"{rate} {curve} {batch}")
+        settings = [f"placement={PLACEMENTS[curve]}", f"batch_size={batch}", f"towers={TOWERS}"]
+        found[batch, curve].append(train([*settings, f"classifier_scheme={scheme}"], steps))
+    return [
+        {"link": rate, "batch": batch, "": curve, **figures(runs, found[batch, "DDP"], rate)}
+        for (batch, curve), runs in found.items()
+    ]
+
+
+def figures(runs: list[dict[str, Any]], ddp: list[dict[str, Any]], rate: str) -> Row:
+    """The measured columns of a row, from a run in each round and DDP's runs beside them."""
+    speeds, theirs = ([run["images_per_second"] for run in each] for each in (runs, ddp))
+    waits = [
+        run["seconds_activation_communication"] + run["seconds_gradient_communication"]
+        for run in runs
+    ]
+    sent = runs[0]["bytes_sent"]
+    return {
+        "images/s": median(speeds),
+        "× DDP": median(a / b for a, b in zip(speeds, theirs, strict=True)),
+        "MB sent": sent / 1e6,
+        "on the wire, ms": 1e3 * sent / bytes_per_second(rate),
+        "not hidden, ms": 1e3 * median(waits),
+    }
+
+
+def draw(rows: list[Row], path: Path) -> None:
+    """Draw images/s over the batch, a panel for each rate; dashed what the formula gives."""
+    rates = list(dict.fromkeys(row["link"] for row in rows))
+    figure = Figure(figsize=(10, 4.5), layout="constrained")
+    figure.suptitle("paper, 2 towers, 224 px, two ranks; dashed: the formula", fontsize="medium")
+    for axes, rate in zip(figure.subplots(1, len(rates), squeeze=False)[0], rates, strict=True):
+        _draw_panel(axes, [row for row in rows if row["link"] == rate], machine_of(rows, rate))
+        axes.set_title(rate.replace("gbit", " Gbit/s"), fontsize="small")
+    with writing(path):
+        figure.savefig(path, dpi=100)
+
+
+def _draw_panel(axes: Axes, rows: list[Row], machine: Machine) -> None:
+    batches = sorted({row["batch"] for row in rows})
+    for curve, color in zip(PLACEMENTS, COLORS, strict=False):
+        own = sorted((row["batch"], row["images/s"]) for row in rows if row[""] == curve)
+        axes.plot(*zip(*own, strict=True), "o-", color=color, label=curve)
+        steps = range(batches[0], batches[-1] + 1)
+        predicted = [batch / machine.seconds(curve, batch) for batch in steps]
+        axes.plot(steps, predicted, "--", color=color, linewidth=1)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(batches, [str(batch) for batch in batches])
+    axes.set(xlabel="global batch", ylabel="images per second", ylim=(0, None))
+    axes.grid(alpha=0.3)
+    axes.legend()
 
 
 def main() -> None:
     """Compare at two rates."""
     add = parser(__doc__)
+    add.add_argument("--scheme", choices=SCHEMES, default="c", help="default: %(default)s")
+    add.add_argument("--batches", type=int, nargs="+", metavar="B", help="default: by rate")
+    add.add_argument("--steps", type=int, default=5, metavar="N", help="default: %(default)s")
     add.set_defaults(rounds=2)
     arguments = add.parse_args()
+    if arguments.steps <= WARMUP:
+        add.error(f"--steps: the first {WARMUP} are not timed: take more")
     if reason := why_not():
         print(f"skipped: this machine does not allow a slow link: {reason}")
         return
     rows: list[Row] = []
-    for rate, batches in {"1gbit": [128, 512, 1024], "10gbit": [32, 64, 128]}.items():
+    for rate, usual in BATCHES.items():
         with slow_link(rate):
-            rows += measure(rate, batches, arguments.rounds)
-    tables = {
-        "paper, 2 towers, 224 px, two ranks": rows,
-        "equal batch by the formula": crossings(rows),
-    }
-    report("link", tables, arguments.json)
+            batches = arguments.batches or usual
+            rows += measure(rate, batches, arguments.scheme, arguments.rounds, arguments.steps)
+    title = f"paper, {TOWERS} towers, 224 px, two ranks, hybrid ({arguments.scheme})"
+    path = arguments.json or Path("runs", "benchmarks", "link.json")
+    report("link", {title: rows, "equal batches by the formula": crossings(rows)}, path)
+    draw(rows, path.with_suffix(".png"))
+    print(f"and to {path.with_suffix('.png')}")
 
 
 if __name__ == "__main__":
