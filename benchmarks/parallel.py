@@ -128,7 +128,7 @@ class PeerTrainer:
         self.model = AlexNet(config.form, classes, channels, Placement(config.towers))
         initialize(self.model, config.seed)
         dtype = PRECISIONS[config.precision].weights
-        self.model.to(mesh.device, dtype, memory_format=torch.channels_last)
+        self.model.to(mesh.device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.preprocess = make_preprocess(config, channels)
         self.forward = make(self.model, mesh)
         is_distributed = any(isinstance(p, DTensor) for p in self.model.parameters())
