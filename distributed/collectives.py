@@ -183,22 +183,19 @@ class _ExchangeBorders(torch.autograd.Function):
 def _swap(to_left: Tensor, to_right: Tensor, ranks: Ranks) -> tuple[Tensor, Tensor]:
     """(from the left neighbour, from the right one): as many channels (W, …) as are sent there."""
     left, right = ranks.index > 0, ranks.index < ranks.size - 1
+    to_left, to_right = to_left[: len(to_left) * left], to_right[: len(to_right) * right]
     sizes = [0] * ranks.size
-    pieces = []
     if left:
         sizes[ranks.index - 1] = len(to_left)
-        pieces.append(to_left)
     if right:
         sizes[ranks.index + 1] = len(to_right)
-        pieces.append(to_right)
     with ranks.timer.part("activation_communication"):
-        to_send = torch.cat(pieces)
+        to_send = torch.cat([to_left, to_right])
         received = torch.empty_like(to_send)
         ranks.count(to_send.nbytes)
         if to_send.numel():
             dist.all_to_all_single(received, to_send, sizes, sizes, group=ranks.group)
-    from_left = received[: len(to_left) * left]
-    return from_left, received[len(from_left) :]
+    return received[: len(to_left)], received[len(to_left) :]
 
 
 class _GatherImages(torch.autograd.Function):
