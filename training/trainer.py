@@ -176,17 +176,19 @@ class Trainer:
         return torch.stack([loss.detach().double(), right, right.new_tensor(len(labels))])
 
     def _update_classifier(self, turn: Turn, global_count: int) -> None:
-        """Update the classifier with the mean gradient of a turn's images.
+        """Update the classifier with the mean gradient of a turn's images; without any, leave it.
 
         In all but the last turn the features have no gradients yet, so the optimiser passes them
         over; in the last, both stages are updated together.
         """
         with self.mesh.timer.part("optimizer"):
-            gradients = [p.grad for p in self.classifier.parameters() if p.grad is not None]
-            torch._foreach_mul_(gradients, global_count / max(turn.images, 1))
-            if not turn.is_last and turn.images:
+            if turn.images:
+                gradients = [p.grad for p in self.classifier.parameters() if p.grad is not None]
+                torch._foreach_mul_(gradients, global_count / turn.images)
+                if turn.is_last:
+                    return
                 self.optimizer.step()
-                self.classifier.zero_grad()
+            self.classifier.zero_grad()
 
     def _update_weights(self) -> None:
         with self.mesh.timer.part("optimizer"):
