@@ -21,7 +21,8 @@ from distributed import collectives
 from distributed.mesh import Mesh
 from distributed.placement import MeshPlacement
 from distributed.plan import Grid, Plan
-from distributed.turns import SCHEMES, overlapped_turns, plain_turns, plan_turns, take_turns
+from distributed.schemes import SCHEMES
+from distributed.turns import overlapped_turns, plain_turns, plan_turns, take_turns
 from model.alexnet import AlexNet
 from model.initialization import initialize
 from model.keyed_random import image_keys
