@@ -25,6 +25,10 @@ class Grid(NamedTuple):
     shards: int
     replicas: int
 
+    def place(self, rank: int) -> tuple[int, int]:
+        """The replica and the shard of a rank."""
+        return divmod(rank, self.shards)
+
     def copies(self) -> list[list[int]]:
         """The ranks of each copy, in the order of their shards."""
         return [
@@ -105,8 +109,8 @@ class Plan:
         """
         rows = [("", "conv1 to conv5", "fc6 to fc8")]
         for rank in range(min(self.world_size, MOST_RANKS_DRAWN)):
-            replica, shard = divmod(rank, self.features.shards)
-            copy, fc_shard = divmod(rank, self.classifier.shards)
+            replica, shard = self.features.place(rank)
+            copy, fc_shard = self.classifier.place(rank)
             units = Layers(self.towers, self.classifier.shards, fc_shard).units(variant.hidden)
             hidden = f"units {_span(units)}" if self.classifier.shards > 1 else "all units"
             rows.append(
