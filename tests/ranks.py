@@ -1,5 +1,6 @@
 """Real gloo ranks for tests: processes started once and reused, one pool for each world size."""
 
+import functools
 import os
 import socket
 import traceback
@@ -12,6 +13,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from distributed.device import keep_freed_memory
+from distributed.mesh import Mesh
+from distributed.plan import Plan
 
 
 def _serve(rank: int, world_size: int, port: int, pipe: Connection) -> None:
@@ -27,6 +30,19 @@ def _serve(rank: int, world_size: int, port: int, pipe: Connection) -> None:
         except Exception:
             pipe.send((None, traceback.format_exc()))
     dist.destroy_process_group()
+
+
+def mesh_of(plan: Plan) -> Mesh:
+    """The mesh of a plan over this pool's ranks, with a timer that has booked nothing."""
+    mesh = _made_once(plan)
+    mesh.timer.take()
+    return mesh
+
+
+@functools.cache
+def _made_once(plan: Plan) -> Mesh:
+    """Gloo starts threads for every group, which live as long as the process."""
+    return Mesh.over_running_group(plan, torch.device("cpu"))
 
 
 class RankPool:

@@ -20,11 +20,11 @@ from distributed.collectives import (
     gather_images,
     sum_to_owners,
 )
-from distributed.mesh import Mesh
 from distributed.placement import Bordered
 from distributed.plan import Grid, Plan
 from distributed.timer import StepTimer
 from model.normalization import WINDOW, LocalResponseNorm
+from tests.ranks import mesh_of
 
 CPU = torch.device("cpu")
 POOLS = {1: "one_rank", 2: "two_ranks", 3: "three_ranks", 4: "four_ranks"}
@@ -127,7 +127,7 @@ def _gradient(x):
 
 
 def _mesh(features, classifier):
-    return Mesh.over_running_group(Plan(1, Grid(*features), Grid(*classifier)), CPU)
+    return mesh_of(Plan(1, Grid(*features), Grid(*classifier)))
 
 
 # --- gather, gather_and_apply ---------------------------------------------------------------------

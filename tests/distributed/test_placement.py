@@ -8,17 +8,16 @@ import torch.distributed as dist
 from torch import nn
 
 from data.loading import Batch
-from distributed.mesh import Mesh
 from distributed.placement import MeshPlacement, PartialLinear
 from distributed.plan import Grid, Plan
 from model.alexnet import AlexNet
 from model.placement import Placement
 from model.variants import VARIANTS
+from tests.ranks import mesh_of
 from training.batches import LocalBatch, make_preprocess
 from training.config import Config
 from training.trainer import Trainer, build_model
 
-CPU = torch.device("cpu")
 CLASSES, HIDDEN = 10, 24
 POOLS = {1: "one_rank", 2: "two_ranks", 3: "three_ranks", 4: "four_ranks"}
 PLANS = {
@@ -43,7 +42,7 @@ def _run(request, plan, function, *arguments):
 
 
 def _net(plan):
-    placement = MeshPlacement(Mesh.over_running_group(plan, CPU))
+    placement = MeshPlacement(mesh_of(plan))
     return AlexNet(FORM, CLASSES, 1, placement)
 
 
@@ -160,7 +159,7 @@ def _held(plan, placement, settings):
             **settings,
         }
     )
-    mesh = Mesh.over_running_group(config.plan(plan.world_size), CPU)
+    mesh = mesh_of(config.plan(plan.world_size))
     assert mesh.plan == plan
     trainer = Trainer(
         config, mesh, build_model(config, mesh, CLASSES, 1), make_preprocess(config, 1), 1

@@ -18,7 +18,6 @@ from torch import nn
 from common.errors import ReportedError
 from data.loading import Batch
 from distributed import collectives
-from distributed.mesh import Mesh
 from distributed.placement import MeshPlacement
 from distributed.plan import Grid, Plan
 from distributed.schemes import SCHEMES
@@ -27,12 +26,12 @@ from model.alexnet import AlexNet
 from model.initialization import initialize
 from model.keyed_random import image_keys
 from model.placement import Placement, Reads
+from tests.ranks import mesh_of
 from training.batches import LocalBatch, make_preprocess
 from training.config import Config, OptimizerConfig, ScheduleConfig
 from training.optimization import SCHEDULES, Schedule, make_optimizer
 from training.trainer import Trainer, build_model
 
-CPU = torch.device("cpu")
 POOLS = {2: "two_ranks", 3: "three_ranks", 4: "four_ranks"}
 FORMS = {"plain": plain_turns, "overlapped": overlapped_turns}
 
@@ -70,12 +69,8 @@ def test_each_schemes_turns_are_those_of_the_paper():
         assert (parts.amax(0) - parts.amin(0) <= 1).all()
 
 
-def _mesh(plan):
-    return Mesh.over_running_group(plan, CPU)
-
-
 def _planned(plan, scheme, shares):
-    return plan_turns(scheme, shares, _mesh(plan))
+    return plan_turns(scheme, shares, mesh_of(plan))
 
 
 GROUPS = Plan(1, Grid(1, 4), Grid(2, 2))
@@ -137,7 +132,7 @@ def _work(plan, form, scheme, shares):
 
     fc6 reads its own tower; the loss of each rank and turn has a weight of its own.
     """
-    mesh = _mesh(plan)
+    mesh = mesh_of(plan)
     placement = MeshPlacement(mesh)
     placement.first_linear(UNITS, 12, Reads.OWN)
     columns = placement.features.units(UNITS)
@@ -218,7 +213,7 @@ def _recording(events, name, start):
 def _events(scheme, shares, overlap):
     """What happens on this rank, in order: features 0 leave, are awaited, are worked on, …"""
     n = dist.get_world_size()
-    mesh = _mesh(Plan(1, Grid(1, n), Grid(n, 1)))
+    mesh = mesh_of(Plan(1, Grid(1, n), Grid(n, 1)))
     placement = MeshPlacement(mesh, overlap=overlap)
     placement.first_linear(UNITS, 12, Reads.ALL)
     own = _all_features(shares, UNITS)[mesh.replica].requires_grad_()
@@ -313,7 +308,7 @@ def _global_batch(step, count):
 
 def _trained(config, world_size, all_shares):
     """Losses, full weights on rank 0, and the bytes that the ranks sent in the last step."""
-    mesh = _mesh(config.plan(world_size))
+    mesh = mesh_of(config.plan(world_size))
     model = build_model(config, mesh, CLASSES, 1)
     trainer = Trainer(config, mesh, model, make_preprocess(config, 1), len(all_shares))
     losses = []
