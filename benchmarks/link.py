@@ -222,7 +222,8 @@ def measure(rate: str, batches: list[int], scheme: str, rounds: int, steps: int)
     for batch, curve in (bar := tqdm(jobs * rounds, disable=None)):
         bar.set_description(f"{rate} {curve} {batch}")
         settings = [f"placement={PLACEMENTS[curve]}", f"batch_size={batch}", f"towers={TOWERS}"]
-        found[batch, curve].append(train([*settings, f"classifier_scheme={scheme}"], steps))
+        settings += [f"classifier_scheme={scheme}", f"data.synthetic_length={batch * steps}"]
+        found[batch, curve].append(train(settings, steps))
     return [
         {"link": rate, "batch": batch, "": curve, **figures(runs, found[batch, "DDP"], rate)}
         for (batch, curve), runs in found.items()

@@ -2,14 +2,16 @@
 
 The peers train ``AlexNet`` with ``Placement``, so layers, images, dropout masks and optimiser are
 ours, and only the parallelism differs. Their loss is the mean over the rank's own images, as
-``DistributedDataParallel`` and ``fully_shard`` expect. torch's fused
-SGD refuses DTensors, so FSDP2 and the hybrid use its plain form. FSDP2 takes no channels-last
-weights, so its are contiguous. The hybrid needs more than its tutorial says:
+``DistributedDataParallel`` and ``fully_shard`` expect. torch's fused SGD refuses DTensors, so FSDP2
+and the hybrid use its plain form. FSDP2 takes no channels-last weights, so its are contiguous. The
+hybrid needs more than its tutorial says:
 
 - Its loss is a rank's own, so ``fc8`` must hand out own images' logits, ``Shard(0)``. Whole logits
-  (``Replicate``) of which a rank uses its part give wrong gradients without an error.
-- Its classifier sees the images of both ranks and its gradients are sums over ranks, while
-  ``DistributedDataParallel`` averages those of the convolutions: one of the two must be rescaled.
+  (``Replicate``), of which a rank uses its part, give the right loss and, without an error, wrong
+  gradients: DTensor takes the gradient of a replicated tensor for one that all ranks share.
+- The gradients of its classifier are sums over ranks, those of the convolutions means. Unless one
+  is rescaled, fc6 to fc8 learn twice as fast on two ranks.
+- On gloo, DTensor replaces fc8's all-to-all by an all-gather, and warns of it.
 - Dropout sees a slice of the units, of all images, and must slice its mask.
 """
 
