@@ -109,7 +109,7 @@ def parameters_per_rank(net: Net, plan: Plan) -> dict[str, int]:
 def bytes_sent(
     net: Net, plan: Plan, batch: int, activation_size: int, gradient_size: int
 ) -> dict[str, int]:
-    """Bytes that rank 0 sends in a step on a global ``batch``; the keys are ``StepCost.bytes_at``'s.
+    """Bytes that rank 0 sends in a step on a global ``batch``; keys are ``StepCost.bytes_at``'s.
 
     The sizes are those of one activation and of one gradient that travels. Gradients are summed
     once a step. Boundaries where nothing is sent are left out.

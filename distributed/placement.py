@@ -15,11 +15,11 @@ from distributed.collectives import (
     border_widths,
     exchange_borders,
     gather,
-    gather_and_apply,
     gather_images,
     sum_to_owners,
 )
 from distributed.mesh import Mesh, StageRanks
+from distributed.overlap import gather_and_apply
 from model.alexnet import FEATURES
 from model.normalization import WINDOW
 from model.placement import Layers, Placement, Reads

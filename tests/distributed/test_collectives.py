@@ -16,10 +16,10 @@ from distributed.collectives import (
     border_widths,
     exchange_borders,
     gather,
-    gather_and_apply,
     gather_images,
     sum_to_owners,
 )
+from distributed.overlap import gather_and_apply
 from distributed.placement import Bordered
 from distributed.plan import Grid, Plan
 from distributed.timer import StepTimer
