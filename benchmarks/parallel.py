@@ -112,7 +112,7 @@ def _scale_gradient(x: Tensor, factor: float) -> Tensor:
 Peer = Callable[[AlexNet, Mesh], Forward]
 PEERS: dict[str, Peer] = {
     "torch DDP": replicas,
-    "torch DDP, bucket views": partial(replicas, views=True),
+    "torch DDP, views": partial(replicas, views=True),
     "torch FSDP2": sharded_parameters,
     "torch DTensor hybrid": partial(hybrid, styles=PAIRED),
     "the same, cut as ours": partial(hybrid, styles=GATHERED),
