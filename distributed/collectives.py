@@ -159,7 +159,10 @@ def border_widths(width: int, ranks: Ranks) -> tuple[int, int]:
 
 
 def _swap(to_left: Tensor, to_right: Tensor, ranks: Ranks) -> tuple[Tensor, Tensor]:
-    """(from the left neighbour, from the right one): as many channels (W, …) as are sent there."""
+    """(from the left neighbour, from the right one): as many channels (W, …) as are sent there.
+
+    None where there is no neighbour.
+    """
     left, right = ranks.index > 0, ranks.index < ranks.size - 1
     to_left, to_right = to_left[: len(to_left) * left], to_right[: len(to_right) * right]
     sizes = [0] * ranks.size
@@ -207,7 +210,7 @@ class _GatherImages(torch.autograd.Function):
 def sum_to_owners(x: Tensor, shares: Sequence[int], ranks: Ranks, owners: Ranks) -> Tensor:
     """Add up the ranks' parts of each image's row, and send the sum to those who own the image.
 
-    Replica r has ``shares[r]`` images, and equally many neighbouring ranks own them together.
+    Replica r has ``shares[r]`` images, which all of its shards own: ``n / len(shares)`` neighbours.
     Before: each rank its part of the rows of all images (sum of shares, N). After: each rank the
     sums of the own ones (B, N). Gradient: of all rows, each from one of its owners, since the
     losses that they compute are one and the same. ``owners`` are a rank of each replica.

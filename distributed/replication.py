@@ -22,7 +22,8 @@ def replicate(
 
     The sum, not the mean: the loss is divided by the number of images in the global batch. With
     ``compress`` gradients travel, and are added, as bf16. The timer of ``copies`` counts the bytes
-    and, where the backward of this stage ends all of it, the time that backward does not hide.
+    and, where the backward of this stage ends all of it, the time that backward does not hide. Keep
+    the result until backward has ended: its hooks live as long as it does.
 
     DDP's ``static_graph`` stays off: it gains nothing where every parameter is used in every step,
     and fails when a run's first gradients are accumulated (``no_sync``).

@@ -22,7 +22,7 @@ from distributed.schemes import SCHEMES
 class Turn(NamedTuple):
     """One turn of the classifier: ``rows`` are its images of each replica, ``own`` of this one.
 
-    ``images`` is their number, with those that other copies of the classifier work on meanwhile.
+    ``images`` counts these and those that other copies of the classifier work on in the same turn.
     """
 
     rows: list[slice]

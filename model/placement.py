@@ -44,7 +44,7 @@ class Layers:
         return max(1, self.groups(reads) // self.shards)
 
     def spread(self, reads: Reads) -> int:
-        """Over how many shards each group's units, and so its inputs, are spread."""
+        """The number of shards that share a group's units; 1 where groups are whole."""
         return max(1, self.shards // self.groups(reads))
 
     def units(self, width: int) -> range:
@@ -74,7 +74,7 @@ class Layers:
     ) -> nn.Linear:
         """This shard's part of a fully connected layer. Input (B, own units).
 
-        With ``gathered`` somebody else has brought all of its inputs here.
+        With ``gathered`` the caller has brought all of its inputs here, as for a hybrid's fc6.
         """
         seen, units = len(self.inputs(inputs, reads)), len(self.units(outputs))
         if self.spread(reads) > 1 and not gathered:
@@ -120,7 +120,7 @@ class Placement:
         return x
 
     def logits(self, partial: Tensor, shares: Sequence[int] | None = None) -> Tensor:
-        """Own images' logits (B, classes), from what this rank's fc8 made of its own inputs."""
+        """Own images' logits (B, classes), from fc8 of this rank's inputs (images here, classes)."""
         return partial
 
     def full_shape(self, name: str, shape: torch.Size) -> torch.Size:
