@@ -50,7 +50,7 @@ OURS: dict[str, dict[str, Any]] = {
 EQUAL = 1e-6
 CLAIM = "ours, ddp"
 SLACK = 0.97
-"""Times ``BASE`` that still count as no slower: what repeated measurements differ by."""
+"""Times ``BASE`` that still counts as no slower: an allowance for noise, chosen, not measured."""
 EXACT: dict[str, Any] = {
     "precision": "fp64",
     "net": {"hidden": 512},
