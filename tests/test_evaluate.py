@@ -7,7 +7,7 @@ from PIL import Image
 
 from tests.calls import call, refusal
 from tests.programs import ranks, run
-from tests.runs import SETTINGS, summary_of
+from tests.runs import SETTINGS, summary_of, train
 from tests.weights.nets import some_weights
 from weights.files import write_file
 
@@ -54,7 +54,7 @@ def test_images_and_views_are_told(alone):
 
 
 @pytest.mark.parametrize(
-    ("world", "placement"), [(2, "ddp"), (2, "split"), (3, "ddp"), (4, "split")]
+    ("world", "placement"), [(2, "ddp"), (2, "hybrid"), (4, "split"), (4, "split+hybrid")]
 )
 def test_every_mesh_gives_the_same_scores(
     trained, alone, tmp_path, record_property, world, placement
@@ -66,8 +66,23 @@ def test_every_mesh_gives_the_same_scores(
     error = max(abs(found[key] - wanted[key]) / max(wanted[key], 1e-12) for key in SCORES)
     record_property("largest error", error)
     assert error <= 1e-12
-    assert found["world_size"] == world
+    assert (found["world_size"], found["placement"]) == (world, placement)
     assert out.count("\n") == 1
+
+
+def test_a_run_trained_as_a_hybrid_is_scored_on_two_ranks(tmp_path):
+    settings = ("placement=hybrid", "classifier_scheme=b", "max_steps=2")
+    status, _, err = train(2, tmp_path, *settings)
+    assert status == 0, err
+    path = tmp_path / "scores.json"
+    for more, placement in (([], "split"), (["placement=hybrid"], "hybrid")):
+        status, _, err = run(*ranks(2), "evaluate.py", tmp_path / "run", "--json", path, *more)
+        assert status == 0, err
+        found, wanted = json.loads(path.read_text()), summary_of(tmp_path / "run")
+        assert (found["placement"], wanted["placement"]) == (placement, "hybrid")
+        assert [found[key] for key in SCORES] == pytest.approx(
+            [wanted[key] for key in SCORES], rel=1e-5
+        )
 
 
 def _pictures(root, classes):

@@ -1,4 +1,4 @@
-"""The promise: local, split, and replicas of either give the same training.
+"""The promise: every placement gives the same training.
 
 With dropout, random crops and mirroring; six optimiser steps under a moving learning rate, the last
 on a short batch. Errors are relative to the largest value of each tensor.
@@ -16,12 +16,14 @@ import torch
 
 from comparison.formulas import Net, bytes_sent
 from data.loading import Batch
+from data.synthetic import Synthetic
 from distributed.mesh import Mesh
 from model.alexnet import AlexNet
 from model.initialization import initialize
 from model.placement import Placement
 from model.variants import VARIANTS
 from training.batches import LocalBatch, make_preprocess
+from training.batches import test_batches as batches_for_testing
 from training.config import Config, NetConfig
 from training.inference import compute_logits
 from training.trainer import Trainer, build_model
@@ -196,7 +198,11 @@ def test_training_equals_the_one_process(
 
 
 @pytest.mark.parametrize(
-    ("placement", "pool"), [("split", "two_ranks"), ("split", "four_ranks"), ("local", "two_ranks")]
+    ("placement", "pool"),
+    [
+        *(("split", "two_ranks"), ("split", "four_ranks"), ("ddp", "two_ranks")),
+        *(("hybrid", "two_ranks"), ("split+hybrid", "four_ranks")),
+    ],
 )
 def test_two_steps_in_fp32_equal_the_one_process(request, one_process, placement, pool):
     ranks = request.getfixturevalue(pool)
@@ -260,39 +266,100 @@ def test_accumulated_gradients_equal_the_whole_batch(two_ranks, one_process):
     assert largest_error(two_ranks.run(train, config, 2)[0], one_process("d2l", 2)) <= 1e-10
 
 
-def test_plain_communication_trains_as_overlapped_does(two_ranks, one_process):
-    config = _config("d2l", 2, "split").model_copy(update={"overlap_communication": False})
+@pytest.mark.parametrize("scheme", SCHEME)
+def test_accumulated_gradients_of_a_hybrid_equal_the_whole_batch(two_ranks, one_process, scheme):
+    settings = SCHEME[scheme]
+    config = _config("d2l", 2, "hybrid", settings=settings, gradient_accumulation=2)
+    assert largest_error(two_ranks.run(train, config, 2)[0], one_process("d2l", 2)) <= 1e-12
+
+
+def test_parts_in_which_ranks_have_no_images_are_accumulated_too(three_ranks, one_process):
+    """Three ranks with two images each, or one, in three parts."""
+    settings = SCHEME["c"]
+    config = _config("d2l", 2, "hybrid", settings=settings, gradient_accumulation=3)
+    assert largest_error(three_ranks.run(train, config, 3)[0], one_process("d2l", 2)) <= 1e-12
+
+
+@pytest.mark.parametrize(
+    ("placement", "settings"), [("split", {}), ("hybrid", SCHEME["a"]), ("hybrid", SCHEME["c"])]
+)
+def test_plain_communication_trains_as_overlapped_does(two_ranks, one_process, placement, settings):
+    plain = {**settings, "overlap_communication": False}
+    config = _config("d2l", 2, placement, settings=plain)
     assert largest_error(two_ranks.run(train, config, 2)[0], one_process("d2l", 2)) <= 1e-10
 
 
 def test_accumulated_gradients_of_replicas_equal_the_whole_batch(two_ranks, one_process):
-    config = _config("d2l", 2, "local", gradient_accumulation=2)
+    config = _config("d2l", 2, "ddp", gradient_accumulation=2)
     assert largest_error(two_ranks.run(train, config, 2)[0], one_process("d2l", 2)) <= 1e-10
 
 
-def _overflow_on_one_tower(config):
-    """Two fp16 steps; in the first, one tower alone has an infinite gradient."""
-    trainer = _trainer(config, 2)
-    parameter = next(trainer.model.parameters())
-    before = parameter.detach().clone()
-    if trainer.mesh.rank == 1:
-        hook = parameter.register_hook(lambda grad: torch.full_like(grad, torch.inf))
+@patch.dict(VARIANTS, NARROW)
+def _evaluate(config, ranks):
+    """The scores of the initial weights on 13 images; in the last batch there is one image."""
+    trainer = _trainer(config, ranks)
+    images = Synthetic("train", 13, classes=CLASSES, channels=1, height=28, width=28)
+    return trainer.evaluate(batches_for_testing(config, trainer.mesh, images))
+
+
+@pytest.mark.parametrize(
+    ("placement", "pool", "settings"),
+    [
+        ("ddp", "two_ranks", {}),
+        ("split", "two_ranks", {}),
+        ("hybrid", "two_ranks", {}),
+        ("hybrid", "three_ranks", SCHEME["b"]),
+        ("hybrid", "four_ranks", {"classifier_ranks": 2}),
+        ("split+hybrid", "four_ranks", {}),
+    ],
+)
+def test_each_test_image_is_counted_once(request, one_rank, placement, pool, settings):
+    [expected] = one_rank.run(_evaluate, _config("d2l", 2, "local"), 1)
+    ranks = request.getfixturevalue(pool)
+    found = ranks.run(_evaluate, _config("d2l", 2, placement, settings=settings), len(ranks.pipes))
+    assert found == [found[0]] * len(ranks.pipes)
+    assert found[0] == pytest.approx(expected, rel=1e-13, abs=0)
+    assert float(expected["test/top5"] * 13).is_integer()
+
+
+@patch.dict(VARIANTS, NARROW)
+def _overflow_on_one_rank(config, ranks, name):
+    """Two fp16 steps; in the first, the last rank alone has an infinite gradient."""
+    trainer = _trainer(config, ranks)
+    parameters = dict(trainer.model.named_parameters())
+    before = {each: parameter.detach().clone() for each, parameter in parameters.items()}
+    if trainer.mesh.rank == ranks - 1:
+        hook = parameters[name].register_hook(lambda grad: torch.full_like(grad, torch.inf))
     scales, moved = [], []
     for step in range(2):
         trainer.train_step(_local_batch(trainer.mesh, step))
         scales.append(trainer.scaler.get_scale())
-        moved.append(not torch.equal(parameter, before))
-        if trainer.mesh.rank == 1 and step == 0:
+        moved.append([each for each, p in parameters.items() if not torch.equal(p, before[each])])
+        if trainer.mesh.rank == ranks - 1 and step == 0:
             hook.remove()
-    finite = all(p.isfinite().all() for p in trainer.model.parameters())
+    finite = all(p.isfinite().all() for p in parameters.values())
     return scales, moved, finite
 
 
-def test_all_towers_skip_the_step_in_which_one_overflows(two_ranks):
-    config = _config("d2l", 2, "split").model_copy(update={"precision": "fp16"})
-    first, second = two_ranks.run(_overflow_on_one_tower, config)
-    assert first == second
-    assert first[0][0] == 2.0**15, "the scale was halved"
-    assert not first[1][0], "the weights stayed"
-    assert first[1][1], "the next step moved them"
-    assert first[2], "by momentum that was never written"
+@pytest.mark.parametrize(
+    ("placement", "pool", "settings", "name"),
+    [
+        ("split", "two_ranks", {}, "conv1.weight"),
+        ("split", "two_ranks", {}, "fc6.weight"),
+        ("hybrid", "two_ranks", {}, "fc6.weight"),
+        ("hybrid", "two_ranks", SCHEME["c"], "fc7.bias"),
+        ("hybrid", "four_ranks", {"classifier_ranks": 2}, "fc6.weight"),
+        ("split+hybrid", "four_ranks", {}, "conv1.weight"),
+        ("split+hybrid", "four_ranks", {}, "fc8.weight"),
+    ],
+)
+def test_all_ranks_skip_the_step_in_which_one_overflows(request, placement, pool, settings, name):
+    ranks = request.getfixturevalue(pool)
+    config = _config("d2l", 2, placement, "fp16", settings=settings)
+    everyone = ranks.run(_overflow_on_one_rank, config, len(ranks.pipes), name)
+    assert everyone == [everyone[0]] * len(ranks.pipes)
+    scales, (first, second), finite = everyone[0]
+    assert scales[0] == 2.0**15, "the scale was halved"
+    assert not first, "the weights stayed"
+    assert len(second) == 16, "the next step moved them all"
+    assert finite, "by momentum that was never written"

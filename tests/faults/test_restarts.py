@@ -76,6 +76,17 @@ def test_a_lost_rank_costs_an_attempt_and_nothing_else(
     happened(f"{fault}, --max-restarts 2", f"{told}; the run equals an undisturbed one")
 
 
+def test_a_hybrid_that_lost_a_rank_goes_on_exactly_too(tmp_path, happened):
+    settings = ("placement=hybrid", "classifier_scheme=c")
+    status, _, err = train(tmp_path / "calm", "none:9:9", *settings)
+    assert status == 0, err
+    status, out, err = train(tmp_path / "lost", "kill:1:5", *settings)
+    assert status == 0, err
+    assert re.search(rf"continuing {tmp_path}/lost/run after step [34], attempt 2", out)
+    assert_same_run(tmp_path / "lost" / "run", tmp_path / "calm" / "run")
+    happened("kill:1:5 in a hybrid, --max-restarts 2", "the run equals an undisturbed one")
+
+
 def test_bare_torchrun_starts_a_run_again_too(undisturbed, tmp_path, happened):
     status, out, err = train(tmp_path, "kill:1:5", launcher=TORCHRUN)
     assert status == 0, err

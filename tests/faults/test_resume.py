@@ -16,12 +16,13 @@ def undisturbed(tmp_path_factory):
     folders = {}
 
     def run_on(world, *settings):
-        if world not in folders:
+        key = (world, *settings)
+        if key not in folders:
             runs = tmp_path_factory.mktemp(f"undisturbed-{world}")
             status, _, err = train(world, runs, *settings)
             assert status == 0, err
-            folders[world] = runs / "run"
-        return folders[world]
+            folders[key] = runs / "run"
+        return folders[key]
 
     yield run_on
     for folder in folders.values():
@@ -35,7 +36,9 @@ def undisturbed(tmp_path_factory):
         pytest.param(2, 1, 6, [], marks=pytest.mark.slow),
         (2, 0, 8, []),
         pytest.param(4, 2, 5, [], marks=pytest.mark.slow),
-        pytest.param(3, 1, 7, ["placement=local"], marks=pytest.mark.slow),
+        pytest.param(3, 1, 7, ["placement=ddp"], marks=pytest.mark.slow),
+        pytest.param(2, 0, 6, ["placement=hybrid"], marks=pytest.mark.slow),
+        pytest.param(4, 3, 5, ["placement=split+hybrid"], marks=pytest.mark.slow),
     ],
 )
 def test_killed_and_resumed_it_is_the_same_to_the_bit(

@@ -24,7 +24,7 @@ def test_a_loss_that_is_no_number_is_never_trained_on(tmp_path, happened, world,
 
 
 def test_replicas_that_drift_apart_are_noticed(tmp_path, happened):
-    settings = ["placement=local", "compare_ranks_every=3"]
+    settings = ["placement=ddp", "compare_ranks_every=3"]
     status, _, err = train_with("drift:1:5", 2, tmp_path, *settings)
     assert status == 1
     assert "ranks 0 and 1 should hold the same fc6.weight, and do not" in err
