@@ -5,17 +5,27 @@ so that a drift of the machine's speed affects all alike. Each measurement runs 
 program through the launcher. Figures are medians with their range; speedups are ratios within a
 round.
 
-  python compare.py                                  all placements that fit the devices
+  python compare.py                                  the placements for this machine's devices
   python compare.py --placements split,ddp --batches 32,128,512 --rounds 5
+  python compare.py --placements single,dense-split,dense-ddp,dense-hybrid
   python compare.py --resume                         continue after an interruption
   python compare.py --train --images 120000          compare what forms of the net learn
   python compare.py --train --forms activations      ReLU against tanh, figure 1 of the paper
 
-  single      the dense single-stream net, in one process
-  local       all towers in one process
-  split       one tower on each rank
-  ddp         one replica per rank, on as many ranks as there are towers
-  split+ddp   two replicas of split towers
+  single        the dense single-stream net, in one process
+  local         all towers in one process
+  split         one tower on each rank
+  ddp           the whole net on each of as many ranks
+  hybrid        the convolutions on each of as many ranks, the fully connected layers divided
+  split+ddp     two replicas of split, on twice as many ranks
+  hybrid+ddp    two groups of hybrid, such as nodes, which sum their gradients
+  split+hybrid  the convolutions split, the fully connected layers divided over twice as many ranks
+  dense-split, dense-ddp, dense-hybrid
+                the single-stream net on as many ranks
+
+Those on twice as many ranks are compared if there are as many GPUs, or if they are named; the last
+three if they are named. × local holds the net fixed for all that have towers, × single for the
+single stream.
 
 The results are in runs/NAME: results.json, .csv and .md, charts, and W&B runs of one group.
 """
@@ -76,6 +86,7 @@ def compare_speeds(arguments: argparse.Namespace) -> int:
         arguments.steps,
         arguments.warmup,
     )
+    configs = comparison.configs()
     folder = open_folder(config.runs, config.name, resume=arguments.resume)
     measurements = comparison.measure(folder)
 
@@ -88,13 +99,13 @@ def compare_speeds(arguments: argparse.Namespace) -> int:
             measurements,
             net=Net(
                 config.variant,
-                placement.towers,
+                configs[placement.name].towers,
                 images.channels,
                 data.size,
                 len(images.classes),
                 config.net.changes,
             ),
-            config=config,
+            config=configs[placement.name],
             peak_gflops=peak,
             devices=devices,
         )
@@ -158,7 +169,7 @@ def parse_arguments() -> argparse.Namespace:
         type=names,
         default=[],
         metavar="A,B",
-        help="default: all that fit the devices",
+        help="default: those for the devices",
     )
     add("--batches", type=numbers, default=[32, 128], metavar="N,N", help="default: 32,128")
     add("--rounds", type=number, default=3, metavar="N", help="default: %(default)s")

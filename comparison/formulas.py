@@ -4,11 +4,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from distributed.plan import Grid, Plan
+from distributed.plan import Plan
 from model.alexnet import CLASSIFIER, FEATURES
 from model.normalization import WINDOW
 from model.placement import Layers, Reads
 from model.variants import Variant, net_form
+
+BOUNDARIES = (
+    *("norm1", "conv2", "norm2", "conv3", "conv4", "conv5", "fc6", "fc7", "logits"),
+    *("conv gradients", "fc gradients"),
+)
+"""Where ranks can send to each other, in the net's order; the keys of ``StepCost.bytes_at``."""
 
 
 class Shape(NamedTuple):
@@ -84,13 +90,6 @@ class Net:
         macs = self.macs()
         return 2 * (3 * sum(macs.values()) - macs["conv1"])
 
-    def activation_bytes(self, images: int, element_size: int) -> float:
-        """Bytes that one rank of split towers sends in a step on ``images`` of its replica."""
-        grid = Grid(self.towers, 1)
-        return sum(
-            bytes_sent(self, Plan(self.towers, grid, grid), images, element_size, 0).values()
-        )
-
 
 def parameters_per_rank(net: Net, plan: Plan) -> dict[str, int]:
     """Weights and biases that a rank holds, by layer."""
@@ -109,7 +108,7 @@ def parameters_per_rank(net: Net, plan: Plan) -> dict[str, int]:
 def bytes_sent(
     net: Net, plan: Plan, batch: int, activation_size: int, gradient_size: int
 ) -> dict[str, int]:
-    """Bytes that rank 0 sends in a step on a global ``batch``; keys are ``StepCost.bytes_at``'s.
+    """Bytes that rank 0 sends in a step on a global ``batch``, by ``BOUNDARIES``.
 
     The sizes are those of one activation and of one gradient that travels. Gradients are summed
     once a step. Boundaries where nothing is sent are left out.
@@ -129,7 +128,7 @@ def bytes_sent(
     activations = _activations_sent(net, plan, batch)
     sent = {name: number * activation_size for name, number in activations.items()}
     sent |= {name: number * gradient_size for name, number in gradients.items()}
-    return {name: round(size) for name, size in sent.items() if size}
+    return {name: round(sent[name]) for name in BOUNDARIES if sent.get(name)}
 
 
 def _activations_sent(net: Net, plan: Plan, batch: int) -> dict[str, float]:

@@ -8,7 +8,7 @@ from typing import Any
 from common.files import writing
 from comparison.charts import draw_charts
 from comparison.machine import in_words
-from comparison.tables import as_text, write_csv
+from comparison.tables import as_text, with_flat_keys, write_csv
 from recording.tracking import Tracker
 from training.config import TrackingConfig
 
@@ -40,6 +40,7 @@ def track_results(
     folder: Path, tracking: TrackingConfig, machine: dict[str, Any], rows: Rows, charts: list[Path]
 ) -> list[str]:
     """Log a run per placement and one with the table and charts; returns their locations."""
+    rows = [with_flat_keys(row) for row in rows]
     named: dict[str, Rows] = {}
     for row in rows:
         named.setdefault(row["placement"], []).append(row)

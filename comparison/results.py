@@ -8,7 +8,6 @@ import torch
 
 from comparison.formulas import Net, bytes_sent
 from comparison.placements import Placement
-from distributed.plan import Grid, Plan
 from distributed.timer import StepCost
 from training.config import Config
 from training.precision import PRECISIONS
@@ -17,14 +16,12 @@ Measurement = dict[str, Any]
 """``placement``, ``global_batch``, ``round``, and the keys of ``steady_speed`` or an ``error``."""
 
 
-def bytes_by_formula(placement: Placement, net: Net, batch: int, config: Config) -> int:
-    """Bytes that a rank sends per step: activations and gradients."""
+def bytes_by_formula(config: Config, ranks: int, net: Net, batch: int) -> dict[str, int]:
+    """Bytes that a rank sends in a step, by boundary: activations and gradients."""
     precision = PRECISIONS[config.precision]
     gradients = torch.bfloat16 if config.compress_gradients else precision.weights
-    grid = Grid(net.towers if placement.split else 1, placement.replicas)
-    plan = Plan(net.towers, grid, grid)
     sizes = precision.dtype.itemsize, gradients.itemsize
-    return sum(bytes_sent(net, plan, batch, *sizes).values())
+    return bytes_sent(net, config.plan(ranks), batch, *sizes)
 
 
 def make_row(
@@ -37,8 +34,9 @@ def make_row(
     peak_gflops: float,
     devices: int,
 ) -> dict[str, Any]:
-    """A row with flat keys for one placement and batch, from all ``measurements``.
+    """A row for one placement and batch, from all ``measurements``; ``config`` is the placement's.
 
+    Its keys are flat but for ``bytes_at`` and ``bytes_at_formula``, bytes sent by boundary.
     Figures are medians over the rounds. ``speedup`` (over ``single``) and ``speedup_local`` are
     medians of the ratios within a round. ``efficiency`` is the speedup per GPU used; on a CPU it is
     the speedup, because every placement uses all cores. A placement whose measurements all failed
@@ -54,9 +52,9 @@ def make_row(
     whole = [each for each in own if "error" not in each]
     row: dict[str, Any] = {
         "variant": net.name,
-        "towers": placement.towers,
+        "towers": net.towers,
         "placement": placement.name,
-        "world_size": placement.processes,
+        "world_size": placement.ranks,
         "global_batch": batch,
         "precision": config.precision,
         "rounds": len(whole),
@@ -77,7 +75,7 @@ def make_row(
 
     ratio = speedup("single")
     gflops = median(speeds) * net.flops() / 1e9
-    held = whole[0]["parameters_per_rank"]
+    formula = bytes_by_formula(config, placement.ranks, net, batch)
     return {
         **row,
         "images_per_second": median(speeds),
@@ -85,12 +83,13 @@ def make_row(
         "images_per_second_max": max(speeds),
         "speedup": ratio,
         "speedup_local": speedup("local"),
-        "efficiency": ratio / min(placement.processes, devices) if ratio else None,
+        "efficiency": ratio / min(placement.ranks, devices) if ratio else None,
         "gflops": gflops,
-        "mfu": gflops / (peak_gflops * min(placement.processes, devices)),
+        "mfu": gflops / (peak_gflops * min(placement.ranks, devices)),
         **asdict(StepCost.median([StepCost.read(each) for each in whole])),
-        "bytes_sent_formula": bytes_by_formula(placement, net, batch, config),
+        "bytes_sent_formula": sum(formula.values()),
+        "bytes_at_formula": formula,
         "peak_memory_bytes": max(each["peak_memory_bytes"] for each in whole),
         "parameters": whole[0]["parameters"],
-        "parameters_per_rank": held,
+        "parameters_per_rank": whole[0]["parameters_per_rank"],
     }

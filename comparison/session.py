@@ -19,6 +19,7 @@ from comparison.placements import Placement
 from comparison.results import Measurement
 from recording.metrics import read_objects
 from training.config import Config
+from training.settings import load_config
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,16 @@ class Comparison:
     rounds: int
     steps: int
     warmup: int
+
+    def configs(self) -> dict[str, Config]:
+        """The settings of each placement; raises ReportedError if the net cannot be placed so."""
+        configs = {
+            placement.name: load_config(self.source, [*self.overrides, *placement.overrides])
+            for placement in self.placements
+        }
+        for placement in self.placements:
+            configs[placement.name].plan(placement.ranks)
+        return configs
 
     def jobs(self) -> list[Job]:
         """All measurements in the order of execution."""
@@ -80,13 +91,13 @@ class Comparison:
         steps = self.warmup + self.steps
         settings = [
             *self.overrides,
-            *placement.settings,
+            *placement.overrides,
             *(f"batch_size={job.global_batch}", f"max_steps={steps}", "keep_checkpoints=0"),
             f"data.synthetic_length={job.global_batch * steps}",
         ]
         with tempfile.TemporaryDirectory(prefix="compare-") as runs:
             try:
-                run = train(self.source, placement.processes, settings, "run", Path(runs))
+                run = train(self.source, placement.ranks, settings, "run", Path(runs))
             except TrainingError as failure:
                 return {"error": str(failure)}
             return steady_speed(run, self.warmup)

@@ -19,11 +19,18 @@ TINY = (
     *("--rounds", "1", "--steps", "1", "--warmup", "1", "--batches", "4"),
     *("data.size=64", "data.stored_size=64", "variant=d2l", "net.hidden=64"),
 )
-ALL = "single,local,split,ddp,split+ddp"
+ALL = "single,local,split,ddp,hybrid,split+ddp,split+hybrid,dense-split"
 KEYS = {
     *("variant", "towers", "placement", "world_size", "global_batch", "precision"),
     *("images_per_second", "images_per_second_min", "images_per_second_max", "speedup"),
-    *("efficiency", "bytes_sent", "bytes_sent_formula", "peak_memory_bytes"),
+    *(
+        "efficiency",
+        "bytes_sent",
+        "bytes_sent_formula",
+        "bytes_at",
+        "bytes_at_formula",
+        "peak_memory_bytes",
+    ),
     *(
         "parameters",
         "seconds_data",
@@ -62,21 +69,24 @@ def test_every_placement_has_a_row_with_every_key(compared):
 def test_counted_bytes_equal_the_formula_for_every_placement(compared):
     rows = json.loads((compared[0] / "results.json").read_text())["rows"]
     for row in rows:
-        assert row["bytes_sent"] == row["bytes_sent_formula"], row["placement"]
+        assert row["bytes_at"] == row["bytes_at_formula"], row["placement"]
+        assert row["bytes_sent"] == row["bytes_sent_formula"]
     sent = {row["placement"]: row["bytes_sent"] for row in rows}
     assert sent["single"] == sent["local"] == 0
     assert 0 < sent["split"] < sent["split+ddp"] < sent["ddp"]
+    assert 0 < sent["split"] < sent["hybrid"] < sent["ddp"]
 
 
 def test_tables_and_charts_are_left_and_shown(compared):
     folder, out = compared
     for chart in ("throughput", "step_time", "cost"):
         assert Image.open(folder / f"{chart}.png").size == (1000, 450)
-    assert (folder / "results.csv").read_text().count("\n") == 6
+    assert (folder / "results.csv").read_text().count("\n") == 1 + len(ALL.split(","))
     assert "|" in (folder / "results.md").read_text()
     assert "The dense" in out
+    assert "All bytes counted equal the formula." in out
     assert max(map(len, out.splitlines()[:-1])) <= 120
-    assert "[5/5] round 1/1: split+ddp, global batch 4;" in out
+    assert "[6/8] round 1/1: split+ddp, global batch 4;" in out
 
 
 def test_wandb_has_a_run_for_each_placement_and_one_with_the_table(compared, wandb_server):
@@ -91,6 +101,7 @@ def test_wandb_has_a_run_for_each_placement_and_one_with_the_table(compared, wan
     assert {each.about["groupName"] for each in runs.values()} == {"compare"}
     assert {each.about["jobType"] for each in runs.values()} == {"bench"}
     assert runs["compare-split"].summary["images_per_second"] > 0
+    assert runs["compare-split"].summary["bytes_at/conv3"] > 0
 
 
 def test_an_interrupted_comparison_goes_on_where_it_was(tmp_path):

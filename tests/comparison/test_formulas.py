@@ -89,7 +89,7 @@ def test_a_layer_that_does_not_meet_sends_nothing(meet, elements):
 
 
 def test_a_single_stream_on_two_ranks_gathers_at_every_layer():
-    """What two towers save, a hundredfold at conv2: its map is large, and read by all units."""
+    """That is what the paper's towers avoid."""
     plan = Plan(1, Grid(2, 1), Grid(2, 1))
     sent = bytes_sent(Net("paper", 1, 3, 224, 1000), plan, 1, 1, 4)
     assert sent["conv2"] == 96 * 27**2
