@@ -120,7 +120,7 @@ class Placement:
         return x
 
     def logits(self, partial: Tensor, shares: Sequence[int] | None = None) -> Tensor:
-        """Own images' logits (B, classes), from fc8 of this rank's inputs (images here, classes)."""
+        """Own images' logits (B, classes), from fc8 of own inputs for all images here."""
         return partial
 
     def full_shape(self, name: str, shape: torch.Size) -> torch.Size:

@@ -17,11 +17,11 @@ import torch
 from comparison.formulas import Net, bytes_sent
 from data.loading import Batch
 from data.synthetic import Synthetic
-from distributed.mesh import Mesh
 from model.alexnet import AlexNet
 from model.initialization import initialize
 from model.placement import Placement
 from model.variants import VARIANTS
+from tests.ranks import mesh_of
 from training.batches import LocalBatch, make_preprocess
 from training.batches import test_batches as batches_for_testing
 from training.config import Config, NetConfig
@@ -68,7 +68,7 @@ def _local_batch(mesh, step):
 
 
 def _trainer(config, world_size):
-    mesh = Mesh.over_running_group(config.plan(world_size), torch.device("cpu"))
+    mesh = mesh_of(config.plan(world_size))
     model = build_model(config, mesh, CLASSES, 1)
     return Trainer(config, mesh, model, make_preprocess(config, 1), STEPS)
 
