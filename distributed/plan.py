@@ -13,8 +13,6 @@ from model.normalization import WINDOW
 from model.placement import Layers, Reads
 from model.variants import Variant
 
-MOST_RANKS_DRAWN = 8
-
 
 class Grid(NamedTuple):
     """How the ranks of a stage factor: ``shards`` hold one copy of it, and there are ``replicas``.
@@ -101,58 +99,6 @@ class Plan:
                     f"its {self.towers} towers reads itself alone: {shards} must be a multiple or "
                     f"a divisor of {self.towers}"
                 )
-
-    def picture(self, variant: Variant, images: int) -> str:
-        """Draw which units and which of a global batch of ``images`` each rank works on.
-
-        A line for each rank, or for the first few of many.
-        """
-        rows = [("", "conv1 to conv5", "fc6 to fc8")]
-        for rank in range(min(self.world_size, MOST_RANKS_DRAWN)):
-            replica, shard = self.features.place(rank)
-            copy, fc_shard = self.classifier.place(rank)
-            units = Layers(self.towers, self.classifier.shards, fc_shard).units(variant.hidden)
-            hidden = f"units {_span(units)}" if self.classifier.shards > 1 else "all units"
-            rows.append(
-                (
-                    f"rank {rank}",
-                    f"{self._towers_of(shard)}, {_share(images, self.features.replicas, replica)}",
-                    f"{hidden}, {_share(images, self.classifier.replicas, copy)}",
-                )
-            )
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = [
-            "  " + "   ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip()
-            for row in rows
-        ]
-        if self.world_size > MOST_RANKS_DRAWN:
-            lines.append(f"  … and {self.world_size - MOST_RANKS_DRAWN} more ranks")
-        return "\n".join(lines)
-
-    def _towers_of(self, shard: int) -> str:
-        """What a shard of the features holds, in words."""
-        shards = self.features.shards
-        if shards == 1:
-            return "all units" if self.towers == 1 else f"towers {_span(range(self.towers))}"
-        here = Layers(self.towers, shards, shard)
-        each = here.inputs(self.towers, Reads.OWN)  # a unit for each tower
-        name = f"tower {each[0]}" if len(each) == 1 else f"towers {_span(each)}"
-        if (spread := here.spread(Reads.OWN)) == 1:
-            return name
-        part = f"part {shard % spread + 1} of {spread}"
-        return part if self.towers == 1 else f"{name}, {part}"
-
-
-def _span(numbers: range) -> str:
-    return f"{numbers[0]}-{numbers[-1]}"
-
-
-def _share(images: int, replicas: int, replica: int) -> str:
-    """The images of one of the replicas, in words, as ``Tensor.tensor_split`` divides them."""
-    each, more = divmod(images, replicas)
-    first = replica * each + min(replica, more)
-    last = first + each + (replica < more)
-    return f"images {_span(range(first, last))}" if first < last else "no images"
 
 
 class Wish(NamedTuple):

@@ -13,6 +13,7 @@ from torch import Tensor
 from typing_extensions import Self, override
 
 from common.files import writing
+from distributed.picture import draw_plan
 from distributed.timer import LABELS, StepCost
 from recording.folder import RunFolder
 from recording.metrics import MetricsFile, read_metrics, step_speed
@@ -204,7 +205,7 @@ def opening_words(facts: dict[str, Any], trainer: Trainer) -> str:
     lines = [
         f"{config.variant}{changes}, {config.towers} tower(s), {facts['placement']}: "
         f"{facts['parameters']:,} parameters, {facts['parameters_per_rank']:,} on this rank",
-        trainer.mesh.plan.picture(config.form, config.batch_size),
+        draw_plan(trainer.mesh.plan, config.form, config.batch_size),
         f"{config.data.name} at {config.data.size} px, global batch {config.batch_size}, "
         f"{config.precision}, {facts['total_steps']} steps",
         f"processes on {device.type}: {facts['world_size']}{threads}",

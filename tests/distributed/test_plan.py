@@ -7,6 +7,7 @@ from itertools import chain, product
 import pytest
 
 from common.errors import ReportedError
+from distributed.picture import draw_plan
 from distributed.plan import PLACEMENTS, Grid, Plan, Wish, plan_mesh
 from model.variants import VARIANTS
 
@@ -152,7 +153,7 @@ def test_units_that_meet_no_other_tower_may_not_be_cut_across_towers():
 
 
 def _picture(wish, placement, images=128):
-    return plan_mesh(wish, placement, PAPER).picture(PAPER, images).splitlines()
+    return draw_plan(plan_mesh(wish, placement, PAPER), PAPER, images).splitlines()
 
 
 @pytest.mark.parametrize(
@@ -162,71 +163,71 @@ def _picture(wish, placement, images=128):
             Wish(4, 2),
             "split",
             [
-                "           conv1 to conv5           fc6 to fc8",
-                "  rank 0   tower 0, images 0-63     units 0-2047, images 0-63",
-                "  rank 1   tower 1, images 0-63     units 2048-4095, images 0-63",
-                "  rank 2   tower 0, images 64-127   units 0-2047, images 64-127",
-                "  rank 3   tower 1, images 64-127   units 2048-4095, images 64-127",
+                "          conv1 to conv5          fc6 to fc8",
+                "  rank 0  tower 0, images 0-63    units 0-2047, images 0-63",
+                "  rank 1  tower 1, images 0-63    units 2048-4095, images 0-63",
+                "  rank 2  tower 0, images 64-127  units 0-2047, images 64-127",
+                "  rank 3  tower 1, images 64-127  units 2048-4095, images 64-127",
             ],
         ),
         (
             Wish(2, 1),
             "hybrid",
             [
-                "           conv1 to conv5             fc6 to fc8",
-                "  rank 0   all units, images 0-63     units 0-2047, images 0-127",
-                "  rank 1   all units, images 64-127   units 2048-4095, images 0-127",
+                "          conv1 to conv5            fc6 to fc8",
+                "  rank 0  all units, images 0-63    units 0-2047, images 0-127",
+                "  rank 1  all units, images 64-127  units 2048-4095, images 0-127",
             ],
         ),
         (
             Wish(4, 2, classifier_ranks=2),
             "hybrid",
             [
-                "           conv1 to conv5              fc6 to fc8",
-                "  rank 0   towers 0-1, images 0-31     units 0-2047, images 0-63",
-                "  rank 1   towers 0-1, images 32-63    units 2048-4095, images 0-63",
-                "  rank 2   towers 0-1, images 64-95    units 0-2047, images 64-127",
-                "  rank 3   towers 0-1, images 96-127   units 2048-4095, images 64-127",
+                "          conv1 to conv5             fc6 to fc8",
+                "  rank 0  towers 0-1, images 0-31    units 0-2047, images 0-63",
+                "  rank 1  towers 0-1, images 32-63   units 2048-4095, images 0-63",
+                "  rank 2  towers 0-1, images 64-95   units 0-2047, images 64-127",
+                "  rank 3  towers 0-1, images 96-127  units 2048-4095, images 64-127",
             ],
         ),
         (
             Wish(4, 2),
             "split+hybrid",
             [
-                "           conv1 to conv5           fc6 to fc8",
-                "  rank 0   tower 0, images 0-63     units 0-1023, images 0-127",
-                "  rank 1   tower 1, images 0-63     units 1024-2047, images 0-127",
-                "  rank 2   tower 0, images 64-127   units 2048-3071, images 0-127",
-                "  rank 3   tower 1, images 64-127   units 3072-4095, images 0-127",
+                "          conv1 to conv5          fc6 to fc8",
+                "  rank 0  tower 0, images 0-63    units 0-1023, images 0-127",
+                "  rank 1  tower 1, images 0-63    units 1024-2047, images 0-127",
+                "  rank 2  tower 0, images 64-127  units 2048-3071, images 0-127",
+                "  rank 3  tower 1, images 64-127  units 3072-4095, images 0-127",
             ],
         ),
         (
             Wish(2, 1),
             "split",
             [
-                "           conv1 to conv5              fc6 to fc8",
-                "  rank 0   part 1 of 2, images 0-127   units 0-2047, images 0-127",
-                "  rank 1   part 2 of 2, images 0-127   units 2048-4095, images 0-127",
+                "          conv1 to conv5             fc6 to fc8",
+                "  rank 0  part 1 of 2, images 0-127  units 0-2047, images 0-127",
+                "  rank 1  part 2 of 2, images 0-127  units 2048-4095, images 0-127",
             ],
         ),
         (
             Wish(4, 2, shards=4),
             "split",
             [
-                "           conv1 to conv5                       fc6 to fc8",
-                "  rank 0   tower 0, part 1 of 2, images 0-127   units 0-1023, images 0-127",
-                "  rank 1   tower 0, part 2 of 2, images 0-127   units 1024-2047, images 0-127",
-                "  rank 2   tower 1, part 1 of 2, images 0-127   units 2048-3071, images 0-127",
-                "  rank 3   tower 1, part 2 of 2, images 0-127   units 3072-4095, images 0-127",
+                "          conv1 to conv5                      fc6 to fc8",
+                "  rank 0  tower 0, part 1 of 2, images 0-127  units 0-1023, images 0-127",
+                "  rank 1  tower 0, part 2 of 2, images 0-127  units 1024-2047, images 0-127",
+                "  rank 2  tower 1, part 1 of 2, images 0-127  units 2048-3071, images 0-127",
+                "  rank 3  tower 1, part 2 of 2, images 0-127  units 3072-4095, images 0-127",
             ],
         ),
         (
             Wish(2, 4),
             "split",
             [
-                "           conv1 to conv5             fc6 to fc8",
-                "  rank 0   towers 0-1, images 0-127   units 0-2047, images 0-127",
-                "  rank 1   towers 2-3, images 0-127   units 2048-4095, images 0-127",
+                "          conv1 to conv5            fc6 to fc8",
+                "  rank 0  towers 0-1, images 0-127  units 0-2047, images 0-127",
+                "  rank 1  towers 2-3, images 0-127  units 2048-4095, images 0-127",
             ],
         ),
     ],
@@ -241,17 +242,17 @@ def test_the_picture_shows_what_each_rank_works_on(wish, placement, lines):
 
 def test_the_picture_shows_ranks_without_images():
     assert _picture(Wish(3, 2), "ddp", images=2) == [
-        "           conv1 to conv5           fc6 to fc8",
-        "  rank 0   towers 0-1, images 0-0   all units, images 0-0",
-        "  rank 1   towers 0-1, images 1-1   all units, images 1-1",
-        "  rank 2   towers 0-1, no images    all units, no images",
+        "          conv1 to conv5         fc6 to fc8",
+        "  rank 0  towers 0-1, image 0    all units, image 0",
+        "  rank 1  towers 0-1, image 1    all units, image 1",
+        "  rank 2  towers 0-1, no images  all units, no images",
     ]
 
 
 def test_the_picture_of_many_ranks_shows_the_first_and_counts_the_rest():
     lines = _picture(Wish(16, 1), "split")
     assert [line.split()[:2] for line in lines[1:-1]] == [["rank", str(n)] for n in range(8)]
-    assert lines[8] == "  rank 7   part 8 of 16, images 0-127   units 1792-2047, images 0-127"
+    assert lines[8] == "  rank 7  part 8 of 16, images 0-127  units 1792-2047, images 0-127"
     assert lines[-1] == "  … and 8 more ranks"
     assert len(_picture(Wish(8, 2), "split")) == 9
 
@@ -276,6 +277,7 @@ def test_the_picture_of_64_ranks_fits_a_terminal(wish, placement):
 @pytest.mark.parametrize("images", [1, 5, 127])
 @pytest.mark.parametrize("wish", [Wish(4, 2), Wish(8, 2)])
 def test_the_picture_gives_every_image_to_one_replica(wish, images):
-    spans = re.findall(r"tower 0, images (\d+)-(\d+)", "\n".join(_picture(wish, "split", images)))
-    drawn = [image for first, last in spans for image in range(int(first), int(last) + 1)]
+    picture = "\n".join(_picture(wish, "split", images))
+    spans = re.findall(r"tower 0, images? (\d+)(?:-(\d+))?", picture)
+    drawn = [image for first, last in spans for image in range(int(first), int(last or first) + 1)]
     assert drawn == list(range(images))
