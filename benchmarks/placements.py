@@ -16,6 +16,7 @@ its memory.
 
 import os
 import socket
+import stat
 import struct
 from collections.abc import Callable, Iterator
 from statistics import median
@@ -170,10 +171,11 @@ def bytes_sent() -> int:
     total = 0
     for descriptor in os.listdir("/proc/self/fd"):
         try:
-            connection = socket.socket(fileno=os.dup(int(descriptor)))
-        except OSError:  # no socket
+            if not stat.S_ISSOCK(os.fstat(int(descriptor)).st_mode):
+                continue
+        except OSError:  # the listing's own descriptor
             continue
-        with connection:
+        with socket.socket(fileno=os.dup(int(descriptor))) as connection:
             if connection.type == socket.SOCK_STREAM and connection.family != socket.AF_UNIX:
                 info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
                 total += struct.unpack_from("=Q", info, BYTES_SENT_AT)[0]
