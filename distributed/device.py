@@ -5,11 +5,15 @@ The CUDA lines have been run on no GPU yet; they are kept few for that reason.
 
 import contextlib
 import ctypes
+import functools
 import os
 import resource
+import shutil
 import sys
+import sysconfig
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -42,6 +46,31 @@ def take_device(local_rank: int, local_world_size: int) -> torch.device:
     torch.backends.cudnn.allow_tf32 = True
     torch.cuda.set_device(local_rank)
     return torch.device("cuda", local_rank)
+
+
+def check_computes_in(device: torch.device, dtype: torch.dtype) -> None:
+    """Raise ReportedError for bf16 on a GPU that only emulates it: older than Ampere."""
+    if device.type == "cuda" and dtype == torch.bfloat16:
+        major, minor = torch.cuda.get_device_capability(device)
+        if major < 8:
+            raise ReportedError(
+                f"{torch.cuda.get_device_name(device)} (compute capability {major}.{minor}) has no "
+                "bf16 arithmetic: set precision=fp16"
+            )
+
+
+def why_not_compiled(device: torch.device) -> str | None:
+    """The reason why ``torch.compile`` cannot be used here; None if it can.
+
+    On the CPU it writes C++; on CUDA Triton compiles its launchers, against Python's headers.
+    """
+    compilers = ("g++", "clang++") if device.type == "cpu" else ("gcc", "cc", "clang")
+    if not any(shutil.which(each) for each in compilers) and "CC" not in os.environ:
+        return f"there is none of the compilers {', '.join(compilers)}"
+    header = Path(sysconfig.get_path("include"), "Python.h")
+    if device.type == "cuda" and not header.exists():
+        return f"Python's headers are missing ({header})"
+    return None
 
 
 def share_of_cores(local_world_size: int) -> int:
@@ -86,7 +115,7 @@ def on_device(batches: Iterable[Tensors], device: torch.device) -> Iterator[Tens
     if device.type != "cuda":
         yield from batches
         return
-    copies, work = torch.cuda.Stream(device), torch.cuda.current_stream(device)
+    copies, work = _copy_stream(device), torch.cuda.current_stream(device)
 
     def copied(batch: Tensors) -> Tensors:
         with torch.cuda.stream(copies):
@@ -153,6 +182,12 @@ class Started(NamedTuple):
         if self.work is not None:
             self.work.wait()
         return self.result[0] if len(self.result) == 1 else self.result.sum(0)
+
+
+@functools.cache
+def _copy_stream(device: torch.device) -> torch.cuda.Stream:
+    """One stream for a process: memory that was freed on a stream is reused on that stream only."""
+    return torch.cuda.Stream(device)
 
 
 def mark_time(device: torch.device) -> Mark:

@@ -67,9 +67,10 @@ class Mesh:
         world = launched_world()
         device = take_device(world.local_rank, world.local_size)
         if world.is_one_machine:
-            # Gloo need not find, nor listen on, an address that others can reach.
+            # Neither library need find, nor listen on, an address that others can reach.
             loopback = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
             os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
+            os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={loopback}")
         store = join(world)
         dist.init_process_group(
             backend_for(device),

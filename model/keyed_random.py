@@ -33,8 +33,8 @@ def image_keys(seed: int, epoch: int, indices: Tensor) -> Tensor:
 
     ``indices`` (B,) are positions in the data set.
     """
-    epoch_key = hash32(hash32(torch.tensor(seed)) + epoch)
-    return hash32(hash32(indices) ^ epoch_key.to(indices.device))
+    epoch_key = int(hash32(hash32(torch.tensor(seed)) + epoch))  # on the CPU, whatever the device
+    return hash32(hash32(indices) ^ epoch_key)
 
 
 def random_bits(keys: Tensor, stream: int, positions: Tensor) -> Tensor:

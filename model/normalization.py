@@ -34,7 +34,9 @@ class LocalResponseNorm(nn.Module):
 
     @override
     def forward(self, x: Tensor) -> Tensor:
-        return _Normalize.apply(x, self.towers, self.scale, self.k)
+        # CUDA's autocast would compute the root, and all after it, in float32.
+        with torch.autocast(x.device.type, enabled=False):
+            return _Normalize.apply(x, self.towers, self.scale, self.k)
 
     @override
     def extra_repr(self) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor
 from typing_extensions import Self, override
 
 from common.files import writing
+from distributed.device import why_not_compiled
 from distributed.picture import draw_plan
 from distributed.timer import LABELS, StepCost
 from recording.folder import RunFolder
@@ -24,7 +25,7 @@ from recording.tracking import Tracker
 from training.batches import LocalBatch
 from training.config import Config
 from training.settings import dump_config
-from training.trainer import StepResult, Trainer, why_not_compiled
+from training.trainer import StepResult, Trainer
 
 log = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
 """Without a GPU: what one would be given, in fake tensors, which have a device but no values.
 
 A tensor left on the CPU is an error among them as it is on a GPU. Backward passes and streams
-need a real device, and so does autocast.
+need a real device.
 """
 
 import pytest
@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from data.preprocess import Preprocess, interpolation
 from model.alexnet import AlexNet
 from model.keyed_random import image_keys
+from model.normalization import LocalResponseNorm
 from model.placement import Placement
 from model.variants import VARIANTS
 
@@ -38,3 +39,20 @@ def test_the_forward_pass_stays_on_the_device(variant, size, training):
         assert inputs.is_contiguous(memory_format=torch.channels_last)
         logits = model.train(training)(inputs, keys)
     assert (logits.device.type, logits.shape) == ("cuda", (4, 10))
+
+
+@pytest.fixture
+def _autocast():
+    """CUDA's autocast to bf16, which its context manager refuses without a GPU."""
+    torch.set_autocast_enabled("cuda", True)
+    torch.set_autocast_dtype("cuda", torch.bfloat16)
+    yield
+    torch.set_autocast_enabled("cuda", False)
+
+
+@pytest.mark.usefixtures("_autocast")
+def test_normalisation_keeps_bf16_under_autocast():
+    with FakeTensorMode():
+        maps = torch.empty(2, 96, 27, 27, device=CUDA, dtype=torch.bfloat16)
+        assert maps.rsqrt().dtype == torch.float32, "autocast's own choice"
+        assert LocalResponseNorm(2)(maps).dtype == torch.bfloat16

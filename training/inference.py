@@ -81,7 +81,8 @@ def score(
         predicted = predict(network, preprocess, config, images, shares)
         hits = predicted.topk(min(5, predicted.shape[1])).indices == labels[:, None]
         loss = F.nll_loss(predicted, labels, reduction="sum")
-        totals += torch.stack([loss, hits[:, 0].sum(), hits.sum(), loss.new_tensor(len(hits))])
+        count = torch.full_like(loss, len(hits))
+        totals += torch.stack([loss, hits[:, 0].sum(), hits.sum(), count])
     loss, top1, top5, count = mesh.sum_over_replicas(totals).tolist()
     mesh.timer.take()  # the cost of an evaluation is no training step's
     return {"test/loss": loss / count, "test/top1": top1 / count, "test/top5": top5 / count}

@@ -1,7 +1,6 @@
 """The training step and the evaluation, the same for every placement."""
 
 import math
-import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -15,6 +14,7 @@ from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
 from common.errors import ReportedError
 from data.preprocess import Preprocess
 from distributed.agreement import check_same_weights, slowest_rank
+from distributed.device import check_computes_in, why_not_compiled
 from distributed.mesh import Mesh
 from distributed.placement import MeshPlacement
 from distributed.replication import replicate, summing
@@ -38,6 +38,7 @@ def build_model(
     tensors: dict[str, Tensor] | None = None,
 ) -> AlexNet:
     """The network placed on the mesh, with its initial values or those of the full ``tensors``."""
+    check_computes_in(mesh.device, PRECISIONS[config.precision].dtype)
     placement = MeshPlacement(mesh, overlap=config.overlap_communication)
     model = AlexNet(config.form, classes, channels, placement)
     if tensors is None:
@@ -47,13 +48,6 @@ def build_model(
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
     dtype = PRECISIONS[config.precision].weights
     return model.to(mesh.device, dtype, memory_format=layout)  # type: ignore[call-overload]
-
-
-def why_not_compiled(device: torch.device) -> str | None:
-    """The reason why ``torch.compile`` cannot be used here; None if it can."""
-    if device.type == "cpu" and not (shutil.which("g++") or shutil.which("clang++")):
-        return "there is no C++ compiler"
-    return None
 
 
 @dataclass(frozen=True)
@@ -173,7 +167,8 @@ class Trainer:
         with part("backward"):
             self.scaler.scale(loss * (1 / local.global_count)).backward()
         right = (logits.detach().argmax(1) == labels).sum()
-        return torch.stack([loss.detach().double(), right, right.new_tensor(len(labels))])
+        count = torch.full_like(right, len(labels))  # no copy from the host, which would wait
+        return torch.stack([loss.detach().double(), right, count])
 
     def _update_classifier(self, turn: Turn, global_count: int) -> None:
         """Update the classifier with the mean gradient of a turn's images; without any, leave it.

@@ -1,9 +1,11 @@
 """A process's share of the machine, and the timer of its time."""
 
 import platform
+import re
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -11,10 +13,15 @@ import torch
 
 from common.errors import ReportedError
 from distributed import device
-from distributed.device import share_of_cores, take_device
+from distributed.device import (
+    check_computes_in,
+    share_of_cores,
+    take_device,
+    why_not_compiled,
+)
 from distributed.timer import PARTS, StepCost, StepTimer
 
-CPU = torch.device("cpu")
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
 @pytest.fixture
@@ -65,6 +72,40 @@ def test_more_processes_than_gpus_are_refused_with_both_numbers(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(ReportedError, match=r"4 processes .* 2 GPUs"):
         take_device(3, 4)
+
+
+@pytest.mark.parametrize(("capability", "refused"), [((7, 5), True), ((8, 0), False)])
+def test_bf16_is_refused_where_a_gpu_emulates_it(monkeypatch, capability, refused):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+    check_computes_in(CUDA, torch.float16)
+    check_computes_in(CPU, torch.bfloat16)
+    with pytest.raises(ReportedError, match="fp16") if refused else nullcontext():
+        check_computes_in(CUDA, torch.bfloat16)
+
+
+@pytest.mark.parametrize(
+    ("device", "found", "reason"),
+    [
+        (CPU, ["g++"], None),
+        (CPU, ["gcc"], r"clang\+\+"),
+        (CUDA, ["gcc"], None),
+        (CUDA, ["g++"], "gcc"),
+    ],
+)
+def test_compiling_needs_the_compiler_of_the_device(monkeypatch, tmp_path, device, found, reason):
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr("shutil.which", lambda name: name if name in found else None)
+    monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
+    (tmp_path / "Python.h").touch()
+    said = why_not_compiled(device)
+    assert said is None if reason is None else re.search(reason, said)
+
+
+def test_compiling_for_a_gpu_needs_pythons_headers(monkeypatch, tmp_path):
+    monkeypatch.setattr("shutil.which", lambda name: name)
+    monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
+    assert str(tmp_path / "Python.h") in why_not_compiled(CUDA)
 
 
 def test_a_part_interrupts_the_part_around_it():
