@@ -55,6 +55,9 @@ def in_words(error: Exception) -> str:
         return _with_places(message)
     if waited := re.search(r"Timed out waiting (\d+)ms", message):
         return _with_places(f"no answer within {int(waited[1]) / 1000:.0f} s")
+    if "NCCL" in message:  # the cause is in the last line
+        reason = message.strip().splitlines()[-1]
+        return f"NCCL failed ({reason}); NCCL_DEBUG=WARN in the environment tells more"
     if isinstance(error, dist.DistError) or "gloo" in message or "pair closure" in message:
         # gloo's message begins with the line of its source and ends with advice.
         reason = re.sub(r"^\[\S+\] ", "", message.splitlines()[0]).partition(". ")[0]

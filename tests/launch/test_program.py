@@ -6,6 +6,7 @@ import signal
 import sys
 
 import pytest
+import torch
 
 from launch.failures import in_words
 from tests.programs import LAUNCH, ROOT, TORCHRUN, finish, ranks, run, start, wait_until
@@ -118,6 +119,17 @@ def test_a_lost_connection_is_told_without_the_place_in_gloo_s_source():
     assert (
         told == "lost the connection to another rank (Connection closed by peer [127.0.0.1]:11432)"
     )
+
+
+def test_what_nccl_says_last_is_told():
+    message = (
+        "NCCL error in: ProcessGroupNCCL.cpp:94, invalid usage, NCCL version 2.28\n"
+        "ncclInvalidUsage: This usually reflects invalid usage of NCCL library.\n"
+        "Last error:\nDuplicate GPU detected : rank 0 and rank 1 both on CUDA device 100000"
+    )
+    told = in_words(torch.distributed.DistBackendError(message))
+    assert "Duplicate GPU detected : rank 0 and rank 1 both on CUDA device 100000" in told
+    assert "connection" not in told
 
 
 @pytest.mark.parametrize("launcher", [LAUNCH, TORCHRUN], ids=["ours", "torchrun"])
