@@ -6,8 +6,8 @@
   torchrun --nproc_per_node=2 evaluate.py SOURCE --config my.yaml --json scores.json
 
 SOURCE is a checkpoint, a run's folder, or a .safetensors, .pth, .caffemodel or .npz. --config and
-key.sub=value change its settings, such as placement=hybrid. Ranks share the work as in training; the
-scores do not depend on it.
+key.sub=value change its settings, such as placement=hybrid. Ranks share the work as in training;
+the scores do not depend on it.
 """
 
 import argparse
