@@ -32,7 +32,7 @@ def test_a_run_leaves_everything_in_its_folder(split_run):
     assert [step for step, _ in losses(folder)] == list(range(1, STEPS + 1))
     log = (folder / "log.txt").read_text()
     assert "rank 0  tower 0, images 0-7  units 0-31, images 0-7\n" in log
-    assert "rank 1   tower 1, images 0-7   units 32-63, images 0-7\n" in log
+    assert "rank 1  tower 1, images 0-7  units 32-63, images 0-7\n" in log
     assert steps_saved(folder) == [4, 8]
 
 
