@@ -113,7 +113,7 @@ def test_bare_torchrun_numbers_a_second_run(tmp_path):
     arguments = [f"runs={tmp_path}", "max_steps=1", "placement=local"]
     status, out, err = run(*TORCHRUN, "2", "train.py", *SETTINGS, *arguments)
     assert status == 0, err
-    assert "rank 1   towers 0-1, images 4-7   all units, images 4-7\n" in out
+    assert "rank 1  towers 0-1, images 4-7  all units, images 4-7\n" in out
     assert summary_of(tmp_path / "run-2")["placement"] == "ddp"
     assert "FutureWarning" not in err
     assert (tmp_path / "run-2" / "summary.json").exists()

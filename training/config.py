@@ -166,7 +166,8 @@ class Config(Section):
     number of ranks is a multiple of the towers, else ddp."""
     shards: Changeable[Count | None] = None
     """split, split+hybrid: ranks that divide a copy of the convolutions. null: one for each tower,
-    or all ranks where they are no multiple of the towers. towers: 1 divides the single stream."""
+    or all ranks where they are no multiple of the towers (a divisor, then). towers: 1 divides the
+    single stream."""
     classifier_ranks: Changeable[Count | None] = None
     """hybrid, split+hybrid: ranks that divide a copy of the fully connected layers, such as those
     of one node. null: all ranks."""

@@ -235,6 +235,13 @@ class Trainer:
         weight = self.model.conv1.weight.detach()
         return self.placement.unshard("conv1.weight", weight).cpu()
 
+    def _turns_of_updates(self) -> list[Any] | None:
+        """What decides which images an update of the classifier reads; None for all of them."""
+        if not self.updates_in_turns:
+            return None
+        plan = self.mesh.plan
+        return [self.config.classifier_scheme, plan.feeds, plan.classifier.replicas]
+
     def state(self) -> dict[str, Any]:
         """The state beside the tensors, as plain numbers, for a checkpoint."""
         return {
@@ -243,10 +250,21 @@ class Trainer:
             "owes_evaluation": self.owes_evaluation,
             "schedule": self.schedule.state(),
             "scaler": self.scaler.state_dict(),
+            "classifier_turns": self._turns_of_updates(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Continue from a result of ``state``."""
+        """Continue from a result of ``state``.
+
+        Raises ReportedError if it updates the classifier after other turns than here.
+        """
+        turns = state.get("classifier_turns", self._turns_of_updates())
+        if turns != self._turns_of_updates():
+            raise ReportedError(
+                "optimizer.classifier_updates=turn goes on with the same turns only, which were "
+                f"(scheme, replicas, groups) {turns} and are {self._turns_of_updates()} here: use "
+                "the same placement, classifier_scheme and number of ranks"
+            )
         self.steps = state["step"]
         self.epochs_done, self.owes_evaluation = state["epochs_done"], state["owes_evaluation"]
         self.schedule.load_state(state["schedule"])

@@ -207,6 +207,8 @@ def test_a_run_that_updates_in_turns_continues_exactly(run_on, tmp_path):
     assert _largest_error(found[0], expected[0]) == 0
     assert found[1:] == expected[1:]
     assert (found[1]["step/conv1.weight"], found[1]["step/fc6.weight"]) == (STEPS, 2 * STEPS)
+    with pytest.raises(AssertionError, match=r"ReportedError.*'b', 3, 1"):  # other turns
+        run_on("hybrid on 3", settings, STEPS, tmp_path / "other", tmp_path / "stopped")
     shutil.rmtree(tmp_path)
 
 
