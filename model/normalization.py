@@ -34,9 +34,11 @@ class LocalResponseNorm(nn.Module):
 
     @override
     def forward(self, x: Tensor) -> Tensor:
-        # CUDA's autocast would compute the root, and all after it, in float32.
-        with torch.autocast(x.device.type, enabled=False):
-            return _Normalize.apply(x, self.towers, self.scale, self.k)
+        if x.device.type == "cuda":
+            # Its autocast would compute the root, and all that follows, in float32.
+            with torch.autocast("cuda", enabled=False):
+                return _Normalize.apply(x, self.towers, self.scale, self.k)
+        return _Normalize.apply(x, self.towers, self.scale, self.k)
 
     @override
     def extra_repr(self) -> str:
