@@ -125,7 +125,7 @@ def bytes_per_second(rate: str) -> float:
 
 
 class Traffic(NamedTuple):
-    """What a placement sends: bytes per image, bytes of gradients, and the part W that hides them.
+    """A placement's traffic: bytes per image, bytes of gradients, and the part W that hides them.
 
     The fraction ``hides`` is of the time that all computation takes.
     """
@@ -137,7 +137,7 @@ class Traffic(NamedTuple):
 
 @cache
 def traffic(curve: str) -> Traffic:
-    """What a rank sends with bf16 activations and fp32 gradients."""
+    """The traffic of a rank with bf16 activations and fp32 gradients."""
     plan = plan_mesh(Wish(2, TOWERS), PLACEMENTS[curve], NET.variant)
     batch = 2
     sent = bytes_sent(NET, plan, batch, activation_size=2, gradient_size=4)

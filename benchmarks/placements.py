@@ -59,7 +59,7 @@ EXACT: dict[str, Any] = {
 }
 EXACT_BATCH, EXACT_SIZE = 8, 64
 BYTES_SENT_AT = 200
-"""Of ``tcpi_bytes_sent`` in Linux's ``struct tcp_info``."""
+"""The offset of ``tcpi_bytes_sent`` in Linux's ``struct tcp_info``."""
 
 
 def start(name: str, batch: int, size: int, **changes: Any) -> tuple[Config, Mesh]:
@@ -133,7 +133,7 @@ def whole_batch(local: LocalBatch, images: Dataset) -> LocalBatch:
 
 
 class Held(NamedTuple):
-    """What a contestant's rank has sent in a step, and what it holds, in bytes."""
+    """Bytes that a contestant's rank has sent in a step, and bytes that it holds."""
 
     sent: float
     counted: int | None
@@ -212,7 +212,7 @@ def figures(timing: Timing, base: Timing, batch: int) -> Row:
 
 
 def claim(rows: list[Row]) -> Row:
-    """Whether our data parallelism is no slower than torch's."""
+    """The row that says if our data parallelism is no slower than torch's."""
     ratio = next(row.get(f"× {BASE}") for row in rows if row[""] == CLAIM)
     holds = ratio is not None and ratio >= SLACK
     return {"claim": f"{CLAIM} is no slower than {BASE}", "×": ratio, "holds": holds}

@@ -14,7 +14,7 @@ BOUNDARIES = (
     *("norm1", "conv2", "norm2", "conv3", "conv4", "conv5", "fc6", "fc7", "logits"),
     *("conv gradients", "fc gradients"),
 )
-"""Where ranks can send to each other, in the net's order; the keys of ``StepCost.bytes_at``."""
+"""The places where ranks can send to each other, in the net's order: keys of ``bytes_at``."""
 
 
 class Shape(NamedTuple):
