@@ -1,6 +1,6 @@
 """The net on several ranks: each builds its shards, and layers gather what they lack."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -179,9 +179,7 @@ class GatheringConv2d(nn.Conv2d):
 
     @override
     def forward(self, x: Tensor) -> Tensor:
-        if self.overlap:
-            return gather_and_apply(self, x, self.ranks)
-        return super().forward(gather(x, self.ranks))
+        return _read(self, super().forward, x)
 
 
 class GatheringLinear(nn.Linear):
@@ -193,9 +191,16 @@ class GatheringLinear(nn.Linear):
 
     @override
     def forward(self, x: Tensor) -> Tensor:
-        if self.overlap:
-            return gather_and_apply(self, x, self.ranks)
-        return super().forward(gather(x, self.ranks))
+        return _read(self, super().forward, x)
+
+
+def _read(
+    layer: GatheringConv2d | GatheringLinear, apply: Callable[[Tensor], Tensor], x: Tensor
+) -> Tensor:
+    """``apply``, a layer's own operation, to the channels of all its ranks."""
+    if layer.overlap:
+        return gather_and_apply(layer, x, layer.ranks)
+    return apply(gather(x, layer.ranks))
 
 
 class Bordered(nn.Module):
