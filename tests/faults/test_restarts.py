@@ -1,12 +1,9 @@
 """Runs whose ranks die and which their launcher starts again, with --max-restarts."""
 
 import json
-import os
-import random
 import re
 import signal
 import socket
-import time
 from pathlib import Path
 
 import pytest
@@ -21,8 +18,6 @@ pytestmark = pytest.mark.programs
 
 TRAIN = Path(__file__).with_name("injected.py")
 PATIENCE = 400
-MOST_KILLS = 50
-"""In a soak, which ends before."""
 LAUNCHERS = pytest.mark.parametrize("launcher", [LAUNCH, TORCHRUN], ids=["ours", "torchrun"])
 
 
@@ -170,39 +165,6 @@ def test_twenty_restarts_in_a_row_meet_every_time(tmp_path, happened, launcher):
     assert status == 0, err
     assert out == "meetings 21\n"
     happened(f"20 restarts, {launcher[2]}", "21 of 21 meetings")
-
-
-@pytest.mark.slow
-def test_a_run_killed_at_random_ends_as_if_it_had_not_been(tmp_path, happened):
-    seed = int(os.environ.get("SOAK_SEED", time.time()))
-    print(f"seed {seed}")
-    chance = random.Random(seed)
-    long = ("epochs=80", "max_steps=400", "checkpoint_every=5")
-    began = time.monotonic()
-    status, _, err = train(tmp_path / "calm", "none:9:9", *long)
-    assert status == 0, err
-    span = time.monotonic() - began
-    settings = [*SETTINGS, f"runs={tmp_path}/wild", *long]
-    wild = start(*LAUNCH, "2", f"--max-restarts={MOST_KILLS}", "train.py", *settings)
-    kills = 0
-    while wild.poll() is None and kills < MOST_KILLS:
-        time.sleep(chance.uniform(0, 0.5 * span))  # never long enough to train to the end
-        children = [
-            process
-            for process in processes_mentioning(f"runs={tmp_path}/wild")
-            if process != wild.pid
-        ]
-        if children and wild.poll() is None:
-            os.kill(chance.choice(children), signal.SIGKILL)
-            kills += 1
-    status, _, err = finish(wild)
-    assert status == 0, err
-    assert kills
-    assert_same_run(tmp_path / "wild" / "run", tmp_path / "calm" / "run")
-    attempts = json.loads((tmp_path / "wild" / "run" / "launch.json").read_text())["number"]
-    happened(
-        f"{kills} kills at random, seed {seed}", f"{attempts} attempts; weights and losses equal"
-    )
 
 
 def _node(runs, port):
