@@ -5,20 +5,21 @@
   python prepare.py --verify packed              check the files against their sums
   python train.py --config configs/paper.yaml data.name=packed data.folder=packed
 
-SOURCE has train/CLASS/FILES and test/CLASS/FILES or val/CLASS/FILES. If the validation images lie
-in one folder, as ImageNet's 50,000 do, --val-labels names a text file with a line for each image in
-SOURCE/val, in one of two forms (with or without the suffix of the image's name):
+SOURCE has train/CLASS/FILES, and the same classes in test/, val/ or validation/. If the validation
+images lie in one folder, as ImageNet's 50,000 do, --val-labels names a text file with a line for
+each image in SOURCE/val, in one of these forms (with or without the suffix of the image's name):
 
   ILSVRC2012_val_00000001,n01751748 111 108 441 193      Kaggle's LOC_val_solution.csv
+  val_0.JPEG n03444034 0 32 44 62                        Tiny ImageNet's val_annotations.txt
   ILSVRC2012_val_00000001.JPEG n01751748
 
 The devkit's ILSVRC2012_validation_ground_truth.txt has numbers only, and is refused.
 
-Each image is resized so that its shorter side has --size pixels, then the central square is
-cropped, as data.name=image_folder does. TARGET then holds index.json and NumPy files: shards of
-images (N, size, size, 3) uint8, labels, and the mean training image. The index lists SHA-256 sums,
-the mean and covariance of the training pixels, and the files that were skipped because they cannot
-be decoded. An image takes size × size × 3 bytes: ImageNet 262 GB at 256.
+Each image is turned as its EXIF data say and resized so that its shorter side has --size pixels,
+then the central square is cropped, as data.name=image_folder does. TARGET then holds index.json and
+NumPy files: shards of images (N, size, size, 3) uint8, labels, and the mean training image. The
+index lists SHA-256 sums, the mean and covariance of the training pixels, and the files that were
+skipped because they cannot be decoded. An image takes size × size × 3 bytes, ImageNet 262 GB.
 
 After an interruption the same command continues: finished shards are verified and kept. Training
 images are stored in a random order, always the same, so that neighbours are of different classes.
@@ -32,7 +33,7 @@ from pathlib import Path
 from launch.program import ArgumentParser, run_program
 
 from common.errors import ReportedError, printable
-from common.files import writing
+from common.files import home_path, writing
 from data.packed.index import PackedIndex
 from data.packed.source import list_source
 from data.packed.statistics import MOST_IMAGES
@@ -104,8 +105,14 @@ def parse_arguments() -> argparse.Namespace:
     """Parse the command line."""
     parser = ArgumentParser(description=__doc__)
     add, cores = parser.add_argument, share_of_cores(1)
-    add("source", type=Path, nargs="?", metavar="SOURCE", help="the folder with train/")
-    add("target", type=Path, nargs="?", metavar="TARGET", help="the folder of the packed images")
+    add("source", type=home_path, nargs="?", metavar="SOURCE", help="the folder with train/")
+    add(
+        "target",
+        type=home_path,
+        nargs="?",
+        metavar="TARGET",
+        help="the folder of the packed images",
+    )
     add("--size", type=number, default=256, metavar="N", help="side of the images, default: 256")
     add("--workers", type=number, default=cores, metavar="N", help="processes, default: one a core")
     add(
@@ -115,8 +122,8 @@ def parse_arguments() -> argparse.Namespace:
         metavar="N",
         help="images in a file, default: 1024",
     )
-    add("--val-labels", type=Path, metavar="FILE", help="a list of the classes of SOURCE/val")
-    add("--verify", type=Path, metavar="TARGET", help="only check its files")
+    add("--val-labels", type=home_path, metavar="FILE", help="a list of the classes of SOURCE/val")
+    add("--verify", type=home_path, metavar="TARGET", help="only check its files")
     arguments = parser.parse_args()
     if (arguments.target is None) is (arguments.verify is None):
         raise ReportedError("name SOURCE and TARGET, or --verify TARGET: see --help")

@@ -14,6 +14,17 @@ from typing import BinaryIO
 from common.errors import ReportedError
 
 
+def home_path(path: str | Path) -> Path:
+    """``path`` with ~ at its beginning for the home folder, as the type of arguments and settings.
+
+    Raises ReportedError when the user has no home folder, as in some containers.
+    """
+    expanded = os.path.expanduser(path)
+    if Path(expanded).parts[:1] == ("~",):
+        raise ReportedError(f"there is no home folder for {path}: set HOME, or name another folder")
+    return Path(expanded)
+
+
 def open_plain(path: Path | str, most: int | None = None) -> BinaryIO:
     """Open a regular file for reading.
 

@@ -3,7 +3,6 @@
 To add a data set, write a class with this interface and add a row.
 """
 
-import os.path
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -42,6 +41,13 @@ class Dataset(Protocol):
         """Images (B, C, H, W) uint8 and labels (B,) int64 at ``indices`` (B,), on the CPU.
 
         Raises ReportedError if an image cannot be read.
+        """
+        ...
+
+    def fingerprint(self) -> str:
+        """A text that is the same for the same images in the same order, wherever they lie.
+
+        It is cheap: made of names and lengths, or of sums that are stored, not of the contents.
         """
         ...
 
@@ -107,5 +113,4 @@ def open_dataset(
     """
     if name not in DATASETS:
         raise ReportedError(f"unknown data set '{name}': name one of {', '.join(DATASETS)}")
-    folder = folder and Path(os.path.expanduser(folder))
     return DATASETS[name].open(split, folder, stored_size, synthetic_length)

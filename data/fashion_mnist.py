@@ -51,7 +51,7 @@ class FashionMNIST:
 
     def __init__(self, split: Split, folder: Path | None = None) -> None:
         found = prepare(folder)
-        prefix = "train" if split == "train" else "t10k"
+        self.prefix = prefix = "train" if split == "train" else "t10k"
         images = _read_file(found, f"{prefix}-images-idx3-ubyte")[IMAGE_HEADER:]
         self.images = images.view(-1, self.channels, self.height, self.width)
         self.labels = _read_file(found, f"{prefix}-labels-idx1-ubyte")[LABEL_HEADER:].long()
@@ -62,6 +62,10 @@ class FashionMNIST:
     def read(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Images (B, 1, 28, 28) uint8 and labels (B,) int64 at ``indices`` (B,)."""
         return self.images[indices], self.labels[indices]
+
+    def fingerprint(self) -> str:
+        """The MD5 sums of the files, which they were checked against."""
+        return " ".join(total for name, total in MD5.items() if name.startswith(self.prefix))
 
 
 def prepare(folder: Path | None = None) -> Path:

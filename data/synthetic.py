@@ -35,6 +35,7 @@ class Synthetic:
     ) -> None:
         self.classes: Sequence[str] = [f"class {number}" for number in range(classes)]
         self.channels, self.height, self.width = channels, height, width
+        self.seed = seed
         shared = torch.Generator().manual_seed(seed)
         coarse = torch.rand(classes, channels, 4, 4, generator=shared)
         patterns = (F.interpolate(coarse, (height, width), mode="bilinear") * 128).byte()
@@ -59,3 +60,7 @@ class Synthetic:
         for image, label, noise in parts:
             torch.add(self.patterns[label], self.noise[noise], out=image)
         return images, labels
+
+    def fingerprint(self) -> str:
+        """The numbers that determine the images."""
+        return f"{self.seed}, {self.channels} × {self.height} × {self.width}"

@@ -41,6 +41,7 @@ class Textures:
             f"{color}, {angle} degrees" for color in COLORS for angle in ANGLES
         ]
         self.height = self.width = size
+        self.seed = seed
         self.keys = image_keys(seed, 1 if split == "train" else 2, torch.arange(length))
 
     def __len__(self) -> int:
@@ -57,6 +58,10 @@ class Textures:
         noise = uniform(keys, 1, math.prod(shape[1:])).view(shape) - 0.5
         images = (128 + light + color + 2 * NOISE * noise).clamp(0, 255)
         return images.to(torch.uint8, memory_format=torch.channels_last), labels
+
+    def fingerprint(self) -> str:
+        """The numbers that determine the images."""
+        return f"{self.seed}, {self.channels} × {self.height} × {self.width}"
 
     def _pixels(self) -> tuple[Tensor, Tensor]:
         """Coordinates of the pixels: rows (H, 1) and columns (1, W)."""

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from common.errors import ReportedError
-from data.image_folder import decode
+from data.decoding import decode
 from distributed.device import take_device
 from training.batches import make_preprocess
 from training.config import Config

@@ -1,5 +1,6 @@
 """Read packed images at any position."""
 
+import hashlib
 import math
 import os
 import threading
@@ -43,6 +44,8 @@ class Packed:
         self.height = self.width = index.plan.size
         self.labels = _labels(folder, split, index)
         self.shards = [folder / shard.file for shard in index.splits[split].shards]
+        stored = index.splits[split]
+        self.sums = [each.sha256 for each in (*stored.shards, stored.labels)]
         self.offsets = [_offset(folder, shard, index) for shard in index.splits[split].shards]
         counts = [shard.images for shard in index.splits[split].shards]
         self.starts = np.cumsum([0, *counts])
@@ -51,6 +54,10 @@ class Packed:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def fingerprint(self) -> str:
+        """The sums of the shards and of the labels, in short."""
+        return hashlib.sha256("".join(self.sums).encode()).hexdigest()
 
     def read(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Images (B, 3, size, size) uint8 and labels (B,) int64 at ``indices`` (B,).

@@ -7,19 +7,19 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
+from PIL import Image
 from pydantic import ValidationError
 
 from common.errors import ReportedError
 from common.files import sha256
 from data import Split
-from data.image_folder import decode_with_mode
+from data.decoding import decode_with_mode
+from data.listing import MISSING
 from data.packed.index import UNFINISHED, Count, Digest, Part, Skipped
-from data.packed.source import MISSING, SourceFile
+from data.packed.source import SourceFile
 from data.packed.statistics import Array, Matrix, Sums
 from data.packed.storing import CONTINUE, store_array, store_json, storing
 
-GREY = {"1", "L", "LA", "La", "I", "I;16", "F"}
-"""PIL's names of modes without color."""
 SYSTEM_ERRORS = {
     *(errno.EIO, errno.ENOENT, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN),
     *(errno.EMFILE, errno.ENFILE, errno.ENOMEM),
@@ -134,7 +134,7 @@ def _pack_one(task: Task, source: SourceFile, file: IO[bytes], content: _Content
     pixels: Array = image.permute(1, 2, 0).contiguous().numpy()  # (size, size, 3)
     file.write(pixels.data)
     content.labels.append(source.label)
-    content.grey += mode in GREY
+    content.grey += Image.getmodebase(mode) == "L"
     content.cmyk += mode == "CMYK"
     if task.sums:
         content.sums.add(pixels)

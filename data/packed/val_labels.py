@@ -17,8 +17,9 @@ HEADER = "imageid,predictionstring"
 def read_val_labels(path: Path, classes: Sequence[str]) -> dict[str, int]:
     """Read the label of each image, by its name without folder and suffix.
 
-    A line is NAME,CLASS or NAME CLASS, where CLASS is the name of a training folder. In Kaggle's
-    file the class is the first word after the comma.
+    A line is NAME,CLASS or NAME CLASS, where CLASS is the name of a training folder. More columns
+    may follow, as in Tiny ImageNet's val_annotations.txt. In
+    Kaggle's file the class is the first word after the comma.
 
     Raises ReportedError for other lines, unknown classes, and a name with two classes.
     """
@@ -55,10 +56,16 @@ def _lines(path: Path) -> list[str]:
 
 
 def _split(line: str, numbers: dict[str, int]) -> tuple[str, str]:
-    """The name and the class in a line; either may be empty."""
-    if "," in line:
-        name, _, rest = (part.strip().strip('"') for part in line.partition(","))
-        return name, rest if rest in numbers else rest.partition(" ")[0]
+    """The name and the class in a line, the first two of its columns; either may be empty."""
+    for separator in (",", "\t"):
+        if separator in line:
+            name, _, rest = (part.strip().strip('"') for part in line.partition(separator))
+            column = rest.split(separator)[0].strip().strip('"')
+            known = next((each for each in (rest, column) if each in numbers), None)
+            return name, column.partition(" ")[0] if known is None else known
+    words = line.split()
+    if len(words) > 2 and words[-1] not in numbers and words[1] in numbers:
+        return words[0], words[1]
     *names, known = line.rsplit(maxsplit=1)
     return "".join(names), known
 

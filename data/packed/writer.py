@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from common.errors import ReportedError
 from common.files import sha256
 from data import Split
+from data.listing import is_hidden
 from data.packed.index import (
     INDEX,
     UNFINISHED,
@@ -73,7 +74,7 @@ def _begin(target: Path, plan: Plan) -> None:
                 f"{target / PLAN} cannot be read: delete {target}, or name another folder"
             ) from None
         _check_same(target, begun, plan)
-    elif others := [path.name for path in target.iterdir() if path.name != UNFINISHED]:
+    elif others := [path.name for path in target.iterdir() if not is_hidden(path.name)]:
         raise ReportedError(
             f"{target} holds other files, such as {others[0]}: name a new or an empty folder"
         )

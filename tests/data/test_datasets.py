@@ -46,9 +46,3 @@ def test_a_set_is_opened_by_its_name_and_has_the_declared_form(pictures, name, s
 def test_there_are_a_quarter_as_many_synthetic_test_images(length, test_length):
     assert len(open_dataset("synthetic", "train", None, 8, length)) == length
     assert len(open_dataset("synthetic", "test", None, 8, length)) == test_length
-
-
-def test_a_folder_may_start_at_the_home_folder(pictures, monkeypatch):
-    monkeypatch.setenv("HOME", str(pictures.parent))
-    folder = pictures.relative_to(pictures.parent)
-    assert len(open_dataset("image_folder", "train", "~" / folder)) == 8

@@ -6,7 +6,8 @@ from PIL import Image
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from common.errors import ReportedError
-from data.image_folder import ImageFolder, decode
+from data.decoding import decode
+from data.image_folder import ImageFolder
 from tests.data.conftest import save_picture
 
 SIZE = 16
@@ -93,7 +94,7 @@ def test_images_are_read_by_their_positions(pictures):
     assert dataset.read(torch.tensor([], dtype=torch.int64))[0].shape == (0, 3, SIZE, SIZE)
 
 
-@pytest.mark.parametrize("name", ["test", "val"])
+@pytest.mark.parametrize("name", ["test", "val", "validation"])
 def test_the_test_images_may_lie_in_test_or_val(pictures, name):
     (pictures / "test").rename(pictures / name)
     dataset = open_pictures(pictures, "test")
@@ -107,20 +108,74 @@ def test_training_images_need_no_test_images(pictures):
     assert len(open_pictures(pictures)) == 8
 
 
-def test_hidden_folders_and_other_files_are_passed_over(pictures):
-    save_picture(pictures / "train" / ".cache" / "1.png")
-    (pictures / "train" / "list.txt").touch()
-    (pictures / "train" / "ant" / "notes.txt").touch()
-    dataset = open_pictures(pictures)
+@pytest.fixture
+def unlabelled(pictures):
+    """Like most copies of ImageNet: labelled images in val/, and test/ without labels."""
+    (pictures / "test").rename(pictures / "val")
+    save_picture(pictures / "test" / "1.png")
+    return pictures
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda test: None,
+        lambda test: (test / "1.png").unlink(),
+        lambda test: save_picture(test / "images" / "2.png"),
+        lambda test: save_picture(test / ".cache" / "2.png"),
+        lambda test: save_picture(test / "ant" / "2.png"),
+    ],
+    ids=["flat", "empty", "one folder", "a hidden folder", "one class of two"],
+)
+@pytest.mark.parametrize("train", ["train", "elsewhere"])
+def test_a_test_folder_without_the_classes_is_passed_over(unlabelled, train, change, caplog):
+    change(unlabelled / "test")
+    (unlabelled / "train").rename(unlabelled / train)
+    caplog.set_level("INFO")
+    dataset = open_pictures(unlabelled, "test")
     assert dataset.classes == ["ant", "bee"]
-    assert len(dataset) == 8
+    assert dataset.read(torch.arange(len(dataset)))[0][:, 0, 0, 0].tolist() == [8, 9]
+    assert [str(unlabelled / "val") in each for each in caplog.messages] == [True]
+
+
+@pytest.mark.parametrize("names", [["test"], ["val"], ["test", "val"], ["test", "validation"]])
+def test_images_without_class_folders_are_refused_with_what_to_do(pictures, refused, names):
+    (pictures / "test").rename(pictures / "elsewhere")
+    for name in names:
+        save_picture(pictures / name / "1.png")
+    message = refused(open_pictures, pictures, "test")
+    assert all(str(pictures / name) in message for name in [*names, "val"])
+    assert "--val-labels" in message
+
+
+LEFT_BY_OTHERS = (
+    *("._0.png", ".hidden.png", ".ipynb_checkpoints/0-checkpoint.png", ".git/0.png"),
+    *("@eaDir/0.png/SYNOPHOTO_THUMB_M.png", "__MACOSX/._0.png", "#recycle/0.png"),
+    *("lost+found/0.png", "$RECYCLE.BIN/0.png", "System Volume Information/0.png"),
+    *("Thumbs.db", ".DS_Store", "desktop.ini", "list.txt"),
+)
+
+
+@pytest.mark.parametrize("place", ["", "train", "train/ant", "train/ant/more", "test", "test/bee"])
+def test_what_others_leave_is_passed_over_at_every_level(pictures, place):
+    save_picture(pictures / "train/ant/more/3b.png", (3, 3, 3))
+    before = {split: open_pictures(pictures, split).samples for split in ("train", "test")}
+    for name in LEFT_BY_OTHERS:
+        path = pictures / place / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"no picture")
+    for split, samples in before.items():
+        dataset = open_pictures(pictures, split)
+        assert (dataset.classes, dataset.samples) == (["ant", "bee"], samples)
 
 
 def test_no_folder_is_refused_with_the_setting(refused):
     assert "data.folder" in refused(open_pictures, None)
 
 
-@pytest.mark.parametrize(("split", "names"), [("train", ["train"]), ("test", ["test", "val"])])
+@pytest.mark.parametrize(
+    ("split", "names"), [("train", ["train"]), ("test", ["test", "val", "validation"])]
+)
 def test_a_missing_split_is_refused_with_the_places_searched(pictures, refused, split, names):
     (pictures / split).rename(pictures / "elsewhere")
     message = refused(open_pictures, pictures, split)

@@ -131,6 +131,9 @@ class Noted:
     def __len__(self):
         return 100
 
+    def fingerprint(self):
+        return "any"
+
     def read(self, indices):
         self.gate.wait(60)
         self.read_so_far.append(indices.tolist())

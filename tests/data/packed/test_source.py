@@ -7,7 +7,8 @@ import pytest
 
 from common.errors import ReportedError
 from data.image_folder import ImageFolder
-from data.packed.source import MISSING, list_source
+from data.listing import MISSING
+from data.packed.source import list_source
 from tests.data.packed.trees import make_tree, save_noise
 
 
@@ -76,6 +77,31 @@ def test_a_flat_folder_with_a_list_is_the_same_as_class_folders(flat):
 def test_a_flat_folder_without_a_list_is_refused_with_the_option(flat):
     with pytest.raises(ReportedError, match="--val-labels"):
         list_source(flat[0])
+
+
+def test_a_test_folder_without_labels_is_passed_over(tree):
+    before = list_source(tree)
+    save_noise(tree / "test" / "ILSVRC2012_test_00000001.JPEG", 1)
+    assert list_source(tree) == before
+
+
+def test_the_images_of_a_list_may_lie_in_a_subfolder_as_in_tiny_imagenet(flat):
+    tree, labels = flat
+    before = list_source(tree, labels)
+    (tree / "val" / "images").mkdir()
+    lines = []
+    for each in before.splits["test"]:
+        name = (tree / each.path).name
+        (tree / each.path).rename(tree / "val" / "images" / name)
+        lines.append(f"{name}\t{before.classes[each.label]}\t0\t32\t44\t62")
+    (tree / "val" / "val_annotations.txt").write_text("\n".join(lines))
+    (tree / "val" / "images" / "._ant-v0.jpg").write_bytes(b"no picture")
+    source = list_source(tree, tree / "val" / "val_annotations.txt")
+    moved = [
+        each._replace(path=each.path.replace("val/", "val/images/"))
+        for each in before.splits["test"]
+    ]
+    assert source.splits["test"] == moved
 
 
 def test_a_list_without_its_folder_is_refused(flat):

@@ -28,6 +28,9 @@ def labels(tmp_path):
         "val/a.JPEG n01751748\n\nval/b.JPEG n01440764\n",
         'a,n01751748\n"b","n01440764"\n',
         "a n01751748\nb n01440764\na n01751748",
+        "a.JPEG\tn01751748\t0\t32\t44\t62\nb.JPEG\tn01440764\t52\t55\t57\t59\n",
+        "a.JPEG n01751748 0 32 44 62\nb.JPEG n01440764 52 55 57 59",
+        'a.JPEG,n01751748,0,32\n"b.JPEG","n01440764","52","55"',
     ],
 )
 def test_both_forms_are_read(labels, text):

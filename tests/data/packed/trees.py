@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from data.image_folder import decode
+from data.decoding import decode
 from data.packed.source import list_source
 from data.packed.writer import prepare
 
