@@ -39,7 +39,7 @@ from launch.program import ArgumentParser, run_program
 
 import torch
 
-from common.files import writing
+from common.files import home_path, writing
 from comparison.forms import FORMS
 from comparison.formulas import Net
 from comparison.learning import compare_learning
@@ -143,7 +143,8 @@ def compare_forms(arguments: argparse.Namespace) -> int:
     draw_learning(outcomes, folder / "learning.png", title)
     draw_errors(outcomes, folder / "error.png", title)
     with writing(folder / "learning.md"):
-        (folder / "learning.md").write_text(f"{words}\n\n{as_text(outcomes, 'github')}\n")
+        text = f"{words}\n\n{as_text(outcomes, 'github')}\n"
+        (folder / "learning.md").write_text(text, encoding="utf-8")
     place = track_learning(folder, config.tracking, outcomes)
     log.info("\n%s\n\n%s\n\nresults in %s, W&B: %s", words, as_text(outcomes), folder, place)
     return 0
@@ -163,7 +164,12 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, epilog="Overrides are train.py's: see python train.py --help."
     )
     add = parser.add_argument
-    add("--config", type=Path, metavar="FILE", help="default: configs/compare.yaml or fashion.yaml")
+    add(
+        "--config",
+        type=home_path,
+        metavar="FILE",
+        help="default: configs/compare.yaml or fashion.yaml",
+    )
     add(
         "--placements",
         type=names,
@@ -177,7 +183,7 @@ def parse_arguments() -> argparse.Namespace:
     add(
         "--warmup", type=int, default=3, metavar="N", help="steps before them, default: %(default)s"
     )
-    add("--json", type=Path, metavar="FILE", help="copy results.json to FILE")
+    add("--json", type=home_path, metavar="FILE", help="copy results.json to FILE")
     add("--resume", action="store_true", help="continue the newest comparison")
     add("--train", action="store_true", help="compare learning instead of speed")
     add("--forms", choices=FORMS, default="towers", help="forms of the net for --train")

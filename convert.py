@@ -18,11 +18,10 @@ TARGET is such a file (.pth and .caffemodel for those nets only) or a graph from
 
 import argparse
 import logging
-from pathlib import Path
 
 from launch.program import ArgumentParser, run_program
 
-from common.files import replacing
+from common.files import home_path, replacing
 from model.variants import VARIANTS
 from recording.source import read_source
 from weights.files import check_target, write_file
@@ -51,8 +50,8 @@ def main() -> int:
 def parse_arguments() -> argparse.Namespace:
     """Parse the command line."""
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("source", type=Path, metavar="SOURCE", help="where the weights are")
-    parser.add_argument("target", type=Path, metavar="TARGET", help="the file to write")
+    parser.add_argument("source", type=home_path, metavar="SOURCE", help="where the weights are")
+    parser.add_argument("target", type=home_path, metavar="TARGET", help="the file to write")
     parser.add_argument(
         "--variant",
         choices=VARIANTS,

@@ -14,12 +14,11 @@ import argparse
 import json
 import logging
 import math
-from pathlib import Path
 
 from launch.program import ArgumentParser, run_program
 
 from common.errors import ReportedError
-from common.files import replacing
+from common.files import home_path, replacing
 from data.datasets import Dataset
 from distributed.mesh import Mesh
 from launch.world import launched_world
@@ -107,9 +106,9 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, epilog="Overrides are train.py's: see python train.py --help."
     )
     add = parser.add_argument
-    add("source", type=Path, metavar="SOURCE", help="where the weights are")
-    add("--config", type=Path, metavar="FILE", help="a YAML file of settings")
-    add("--json", type=Path, metavar="FILE", help="write the scores to this file")
+    add("source", type=home_path, metavar="SOURCE", help="where the weights are")
+    add("--config", type=home_path, metavar="FILE", help="a YAML file of settings")
+    add("--json", type=home_path, metavar="FILE", help="write the scores to this file")
     add("overrides", nargs="*", metavar="key.sub=value", help="change a setting")
     return parser.parse_intermixed_args()
 

@@ -11,11 +11,11 @@ are still noise.
 
 import argparse
 import logging
-from pathlib import Path
 
 from launch.program import ArgumentParser, run_program
 
 from common.errors import ReportedError
+from common.files import home_path
 from recording.kernels import draw_kernels, in_words, kinds_of_towers
 from recording.source import read_source
 
@@ -42,11 +42,11 @@ def parse_arguments() -> argparse.Namespace:
     add = parser.add_argument
     add(
         "source",
-        type=Path,
+        type=home_path,
         metavar="SOURCE",
         help="a checkpoint, a run's folder, or a file of weights",
     )
-    add("picture", type=Path, metavar="PICTURE", help="the PNG file to write")
+    add("picture", type=home_path, metavar="PICTURE", help="the PNG file to write")
     return parser.parse_args()
 
 

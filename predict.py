@@ -10,12 +10,12 @@ that cannot be read is named and the others are classified; the exit status is t
 import argparse
 import json
 import logging
-from pathlib import Path
 from typing import Any
 
 from launch.program import ArgumentParser, run_program
 
 from common.errors import ReportedError, printable
+from common.files import home_path
 from recording.source import read_source
 from training.prediction import Guess, Predictor
 
@@ -36,17 +36,17 @@ def main() -> int:
     status = 0
     for image in arguments.images:
         try:
-            guesses = predictor.top(image, arguments.top)
+            guesses = predictor.top(str(image), arguments.top)
         except ReportedError as error:
             log.error("error: %s", error)
-            outcomes.append({"image": image, "error": str(error)})
+            outcomes.append({"image": str(image), "error": str(error)})
             status = ReportedError.status
             continue
-        outcomes.append({"image": image, "classes": [guess._asdict() for guess in guesses]})
+        outcomes.append({"image": str(image), "classes": [guess._asdict() for guess in guesses]})
         if not arguments.json:
-            log.info("%s\n%s", printable(image), as_text(guesses))
+            log.info("%s\n%s", printable(str(image)), as_text(guesses))
     if arguments.json:
-        log.info("%s", json.dumps(outcomes, indent=1, ensure_ascii=False))
+        log.info("%s", json.dumps(outcomes, indent=1))
     return status
 
 
@@ -62,10 +62,10 @@ def parse_arguments() -> argparse.Namespace:
     """Parse the command line."""
     parser = ArgumentParser(description=__doc__)
     add = parser.add_argument
-    add("images", nargs="+", metavar="IMAGE", help="a picture")
+    add("images", type=home_path, nargs="+", metavar="IMAGE", help="a picture")
     add(
         "--weights",
-        type=Path,
+        type=home_path,
         required=True,
         metavar="SOURCE",
         help="a checkpoint, a run's folder, or a .safetensors, .pth, .caffemodel or .npz",
@@ -74,7 +74,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--json", action="store_true", help="print one JSON document")
     add(
         "--config",
-        type=Path,
+        type=home_path,
         metavar="FILE",
         help="a YAML file whose data section replaces that of SOURCE",
     )

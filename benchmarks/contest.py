@@ -25,7 +25,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 from typing_extensions import Self
 
-from common.files import writing
+from common.files import home_path, writing
 from comparison.machine import describe_machine, in_words
 
 Row = dict[str, Any]
@@ -151,7 +151,11 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     )
     made.add_argument("--rounds", type=int, default=5, metavar="N", help="default: %(default)s")
     made.add_argument(
-        "--json", type=Path, default=None, metavar="FILE", help="default: runs/benchmarks/NAME.json"
+        "--json",
+        type=home_path,
+        default=None,
+        metavar="FILE",
+        help="default: runs/benchmarks/NAME.json",
     )
     return made
 

@@ -11,7 +11,7 @@ def cache_folder() -> Path:
 
     Raises ReportedError when the user has no home folder, as in some containers.
     """
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    base = os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
     if base.startswith("~"):
         raise ReportedError(
             "there is no home folder for downloads and compiled kernels: set XDG_CACHE_HOME"

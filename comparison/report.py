@@ -23,7 +23,9 @@ def write_results(folder: Path, machine: dict[str, Any], peak: float, rows: Rows
     write_json(folder / "results.json", {"machine": machine, "peak_gflops": peak, "rows": rows})
     write_csv(rows, folder / "results.csv")
     with writing(folder / "results.md"):
-        (folder / "results.md").write_text(f"{words}\n\n{as_text(rows, 'github')}\n")
+        (folder / "results.md").write_text(
+            f"{words}\n\n{as_text(rows, 'github')}\n", encoding="utf-8"
+        )
     log.info("\n%s\n\n%s", words, as_text(rows))
     first = rows[0]
     title = f"{first['variant']} in {first['precision']} on {in_words(machine)}"

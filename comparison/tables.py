@@ -35,7 +35,7 @@ def write_csv(rows: Rows, path: Path) -> None:
     """Write every key of every row, one line per row."""
     rows = [with_flat_keys(row) for row in rows]
     keys = list(dict.fromkeys(key for row in rows for key in row))
-    with writing(path), path.open("w", newline="") as file:
+    with writing(path), path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, keys)
         writer.writeheader()
         writer.writerows(rows)

@@ -17,6 +17,7 @@ import tempfile
 from launch.signals import end_on_signals
 
 from common.errors import ReportedError
+from common.files import home_path
 
 SHUTDOWN_SECONDS = "60"
 """From a signal, which ranks receive too, to SIGKILL: time to write a checkpoint."""
@@ -70,6 +71,8 @@ def main(argv: list[str] | None = None) -> int:
         args.signals_to_handle = ",".join(kept)
     try:
         with tempfile.TemporaryDirectory(prefix="torchelastic_") as folder:
+            if args.log_dir:
+                args.log_dir = str(home_path(args.log_dir))
             if args.log_dir is None and args.redirects == args.tee == "0":
                 args.log_dir = folder  # torchrun would leave its own, which is empty
             torchrun.run(args)

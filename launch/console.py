@@ -12,6 +12,9 @@ from typing_extensions import override
 from common.errors import ReportedError
 from common.files import writing
 
+OURS = "__main__", *(path.parent.name for path in Path(__file__).parents[1].glob("*/__init__.py"))
+"""The loggers of this project's programs and packages."""
+
 
 class Console(logging.Handler):
     """Write messages to standard output, errors to standard error, above a progress bar."""
@@ -45,7 +48,9 @@ def open_console(rank: int) -> Console:
             stream.reconfigure(errors="backslashreplace")  # a file's name may be no valid text
     console = Console()
     if rank == 0:
-        logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[console])
+        logging.basicConfig(format="%(message)s", handlers=[console])
+        for name in OURS:  # of other packages, warnings alone
+            logging.getLogger(name).setLevel(logging.INFO)
     else:
         logging.getLogger().setLevel(logging.ERROR)
         _silence_standard_output()

@@ -87,7 +87,6 @@ def read_source(source: Path) -> Source:
     Raises ReportedError if it is missing, damaged or not an AlexNet, or if its description of the
     net and its images is not valid.
     """
-    source = Path(os.path.expanduser(source))
     if os.path.isdir(source):
         return _read_checkpoint(source)
     weights = read_file(source)

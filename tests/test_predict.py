@@ -91,6 +91,25 @@ def test_bad_input_is_refused(arguments, named):
 
 
 @pytest.mark.programs
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_json_is_valid_in_every_encoding(folder, encoding):
+    names = ["Straße", "line\nbreak", "犬"]
+    known = {"size": 64, "mean": 128.0, "std": 60.0}
+    weights = some_weights("d2l", classes=3, class_names=names, preprocessing=known, changes=SMALL)
+    write_file(weights, folder / "names.safetensors")
+    picture = folder / "Füße.png"
+    Image.new("RGB", (70, 80)).save(picture)
+    command = [sys.executable, "predict.py", picture, "--weights", folder / "names.safetensors"]
+    status, out, err = run(*command, "--json", PYTHONIOENCODING=encoding, PYTHONUTF8="1")
+    assert (status, err) == (0, "")
+    [told] = json.loads(out)
+    assert told["image"] == str(picture)
+    assert {each["name"] for each in told["classes"]} == set(names)
+    status, out, err = run(*command, PYTHONIOENCODING="ascii", PYTHONUTF8="1")
+    assert (status, err, len(out.splitlines())) == (0, "", 4)
+
+
+@pytest.mark.programs
 @pytest.mark.parametrize(
     ("redirection", "reason"),
     [("> /dev/full", "No space left on device"), (">&-", "closed")],

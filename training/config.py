@@ -17,7 +17,7 @@ from model.alexnet import SMALLEST_SIDE
 from model.initialization import SCHEMES as INITIAL_VALUES
 from model.layers import ACTIVATIONS
 from model.variants import VARIANTS, Meeting, Variant, net_form
-from training.fields import Changeable, Count, Fraction, OneOf, PreparesImages, Section
+from training.fields import Changeable, Count, Fraction, HomePath, OneOf, PreparesImages, Section
 from training.optimization import OPTIMIZERS, SCHEDULES
 from training.precision import PRECISIONS
 
@@ -31,7 +31,7 @@ class DataConfig(Section):
     name: Annotated[str, OneOf(DATASETS)] = "fashion_mnist"
     """The data set: Fashion-MNIST, folders named after their classes, the same packed by
     prepare.py, or generated images (patterns, textures)."""
-    folder: Changeable[Path | None] = None
+    folder: Changeable[HomePath | None] = None
     """The folder with the files. Without one, Fashion-MNIST is looked for, then downloaded."""
     size: PreparesImages[int] = Field(224, ge=SMALLEST_SIDE, le=LARGEST_SIDE)
     """Side of the network's input, in pixels."""
@@ -39,7 +39,7 @@ class DataConfig(Section):
     """Resize images to this side, then crop them to size. null: to size itself."""
     mean: PreparesImages[float | list[float]] = 0.0
     """Subtract this from the pixels (0 to 255); one number, or one for each channel."""
-    mean_image: PreparesImages[Path | None] = None
+    mean_image: PreparesImages[Changeable[HomePath | None]] = None
     """Subtract the centre of this NumPy file (resize, resize, channels) instead of mean."""
     std: PreparesImages[float | list[float]] = 255.0
     """Then divide the pixels by this; one number, or one for each channel."""
@@ -156,7 +156,7 @@ class Config(Section):
     """Parallel streams of the net. 1: the single-stream net."""
     init: Annotated[str, OneOf(INITIAL_VALUES)] | None = None
     """Initialisation of the weights, see model/initialization.py. null: the variant's own."""
-    weights: Path | None = None
+    weights: HomePath | None = None
     """Start from these weights: a checkpoint, a run's folder or a file. If the data have another
     number of classes, fc8 is initialised instead."""
     placement: Changeable[Annotated[str, OneOf(PLACEMENTS)]] = "auto"
@@ -205,7 +205,7 @@ class Config(Section):
     """Steps between evaluations, in addition to one after each epoch and at the end."""
     timeout: Changeable[float] = Field(100.0, gt=0)
     """Seconds that a rank waits for the others. What rank 0 does for all may take longer."""
-    runs: Changeable[Path] = Path("runs")
+    runs: Changeable[HomePath] = Path("runs")
     """The folder that holds the runs' folders."""
     net: NetConfig = NetConfig()
     data: DataConfig = DataConfig()

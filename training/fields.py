@@ -4,9 +4,11 @@ import difflib
 import re
 from collections.abc import Iterator, Mapping
 from enum import Enum, auto
+from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -17,6 +19,8 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, core_schema
 
+from common.files import home_path
+
 T = TypeVar("T")
 
 LONGEST_NAME = 255
@@ -24,6 +28,8 @@ LONGEST_NAME = 255
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 """Control characters, and bytes that are not text."""
 
+HomePath = Annotated[Path, AfterValidator(home_path)]
+"""A path, in which ~ is the home folder; every path among the settings has this type."""
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(gt=0, le=10**9)]
 

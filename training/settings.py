@@ -24,6 +24,8 @@ MOST_FAULTS = 8
 """Faults that are reported; a file that is not a configuration may have thousands."""
 SHOWN = 80
 """Characters of a wrong value that are quoted."""
+TEXT = "tag:yaml.org,2002:str"
+"""YAML's type of text."""
 
 RENAMED = {
     "initial_values": "init",
@@ -84,8 +86,8 @@ def resolve_config(values: dict[str, Any], overrides: list[str], path: Path) -> 
 
 
 def dump_config(config: Config) -> str:
-    """The resolved configuration as YAML."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    """The resolved configuration as YAML in ASCII, which every terminal and locale can write."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
 def upgrade(values: dict[str, Any]) -> dict[str, Any]:
@@ -194,10 +196,41 @@ class _Loader(yaml.SafeLoader):
             known.add(str(key.value))
 
 
-def _parse(text: str | bytes) -> Any:
-    """The value of a YAML text; raises ValueError with the reason if it is not valid."""
+def _types(annotation: Any) -> Iterator[Any]:
+    """An annotation and what it is made of."""
+    yield annotation
+    for part in get_args(annotation):
+        yield from _types(part)
+
+
+TEXTS = {
+    key
+    for key, field in list_fields(Config)
+    if any(each in (str, Path) for each in _types(field.annotation))
+}
+"""The settings that are text: in name=7 and name=2026-11-26 are no number and no date."""
+SECTIONS = {"", *(key.rpartition(".")[0] for key in TEXTS)}
+
+
+def _keep_texts(node: yaml.Node, key: str) -> yaml.Node:
+    """The node of a setting or a section, in which the scalars of ``TEXTS`` are text."""
+    if isinstance(node, yaml.MappingNode) and key in SECTIONS:
+        inside = f"{key}." if key else ""
+        pairs = [(name, _keep_texts(value, f"{inside}{name.value}")) for name, value in node.value]
+        return yaml.MappingNode(node.tag, pairs, node.start_mark, node.end_mark)
+    is_text = isinstance(node, yaml.ScalarNode) and key in TEXTS and not node.tag.endswith(":null")
+    return yaml.ScalarNode(TEXT, node.value, node.start_mark, node.end_mark) if is_text else node
+
+
+def _parse(text: str | bytes, key: str = "") -> Any:
+    """The value of the YAML text of a setting or, without ``key``, of all settings.
+
+    Raises ValueError with the reason if it is not valid.
+    """
     try:
-        return yaml.load(text, _Loader)
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        return None if node is None else loader.construct_document(_keep_texts(node, key))
     except (yaml.YAMLError, ValueError) as error:  # ValueError: the date 2026-99-99
         reason = re.sub(r'in "<(byte|unicode) string>", ', "at ", str(error))
         raise ValueError(" ".join(reason.split())) from None
@@ -229,7 +262,7 @@ def _override(values: dict[str, Any], override: str) -> None:
             )
         values = section
     try:
-        values[last] = _parse(text)
+        values[last] = _parse(text, key)
     except ValueError as error:
         raise ReportedError(f"the value in {_quote(override)} is not valid YAML: {error}") from None
 

@@ -111,7 +111,7 @@ def test_an_override_with_an_old_key_is_told_the_new_one(fault, old):
         ("net: {lrn: false}", ["net.lrn: ", "local_response_norm"]),
         ("- name", ["mapping"]),
         ("name: [", ["line 1"]),
-        ("name: 2026-99-99", ["month"]),
+        ("epochs: 2026-99-99", ["month"]),
         ("1: 2", ["1: "]),
     ],
 )
@@ -147,7 +147,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, content):
         load_config(path, [])
 
 
-@pytest.mark.parametrize("override", ["epochs", "=3", "name.x=3", "name=[", "name=2026-99-99"])
+@pytest.mark.parametrize("override", ["epochs", "=3", "name.x=3", "name=[", "epochs=2026-99-99"])
 def test_an_override_that_cannot_be_read_is_quoted(fault, override):
     assert repr(override) in fault("name: a", override)
 
@@ -212,6 +212,7 @@ def _saved(config):
     "override",
     [
         *("placement=local", "keep_checkpoints=7", "data.folder=there", "runs=elsewhere"),
+        "data.mean_image=there.npy",
         *("optimizer.gradient_accumulation=2", "tracking.group=g"),
     ],
 )
@@ -303,3 +304,52 @@ def test_a_row_is_all_that_a_new_variant_needs(load, fault, monkeypatch):
     assert load("variant: mine").form.hidden == 32
     assert "mine" in settings_help()
     assert "'mine'" in fault("variant: mines")
+
+
+PATHS = ("data.folder", "data.mean_image", "weights", "runs")
+
+
+def test_every_path_among_the_settings_has_the_type_that_knows_the_home_folder():
+    paths = [key for key, field in list_fields(Config) if "Path" in repr(field.annotation)]
+    assert sorted(paths) == sorted(PATHS)
+
+
+@pytest.mark.parametrize("key", PATHS)
+@pytest.mark.parametrize("by", ["file", "override"])
+def test_a_path_may_start_at_the_home_folder(load, monkeypatch, key, by):
+    monkeypatch.setenv("HOME", "/home/someone")
+    section, _, last = key.rpartition(".")
+    line = f"{{{last}: ~/a/b}}"
+    text = f"{section}: {line}" if section else line
+    config = load(text) if by == "file" else load("", f"{key}=~/a/b")
+    value = getattr(getattr(config, section) if section else config, last)
+    assert value == Path("/home/someone/a/b")
+
+
+@pytest.mark.parametrize(
+    "text", ["7", "007", "2026-11-26", "2026-99-99", "1e3", "1.50", "on", "true", "0x10"]
+)
+def test_text_is_taken_as_it_is_written(load, text):
+    assert load(f"name: {text}").name == text
+    assert load(f"tracking: {{group: {text}}}").tracking.group == text
+    config = load("", f"name={text}", f"tracking.group={text}", f"data.folder={text}")
+    assert (config.name, config.tracking.group) == (text, text)
+    assert config.data.folder == Path(text)
+    assert load(dump_config(config)) == config
+
+
+@pytest.mark.parametrize("nothing", ["null", "~", ""])
+def test_nothing_is_not_text(load, nothing):
+    config = load("", f"tracking.group={nothing}", f"weights={nothing}")
+    assert (config.tracking.group, config.weights) == (None, None)
+
+
+def test_a_number_that_two_keys_share_is_text_for_one_and_a_number_for_the_other(load):
+    config = load("batch_size: &size 7\nname: *size")
+    assert (config.batch_size, config.name) == (7, "7")
+
+
+def test_what_is_dumped_is_ascii_and_read_again(load):
+    config = load("data: {folder: Straße}")
+    assert dump_config(config).isascii()
+    assert load(dump_config(config)) == config
