@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Mapping
 from enum import Enum, auto
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -91,8 +91,9 @@ class Section(BaseModel):
 def list_fields(section: type[Section], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
     """The dotted key and the field of every setting in a section and its subsections."""
     for name, field in section.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            yield from list_fields(field.annotation, f"{prefix}{name}.")
+        kind = get_origin(field.annotation) or field.annotation  # to 3.10, tuple[int] is a type
+        if isinstance(kind, type) and issubclass(kind, Section):
+            yield from list_fields(kind, f"{prefix}{name}.")
         else:
             yield prefix + name, field
 

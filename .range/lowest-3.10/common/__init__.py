@@ -1,0 +1,1 @@
+"""Errors, files and the cache folder, shared by all packages."""

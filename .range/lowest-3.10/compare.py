@@ -1,0 +1,218 @@
+"""Compare the placements of the net on this machine: speed, bytes sent and memory.
+
+Trains the same net on the same images under each placement in turn, in several rounds of A B C D,
+so that a drift of the machine's speed affects all alike. Each measurement runs the real training
+program through the launcher. Figures are medians with their range; speedups are ratios within a
+round.
+
+  python compare.py                                  the placements for this machine's devices
+  python compare.py --placements split,ddp --batches 32,128,512 --rounds 5
+  python compare.py --placements single,dense-split,dense-ddp,dense-hybrid
+  python compare.py --resume                         continue after an interruption
+  python compare.py --train --images 120000          compare what forms of the net learn
+  python compare.py --train --forms activations      ReLU against tanh, figure 1 of the paper
+
+  single        the dense single-stream net, in one process
+  local         all towers in one process
+  split         one tower on each rank
+  ddp           the whole net on each of as many ranks
+  hybrid        the convolutions on each of as many ranks, the fully connected layers divided
+  split+ddp     two replicas of split, on twice as many ranks
+  hybrid+ddp    two groups of hybrid, such as nodes, which sum their gradients
+  split+hybrid  the convolutions split, the fully connected layers divided over twice as many ranks
+  dense-split, dense-ddp, dense-hybrid
+                the single-stream net on as many ranks
+
+Those on twice as many ranks are compared if there are as many GPUs, or if they are named; the last
+three if they are named. × local holds the net fixed for all that have towers, × single for the
+single stream.
+
+The results are in runs/NAME: results.json, .csv and .md, charts, and W&B runs of one group.
+"""
+
+import argparse
+import logging
+import shutil
+from pathlib import Path
+
+from launch.program import ArgumentParser, run_program
+
+import torch
+
+from common.files import writing
+from comparison.forms import FORMS
+from comparison.formulas import Net
+from comparison.learning import compare_learning
+from comparison.learning_report import as_text, draw_errors, draw_learning
+from comparison.machine import describe_machine, in_words, measure_peak
+from comparison.placements import chosen
+from comparison.report import track_learning, track_results, write_results
+from comparison.results import make_row
+from comparison.session import Comparison
+from data.datasets import open_dataset
+from launch.console import log_to_file
+from recording.folder import RunFolder
+from training.precision import PRECISIONS
+from training.settings import load_config
+
+log = logging.getLogger(__name__)
+
+CONFIGS = Path(__file__).parent / "configs"
+
+
+def main() -> int:
+    """Compare speed or learning; returns the exit status."""
+    arguments = parse_arguments()
+    compare = compare_forms if arguments.train else compare_speeds
+    try:
+        return compare(arguments)
+    except KeyboardInterrupt:
+        log.info("interrupted; measurements are kept, and --resume continues with them")
+        raise
+
+
+def compare_speeds(arguments: argparse.Namespace) -> int:
+    """Time every placement; returns the exit status."""
+    source = arguments.config or CONFIGS / "compare.yaml"
+    config = load_config(source, arguments.overrides)
+    devices = torch.cuda.device_count() or 1
+    comparison = Comparison(
+        config,
+        source,
+        arguments.overrides,
+        chosen(arguments.placements, config.towers, devices),
+        arguments.batches,
+        arguments.rounds,
+        arguments.steps,
+        arguments.warmup,
+    )
+    configs = comparison.configs()
+    folder = open_folder(config.runs, config.name, resume=arguments.resume)
+    measurements = comparison.measure(folder)
+
+    data, peak = config.data, measure_peak(PRECISIONS[config.precision].dtype)
+    images = open_dataset(data.name, "train", data.folder, data.stored_size, synthetic_length=1)
+    rows = [
+        make_row(
+            placement,
+            batch,
+            measurements,
+            net=Net(
+                config.variant,
+                configs[placement.name].towers,
+                images.channels,
+                data.size,
+                len(images.classes),
+                config.net.changes,
+            ),
+            config=configs[placement.name],
+            peak_gflops=peak,
+            devices=devices,
+        )
+        for batch in comparison.batches
+        for placement in comparison.placements
+    ]
+    machine = describe_machine()
+    charts = write_results(folder, machine, peak, rows)
+    if arguments.json:
+        with writing(arguments.json):
+            shutil.copy(folder / "results.json", arguments.json)
+    places = track_results(folder, config.tracking, machine, rows, charts)
+    log.info("\nresults in %s, W&B: %s", folder, places[-1])
+    return 0 if any("images_per_second" in row for row in rows) else 1
+
+
+def compare_forms(arguments: argparse.Namespace) -> int:
+    """Train every form of the net on the same budget; returns the exit status."""
+    source = arguments.config or CONFIGS / "fashion.yaml"
+    config = load_config(source, arguments.overrides)
+    folder = open_folder(config.runs, f"learn-{config.name}", resume=arguments.resume)
+    outcomes = compare_learning(
+        FORMS[arguments.forms],
+        config,
+        source,
+        arguments.overrides,
+        max(torch.cuda.device_count(), 2),
+        folder,
+        images=arguments.images,
+        minutes=arguments.minutes,
+        evaluations=arguments.evaluations,
+    )
+    words = in_words(describe_machine())
+    title = f"{config.data.name} at {config.data.size} px on {words}"
+    draw_learning(outcomes, folder / "learning.png", title)
+    draw_errors(outcomes, folder / "error.png", title)
+    with writing(folder / "learning.md"):
+        (folder / "learning.md").write_text(f"{words}\n\n{as_text(outcomes, 'github')}\n")
+    place = track_learning(folder, config.tracking, outcomes)
+    log.info("\n%s\n\n%s\n\nresults in %s, W&B: %s", words, as_text(outcomes), folder, place)
+    return 0
+
+
+def open_folder(runs: Path, name: str, *, resume: bool) -> Path:
+    """Create a folder for the comparison, or open the newest one; also logs to it."""
+    folder = RunFolder.newest(runs, name) if resume else RunFolder.create(runs, name)
+    folder.claim()
+    log_to_file(folder.log)
+    return folder.path
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Parse the command line."""
+    parser = ArgumentParser(
+        description=__doc__, epilog="Overrides are train.py's: see python train.py --help."
+    )
+    add = parser.add_argument
+    add("--config", type=Path, metavar="FILE", help="default: configs/compare.yaml or fashion.yaml")
+    add(
+        "--placements",
+        type=names,
+        default=[],
+        metavar="A,B",
+        help="default: those for the devices",
+    )
+    add("--batches", type=numbers, default=[32, 128], metavar="N,N", help="default: 32,128")
+    add("--rounds", type=number, default=3, metavar="N", help="default: %(default)s")
+    add("--steps", type=number, default=6, metavar="N", help="timed steps, default: %(default)s")
+    add(
+        "--warmup", type=int, default=3, metavar="N", help="steps before them, default: %(default)s"
+    )
+    add("--json", type=Path, metavar="FILE", help="copy results.json to FILE")
+    add("--resume", action="store_true", help="continue the newest comparison")
+    add("--train", action="store_true", help="compare learning instead of speed")
+    add("--forms", choices=FORMS, default="towers", help="forms of the net for --train")
+    add(
+        "--evaluations",
+        type=number,
+        default=8,
+        metavar="N",
+        help="evaluations in each training of --train, default: %(default)s",
+    )
+    budget = parser.add_mutually_exclusive_group()
+    budget.add_argument(
+        "--images", type=number, default=60000, metavar="N", help="budget of --train"
+    )
+    budget.add_argument("--minutes", type=float, metavar="M", help="budget of --train as time")
+    add("overrides", nargs="*", metavar="key.sub=value", help="change a setting")
+    return parser.parse_intermixed_args()
+
+
+def names(text: str) -> list[str]:
+    """Split the names of placements in A,B."""
+    return text.split(",")
+
+
+def numbers(text: str) -> list[int]:
+    """Parse positive integers in N,N; raises ValueError for others."""
+    return [number(part) for part in text.split(",")]
+
+
+def number(text: str) -> int:
+    """Parse a positive integer; raises ValueError for others."""
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
+
+
+if __name__ == "__main__":
+    run_program(main, most_ranks=1)

@@ -1,0 +1,1 @@
+"""Measurement of placements and of forms of the net, side by side."""

@@ -1,0 +1,98 @@
+"""Writes the results of a comparison: files, charts and W&B runs of one group."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from common.files import writing
+from comparison.charts import draw_charts
+from comparison.machine import in_words
+from comparison.tables import as_text, with_flat_keys, write_csv
+from recording.tracking import Tracker
+from training.config import TrackingConfig
+
+log = logging.getLogger(__name__)
+
+Rows = list[dict[str, Any]]
+
+
+def write_results(folder: Path, machine: dict[str, Any], peak: float, rows: Rows) -> list[Path]:
+    """Write results.json, .csv and .md and draw the charts; returns the charts' paths."""
+    words = f"{in_words(machine)}; {peak:.0f} GFLOP/s in matrix products"
+    write_json(folder / "results.json", {"machine": machine, "peak_gflops": peak, "rows": rows})
+    write_csv(rows, folder / "results.csv")
+    with writing(folder / "results.md"):
+        (folder / "results.md").write_text(f"{words}\n\n{as_text(rows, 'github')}\n")
+    log.info("\n%s\n\n%s", words, as_text(rows))
+    first = rows[0]
+    title = f"{first['variant']} in {first['precision']} on {in_words(machine)}"
+    return draw_charts(rows, folder, title)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write ``content`` as indented JSON."""
+    with writing(path):
+        path.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def track_results(
+    folder: Path, tracking: TrackingConfig, machine: dict[str, Any], rows: Rows, charts: list[Path]
+) -> list[str]:
+    """Log a run per placement and one with the table and charts; returns their locations."""
+    rows = [with_flat_keys(row) for row in rows]
+    named: dict[str, Rows] = {}
+    for row in rows:
+        named.setdefault(row["placement"], []).append(row)
+    places = []
+    for name, own in named.items():
+        tracker = _start(folder, tracking, name, machine)
+        for row in own:
+            tracker.log(row["global_batch"], {f"bench/{key}": value for key, value in row.items()})
+        tracker.summarize(own[-1])
+        places.append(tracker.location)
+        tracker.finish(exit_code=0)
+    tracker = _start(folder, tracking, "comparison", machine)
+    tracker.log_table("comparison", rows)
+    for chart in charts:
+        tracker.log_image(chart.stem, chart)
+    speedups = {f"speedup/{r['placement']}/{r['global_batch']}": r.get("speedup") for r in rows}
+    tracker.summarize(speedups)
+    places.append(tracker.location)
+    tracker.finish(exit_code=0)
+    return places
+
+
+def track_learning(folder: Path, tracking: TrackingConfig, outcomes: Rows) -> str:
+    """Log a run per form and one with the table and plots; returns the location of the last."""
+    for outcome in outcomes:
+        tracker = _start(folder, tracking, outcome["form"].replace(" ", "-"), {})
+        for point in outcome["curve"]:
+            tracker.log(point["images"], {f"learning/{key}": point[key] for key in point})
+        tracker.summarize(_flat(outcome))
+        tracker.finish(exit_code=0)
+    tracker = _start(folder, tracking, "learning", {})
+    tracker.log_table("learning", [_flat(outcome) for outcome in outcomes])
+    for picture in ("learning", "error"):
+        tracker.log_image(picture, folder / f"{picture}.png")
+    place = tracker.location
+    tracker.finish(exit_code=0)
+    return place
+
+
+def _flat(outcome: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in outcome.items() if not isinstance(value, list)}
+
+
+def _start(folder: Path, tracking: TrackingConfig, name: str, machine: dict[str, Any]) -> Tracker:
+    return Tracker(
+        tracking.mode,
+        folder,
+        id=None,
+        project=tracking.project,
+        group=tracking.group or folder.name,
+        job_type="bench",
+        name=f"{folder.name}-{name}",
+        tags=["comparison", name],
+        config={"machine": machine, "placement": name},
+    )

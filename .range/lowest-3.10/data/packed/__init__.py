@@ -1,0 +1,1 @@
+"""Packed images: decoded and resized once by prepare.py, then read as plain pixels."""

@@ -1,0 +1,74 @@
+"""Checks that ranks still agree: equal weights where they must be equal, and a common pace."""
+
+import logging
+import statistics
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from common.errors import ReportedError
+from distributed.mesh import Mesh
+from distributed.placement import MeshPlacement
+from model.alexnet import AlexNet
+
+log = logging.getLogger(__name__)
+
+SLOW = 1.5
+"""A rank that works this many times as long as the others is worth a warning."""
+
+
+def check_same_weights(mesh: Mesh, model: AlexNet, placement: MeshPlacement) -> None:
+    """Compare a checksum of every weight over the ranks that hold the same weights.
+
+    Every rank must call it; it reads its weights once. Raises ReportedError on every rank when
+    some differ, as after a bit flip in memory or a gradient that was not summed.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    sums = torch.stack([_sum_of_bits(parameter) for parameter in model.parameters()])
+    holders = [placement.sharding(name).holders for name in names]
+    suspect = [-1, -1, mesh.rank]  # (place of a parameter, a rank that differs, this rank)
+    for ranks in dict.fromkeys(ranks for each in holders for ranks in each):
+        first = _gather(torch.cat([sums, sums.new_tensor([mesh.rank])]), ranks.group)[0]
+        places = [place for place, each in enumerate(holders) if ranks in each]
+        if differing := [place for place in places if first[place] != sums[place]]:
+            suspect[:2] = [differing[0], int(first[-1])]
+    everyone = _gather(sums.new_tensor(suspect)).tolist()
+    for place, first_rank, rank in everyone:
+        if place >= 0:
+            raise ReportedError(
+                f"ranks {first_rank} and {rank} should hold the same {names[place]}, and do not: a "
+                "fault of memory, of a device or of the network; go on with --resume",
+                retry=True,
+            )
+
+
+def slowest_rank(mesh: Mesh, seconds: float) -> dict[str, float]:
+    """Find the rank with the longest own work; here it takes ``seconds`` a step.
+
+    Every rank must call it. Returns metrics.
+    """
+    own = torch.tensor([seconds], dtype=torch.float64, device=mesh.device)
+    everyone = _gather(own)[:, 0].tolist()
+    slowest = max(range(len(everyone)), key=everyone.__getitem__)
+    others = everyone[:slowest] + everyone[slowest + 1 :]
+    if others and everyone[slowest] > SLOW * (usual := statistics.median(others)):
+        log.warning(
+            "rank %d is slow: its own work takes %.3f s of a step, and that of others %.3f s",
+            *(slowest, everyone[slowest], usual),
+        )
+    return {"ranks/slowest": slowest, "ranks/slowest_seconds": everyone[slowest]}
+
+
+@torch.no_grad()
+def _sum_of_bits(tensor: Tensor) -> Tensor:
+    """Add up the numbers' bits, read as integers, (), int64: equal in any order and layout."""
+    integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
+    return tensor.view(integers).sum(dtype=torch.int64)
+
+
+def _gather(values: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
+    """The ``values`` (N,) of each rank of a group, or of all: (ranks, N)."""
+    rows = [torch.empty_like(values) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(rows, values, group)
+    return torch.stack(rows)

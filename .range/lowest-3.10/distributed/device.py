@@ -1,0 +1,213 @@
+"""The device of this process: all that differs between the CPU and CUDA, in one place.
+
+The CUDA lines have been run on no GPU yet; they are kept few for that reason.
+"""
+
+import contextlib
+import ctypes
+import functools
+import logging
+import os
+import resource
+import shutil
+import sys
+import sysconfig
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from common.errors import ReportedError
+from launch.threads import share_of_cores
+
+log = logging.getLogger(__name__)
+
+FIRST_GPU = Path("/dev/nvidia0")
+Mark = float | torch.cuda.Event
+Tensors = TypeVar("Tensors", bound=tuple[Tensor, ...])
+
+
+def take_device(local_rank: int, local_world_size: int) -> torch.device:
+    """The GPU of this process or, without any, the CPU with its share of the cores.
+
+    Raises ReportedError when there are fewer GPUs than processes on this machine.
+    """
+    if not torch.cuda.is_available():
+        if torch.backends.cuda.is_built() and FIRST_GPU.exists():
+            log.warning(
+                "torch %s cannot use this machine's GPU, as a driver too old for CUDA %s would "
+                "explain: on the CPU",
+                torch.__version__,
+                torch.version.cuda,
+            )
+        torch.set_num_threads(share_of_cores(local_world_size))
+        keep_freed_memory()
+        return torch.device("cpu")
+    gpus = torch.cuda.device_count()
+    if local_world_size > gpus:
+        raise ReportedError(
+            f"{local_world_size} processes were started on a machine with {gpus} GPUs: start at "
+            f"most {gpus}, or set CUDA_VISIBLE_DEVICES to nothing to train on the CPU"
+        )
+    torch.backends.cudnn.benchmark = True
+    torch.set_float32_matmul_precision("high")  # TF32, where precision is fp32
+    torch.backends.cudnn.allow_tf32 = True
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)
+
+
+def check_computes_in(device: torch.device, dtype: torch.dtype) -> None:
+    """Raise ReportedError for bf16 on a GPU that only emulates it: older than Ampere."""
+    if device.type == "cuda" and dtype == torch.bfloat16:
+        major, minor = torch.cuda.get_device_capability(device)
+        if major < 8:
+            raise ReportedError(
+                f"{torch.cuda.get_device_name(device)} (compute capability {major}.{minor}) has no "
+                "bf16 arithmetic: set precision=fp16"
+            )
+
+
+def why_not_compiled(device: torch.device) -> str | None:
+    """The reason why ``torch.compile`` cannot be used here; None if it can.
+
+    On the CPU it writes C++; on CUDA Triton compiles its launchers, against Python's headers.
+    """
+    compilers = ("g++", "clang++") if device.type == "cpu" else ("gcc", "cc", "clang")
+    if not any(shutil.which(each) for each in compilers) and "CC" not in os.environ:
+        return f"there is none of the compilers {', '.join(compilers)}"
+    header = Path(sysconfig.get_path("include"), "Python.h")
+    if device.type == "cuda" and not header.exists():
+        return f"Python's headers are missing ({header})"
+    return None
+
+
+def keep_freed_memory() -> None:
+    """Have the C library's allocator reuse large blocks instead of returning them to the system.
+
+    Otherwise every feature map of every step is mapped anew, page by page, and zeroed: half of
+    the time of a training step. Without glibc nothing is changed.
+    """
+    trim_threshold, mmap_max, arena_max = -1, -4, -8  # of malloc.h
+    with contextlib.suppress(AttributeError, OSError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(mmap_max, 0)
+        mallopt(trim_threshold, -1)  # never
+        mallopt(arena_max, 1)
+
+
+def backend_for(device: torch.device) -> str:
+    """The collective library for tensors on ``device``."""
+    return "nccl" if device.type == "cuda" else "gloo"
+
+
+def on_device(batches: Iterable[Tensors], device: torch.device) -> Iterator[Tensors]:
+    """The batches, tuples of tensors, on ``device``.
+
+    A GPU copies the next batch, from pinned memory and on a stream of its own, while it works on
+    the one before.
+    """
+    if device.type != "cuda":
+        yield from batches
+        return
+    copies, work = _copy_stream(device), torch.cuda.current_stream(device)
+
+    def copied(batch: Tensors) -> Tensors:
+        with torch.cuda.stream(copies):
+            return type(batch)(*(each.to(device, non_blocking=True) for each in batch))
+
+    def handed_over(batch: Tensors) -> Tensors:
+        work.wait_stream(copies)
+        for each in batch:
+            each.record_stream(work)  # its memory was the copying stream's
+        return batch
+
+    ahead: Tensors | None = None
+    for batch in batches:
+        ready = None if ahead is None else handed_over(ahead)
+        ahead = copied(batch)  # before the work on the one that is ready
+        if ready is not None:
+            yield ready
+    if ahead is not None:
+        yield handed_over(ahead)
+
+
+def start_gather(own: Tensor, counts: Sequence[int], group: dist.ProcessGroup) -> "Started":
+    """Begin to bring all ranks' rows together.
+
+    Rank r has ``counts[r]`` rows, ``own`` (counts[own rank], N). Result: (1, sum of counts, N).
+    """
+    rows = own.new_empty(sum(counts), *own.shape[1:])
+    if own.is_cuda:
+        pieces = list(rows.split(list(counts)))
+        return Started(rows[None], dist.all_gather(pieces, own, group=group, async_op=True))
+    # gloo's all-gather wants equal parts
+    copies, sizes = own.repeat(len(counts), 1), [len(own)] * len(counts)
+    work = dist.all_to_all_single(rows, copies, list(counts), sizes, group, async_op=True)
+    return Started(rows[None], work)
+
+
+def start_sum(parts: Tensor, counts: Sequence[int], group: dist.ProcessGroup) -> "Started":
+    """Begin to send rank r its ``counts[r]`` rows of ``parts`` (sum of counts, N), to be summed.
+
+    Result: (…, counts[own rank], N), whose sum over the first dimension is the sum over ranks.
+    """
+    own = counts[group.rank()]
+    if parts.is_cuda:
+        total = parts.new_empty(1, own, *parts.shape[1:])
+        pieces = list(parts.split(list(counts)))
+        return Started(total, dist.reduce_scatter(total[0], pieces, group=group, async_op=True))
+    # gloo's reduce-scatter sends all to everyone.
+    received = parts.new_empty(len(counts), own, *parts.shape[1:])
+    sizes = [own] * len(counts)
+    work = dist.all_to_all_single(
+        received.flatten(0, 1), parts, sizes, list(counts), group, async_op=True
+    )
+    return Started(received, work)
+
+
+class Started(NamedTuple):
+    """A collective under way, and the tensor that it fills."""
+
+    result: Tensor
+    work: dist.Work | None
+
+    def wait(self) -> Tensor:
+        """The sum of the result over its first dimension, once the collective has ended."""
+        if self.work is not None:
+            self.work.wait()
+        return self.result[0] if len(self.result) == 1 else self.result.sum(0)
+
+
+@functools.cache
+def _copy_stream(device: torch.device) -> torch.cuda.Stream:
+    """One stream for a process: memory that was freed on a stream is reused on that stream only."""
+    return torch.cuda.Stream(device)
+
+
+def mark_time(device: torch.device) -> Mark:
+    """A point in time: of the host, or of the GPU's current stream, which is not waited for."""
+    if device.type != "cuda":
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
+def seconds_between(start: Mark, end: Mark) -> float:
+    """Seconds from one mark to a later one; waits until a GPU has passed it."""
+    if isinstance(start, float) or isinstance(end, float):
+        return float(end) - float(start)  # type: ignore[arg-type]
+    end.synchronize()
+    return float(start.elapsed_time(end)) / 1000
+
+
+def peak_memory(device: torch.device) -> int:
+    """Most bytes this process has held: on the GPU if it has one, else resident in memory."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,0 +1,1 @@
+"""The network: mathematics only. It knows towers, but no ranks, devices or files."""

@@ -1,0 +1,140 @@
+"""Pack a folder of images: decode and resize them once, so that training reads plain pixels.
+
+  python prepare.py imagenet packed              SOURCE/train/CLASS/* and SOURCE/val/CLASS/*
+  python prepare.py ILSVRC/Data/CLS-LOC packed --val-labels ILSVRC/LOC_val_solution.csv
+  python prepare.py --verify packed              check the files against their sums
+  python train.py --config configs/paper.yaml data.name=packed data.folder=packed
+
+SOURCE has train/CLASS/FILES and test/CLASS/FILES or val/CLASS/FILES. If the validation images lie
+in one folder, as ImageNet's 50,000 do, --val-labels names a text file with a line for each image in
+SOURCE/val, in one of two forms (with or without the suffix of the image's name):
+
+  ILSVRC2012_val_00000001,n01751748 111 108 441 193      Kaggle's LOC_val_solution.csv
+  ILSVRC2012_val_00000001.JPEG n01751748
+
+The devkit's ILSVRC2012_validation_ground_truth.txt has numbers only, and is refused.
+
+Each image is resized so that its shorter side has --size pixels, then the central square is
+cropped, as data.name=image_folder does. TARGET then holds index.json and NumPy files: shards of
+images (N, size, size, 3) uint8, labels, and the mean training image. The index lists SHA-256 sums,
+the mean and covariance of the training pixels, and the files that were skipped because they cannot
+be decoded. An image takes size × size × 3 bytes: ImageNet 262 GB at 256.
+
+After an interruption the same command continues: finished shards are verified and kept. Training
+images are stored in a random order, always the same, so that neighbours are of different classes.
+"""
+
+import argparse
+import logging
+import math
+from pathlib import Path
+
+from launch.program import ArgumentParser, run_program
+
+from common.errors import ReportedError, printable
+from common.files import writing
+from data.packed.index import PackedIndex
+from data.packed.source import list_source
+from data.packed.statistics import MOST_IMAGES
+from data.packed.storing import CONTINUE
+from data.packed.verify import verify
+from data.packed.writer import prepare
+from launch.threads import share_of_cores
+from recording.folder import RunFolder
+
+log = logging.getLogger(__name__)
+
+
+def main() -> int:
+    """Pack or verify; returns the exit status."""
+    arguments = parse_arguments()
+    try:
+        if arguments.verify:
+            files = verify(arguments.verify, arguments.workers)
+            log.info("all %d files of %s have the sums in the index", files, arguments.verify)
+        else:
+            pack_images(arguments)
+    except KeyboardInterrupt:
+        log.info("interrupted: %s", CONTINUE)
+        raise
+    return 0
+
+
+def pack_images(arguments: argparse.Namespace) -> None:
+    """Pack SOURCE into TARGET and report the outcome."""
+    source = list_source(arguments.source, arguments.val_labels)
+    counts = [f"{len(files):,} {split}" for split, files in source.splits.items()]
+    log.info("%s images in %d classes", " and ".join(counts), len(source.classes))
+    with writing(arguments.target):
+        arguments.target.mkdir(parents=True, exist_ok=True)
+    RunFolder(arguments.target).claim()
+    index = prepare(
+        source,
+        arguments.target,
+        size=arguments.size,
+        shard_images=arguments.shard_images,
+        workers=arguments.workers,
+    )
+    report(index, arguments.target)
+
+
+def report(index: PackedIndex, target: Path) -> None:
+    """Print the counts, the skipped files, and the settings for training on them."""
+    for split in ("train", "test"):
+        packed = index.splits[split]
+        log.info(
+            "%s: %s images (%d grey and %d CMYK converted to RGB), %d files skipped",
+            *(split, f"{packed.images:,}", packed.grey, packed.cmyk, len(packed.skipped)),
+        )
+        for skipped in packed.skipped:
+            log.info("  skipped %s", printable(f"{skipped.file}: {skipped.reason}"))
+    covariance = index.statistics.covariance
+    std = [math.sqrt(covariance[channel][channel]) for channel in range(3)]
+    log.info(
+        "train with data.name=packed data.folder=%s 'data.mean=%s' 'data.std=%s'",
+        *(target, _short(index.statistics.mean), _short(std)),
+    )
+    log.info(
+        "for the color changes of section 4.1, add data.color_noise=0.1 'data.color_covariance=%s'",
+        f"[{', '.join(_short(row) for row in covariance)}]",
+    )
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Parse the command line."""
+    parser = ArgumentParser(description=__doc__)
+    add, cores = parser.add_argument, share_of_cores(1)
+    add("source", type=Path, nargs="?", metavar="SOURCE", help="the folder with train/")
+    add("target", type=Path, nargs="?", metavar="TARGET", help="the folder of the packed images")
+    add("--size", type=number, default=256, metavar="N", help="side of the images, default: 256")
+    add("--workers", type=number, default=cores, metavar="N", help="processes, default: one a core")
+    add(
+        "--shard-images",
+        type=number,
+        default=1024,
+        metavar="N",
+        help="images in a file, default: 1024",
+    )
+    add("--val-labels", type=Path, metavar="FILE", help="a list of the classes of SOURCE/val")
+    add("--verify", type=Path, metavar="TARGET", help="only check its files")
+    arguments = parser.parse_args()
+    if (arguments.target is None) is (arguments.verify is None):
+        raise ReportedError("name SOURCE and TARGET, or --verify TARGET: see --help")
+    if arguments.verify and arguments.source:
+        raise ReportedError("--verify takes TARGET alone: see --help")
+    return arguments
+
+
+def number(text: str) -> int:
+    """Read a number from 1 to ``MOST_IMAGES``; raises ValueError for anything else."""
+    if not 1 <= int(text) <= MOST_IMAGES:
+        raise ValueError
+    return int(text)
+
+
+def _short(values: tuple[float, ...] | list[float]) -> str:
+    return f"[{', '.join(f'{value:.2f}' for value in values)}]"
+
+
+if __name__ == "__main__":
+    run_program(main, most_ranks=1)

@@ -1,0 +1,1 @@
+"""Records of a run: its folder, checkpoints, metrics, pictures and W&B run."""

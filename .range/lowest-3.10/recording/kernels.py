@@ -1,0 +1,70 @@
+"""Draws and counts the first layer's kernels, tower by tower: figure 3 of the paper."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from common.files import replacing
+from model.first_layer import Kinds, count_kinds
+
+COLUMNS = 16
+
+
+def kinds_of_towers(conv1: Tensor, towers: int) -> list[Kinds]:
+    """Count the kinds of kernels (K, C, H, W) in each tower; an empty list unless C is 3."""
+    return [count_kinds(tower) for tower in conv1.chunk(towers)] if conv1.shape[1] == 3 else []
+
+
+def in_words(kinds: list[Kinds]) -> list[str]:
+    """The counts of each tower in words."""
+    return [
+        f"tower {number}: {tower.color} colour, {tower.grey} grey, {tower.noise} noise"
+        for number, tower in enumerate(kinds)
+    ]
+
+
+def summary_of(kinds: list[Kinds]) -> dict[str, Any]:
+    """The counts under flat keys: ``kernels_color_0`` is tower 0's."""
+    return {
+        f"kernels_{kind}_{number}": count
+        for number, tower in enumerate(kinds)
+        for kind, count in tower._asdict().items()
+    }
+
+
+def draw_kernels(conv1: Tensor, towers: int, picture: Path, title: str) -> None:
+    """Draw the kernels (K, C, H, W), one panel per tower; in colour if C is 3.
+
+    Each kernel is scaled by itself: zero is mid-grey, its largest weight black or white. Raises
+    ReportedError if the picture cannot be written.
+    """
+    parts = conv1.chunk(towers)
+    titles = in_words(kinds_of_towers(conv1, towers)) or [f"tower {n}" for n in range(towers)]
+    rows = -(-len(parts[0]) // COLUMNS)
+    figure = Figure(figsize=(10, 0.6 + towers * (0.3 + 0.62 * rows)), layout="constrained")
+    figure.suptitle(title, parse_math=False)
+    panels = figure.subplots(towers, squeeze=False)[:, 0]
+    for axes, part, words in zip(panels, parts, titles, strict=True):
+        axes.imshow(_montage(part), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        axes.set_title(words, fontsize="medium")
+        axes.set_axis_off()
+    with replacing(picture) as aside:
+        figure.savefig(aside, dpi=100, format="png")
+
+
+def _montage(kernels: Tensor) -> np.ndarray[Any, Any]:
+    """Tile kernels (K, C, H, W) in rows of ``COLUMNS``: (rows·(H + 1), columns·(W + 1)[, 3])."""
+    kernels = kernels.detach().float().cpu()
+    if kernels.shape[1] != 3:
+        kernels = kernels.mean(1, keepdim=True)
+    largest = kernels.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-12)  # (K, 1, 1, 1)
+    scaled = 0.5 + kernels / (2 * largest)
+    tiles = torch.nn.functional.pad(scaled, (0, 1, 0, 1), value=1.0)  # (K, C, H + 1, W + 1)
+    missing = tiles.new_ones(-len(tiles) % COLUMNS, *tiles.shape[1:])
+    rows = torch.cat([tiles, missing]).unflatten(0, (-1, COLUMNS))  # (rows, columns, C, …)
+    grid = rows.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)  # (rows·…, columns·…, C)
+    return np.asarray(grid.squeeze(-1))

@@ -1,0 +1,156 @@
+"""A process's share of the machine, and the timer of its time."""
+
+import platform
+import re
+import subprocess
+import sys
+import time
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+import torch
+
+from common.errors import ReportedError
+from distributed import device
+from distributed.device import (
+    check_computes_in,
+    take_device,
+    why_not_compiled,
+)
+from distributed.timer import PARTS, StepCost, StepTimer
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+FAULTS = """
+import resource, sys, torch
+from distributed.device import keep_freed_memory
+torch.set_num_threads(1)
+if sys.argv[1] == "kept":
+    keep_freed_memory()
+faults = []
+for _ in range(40):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(2**24)
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(sum(faults[-10:]))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="an allocator that is not known")
+def test_memory_that_was_freed_is_used_again_without_the_system():
+    root = Path(device.__file__).parents[1]
+    kept, returned = (
+        int(subprocess.check_output([sys.executable, "-c", FAULTS, how], cwd=root))
+        for how in ("kept", "returned")
+    )
+    assert kept < returned / 10, "once the heap has found its size"
+
+
+def test_more_processes_than_gpus_are_refused_with_both_numbers(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ReportedError, match=r"4 processes .* 2 GPUs"):
+        take_device(3, 4)
+
+
+@pytest.mark.parametrize(
+    ("cuda_build", "device_file", "warned"),
+    [(True, "/dev/null", True), (False, "/dev/null", False), (True, "/dev/none", False)],
+)
+def test_a_gpu_that_torch_cannot_use_is_warned_of(
+    monkeypatch, caplog, cuda_build, device_file, warned
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: cuda_build)
+    monkeypatch.setattr(device, "FIRST_GPU", Path(device_file))
+    monkeypatch.setattr(device, "keep_freed_memory", lambda: None)
+    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
+    assert take_device(0, 1) == CPU
+    assert bool(caplog.records) == warned
+
+
+@pytest.mark.parametrize(("capability", "refused"), [((7, 5), True), ((8, 0), False)])
+def test_bf16_is_refused_where_a_gpu_emulates_it(monkeypatch, capability, refused):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+    check_computes_in(CUDA, torch.float16)
+    check_computes_in(CPU, torch.bfloat16)
+    with pytest.raises(ReportedError, match="fp16") if refused else nullcontext():
+        check_computes_in(CUDA, torch.bfloat16)
+
+
+@pytest.mark.parametrize(
+    ("device", "found", "reason"),
+    [
+        (CPU, ["g++"], None),
+        (CPU, ["gcc"], r"clang\+\+"),
+        (CUDA, ["gcc"], None),
+        (CUDA, ["g++"], "gcc"),
+    ],
+)
+def test_compiling_needs_the_compiler_of_the_device(monkeypatch, tmp_path, device, found, reason):
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr("shutil.which", lambda name: name if name in found else None)
+    monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
+    (tmp_path / "Python.h").touch()
+    said = why_not_compiled(device)
+    assert said is None if reason is None else re.search(reason, str(said))
+
+
+def test_compiling_for_a_gpu_needs_pythons_headers(monkeypatch, tmp_path):
+    monkeypatch.setattr("shutil.which", lambda name: name)
+    monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
+    assert str(tmp_path / "Python.h") in str(why_not_compiled(CUDA))
+
+
+def test_a_part_interrupts_the_part_around_it():
+    timer, began = StepTimer(CPU), time.perf_counter()
+    with timer.part("forward"):
+        time.sleep(0.02)
+        with timer.part("activation_communication"):
+            time.sleep(0.08)
+        time.sleep(0.02)
+    inside = time.perf_counter() - began
+    time.sleep(0.05)
+    seconds = timer.take().parts
+    assert set(seconds) == set(PARTS)
+    assert seconds["activation_communication"] >= 0.08
+    assert seconds["forward"] >= 0.04
+    assert sum(seconds.values()) <= inside
+
+
+def test_a_switch_ends_with_the_part_around_it():
+    timer, began = StepTimer(CPU), time.perf_counter()
+    with timer.part("backward"):
+        timer.switch("gradient_communication")
+        time.sleep(0.02)
+    averaged = time.perf_counter() - began
+    with timer.part("optimizer"):
+        time.sleep(0.01)
+    seconds = timer.take().parts
+    assert seconds["gradient_communication"] >= 0.02
+    assert seconds["gradient_communication"] + seconds["backward"] <= averaged
+    assert seconds["optimizer"] >= 0.01
+
+
+def test_what_was_taken_is_not_booked_again():
+    timer = StepTimer(CPU)
+    timer.sent["fc6"] += 5
+    timer.sent["logits"] += 2
+    with timer.part("data"):
+        time.sleep(0.01)
+    cost = timer.take()
+    assert (cost.bytes_sent, cost.bytes_at) == (7, {"fc6": 5, "logits": 2})
+    assert timer.take() == StepCost()
+
+
+def test_own_seconds_leave_out_communication():
+    cost = StepCost(1.0, 2.0, 40.0, 4.0, 50.0, 8.0)
+    assert cost.own_seconds == pytest.approx(15.0)
+
+
+def test_the_median_cost_is_that_of_each_field():
+    costs = [StepCost(seconds_data=s, bytes_sent=b) for s, b in ((3.0, 10), (1.0, 30), (2.0, 20))]
+    assert StepCost.median(costs) == StepCost(seconds_data=2.0, bytes_sent=20)

@@ -1,0 +1,287 @@
+"""Files of weights: what comes back, and what is refused and never executed."""
+
+import json
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torchvision.models import alexnet as torchvision_alexnet
+
+from common.errors import ReportedError
+from model.alexnet import AlexNet
+from model.placement import Placement
+from model.variants import net_form
+from tests.disks import files_of_at_most
+from tests.weights.nets import some_weights
+from weights.files import READERS, WRITERS, check_target, read_file, write_file
+from weights.net import NAMES, make_weights
+
+KNOWN = {
+    "class_names": [f"thing {number}" for number in range(10)],
+    "preprocessing": {"size": 96, "mean": [1.0, 2.0, 3.0], "std": 4.0},
+}
+small = pytest.mark.usefixtures("small_nets")
+
+
+def refused(path):
+    with pytest.raises(ReportedError) as caught:
+        read_file(path)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(path) in message
+    return message
+
+
+@small
+@pytest.mark.parametrize("suffix", [".safetensors", ".npz"])
+@pytest.mark.parametrize(
+    ("variant", "towers", "channels"), [("paper", 2, 3), ("half", 1, 1), ("zfnet", 2, 3)]
+)
+def test_all_that_is_known_comes_back(tmp_path, suffix, variant, towers, channels):
+    weights = some_weights(variant, towers, channels=channels, **KNOWN)
+    write_file(weights, tmp_path / f"net{suffix}")
+    back = read_file(tmp_path / f"net{suffix}")
+    assert (back.variant, back.towers, back.channels) == (variant, towers, channels)
+    assert (back.class_names, back.preprocessing) == tuple(KNOWN.values())
+    for name, tensor in weights.tensors.items():
+        assert torch.equal(back.tensors[name], tensor)
+
+
+@small
+def test_safetensors_are_full_tensors_with_facts_as_text(tmp_path):
+    write_file(some_weights("paper", **KNOWN), tmp_path / "net.safetensors")
+    assert load_file(tmp_path / "net.safetensors").keys() == set(NAMES)
+    with safe_open(tmp_path / "net.safetensors", framework="pt") as file:
+        metadata = file.metadata()
+    assert (metadata["variant"], metadata["towers"], metadata["classes"]) == ("paper", "2", "10")
+    assert json.loads(metadata["class_names"]) == KNOWN["class_names"]
+
+
+@small
+def test_an_archive_holds_what_pycaffe_would_give(tmp_path):
+    weights = some_weights("caffe")
+    write_file(weights, tmp_path / "net.npz")
+    with np.load(tmp_path / "net.npz", allow_pickle=False) as archive:
+        assert set(archive.files) == {*NAMES, "metadata"}
+        bgr = archive["conv1.weight"][:, ::-1]
+        assert archive["conv2.weight"].shape == (256, 48, 5, 5)
+    assert np.array_equal(bgr, weights.tensors["conv1.weight"].numpy())
+
+
+@small
+def test_an_archive_without_a_description_is_caffe_s_net(tmp_path):
+    weights = some_weights("caffe")
+    arrays = {name: tensor.double().numpy() for name, tensor in weights.tensors.items()}
+    np.savez_compressed(tmp_path / "net.npz", **arrays)
+    back = read_file(tmp_path / "net.npz")
+    assert back.variant == "caffe"
+    assert torch.equal(back.tensors["conv1.weight"].flip(1), weights.tensors["conv1.weight"])
+
+
+def test_torchvision_s_weights_give_its_logits_both_ways(tmp_path, record_property):
+    theirs = torchvision_alexnet(num_classes=10).eval()
+    torch.save(theirs.state_dict(), tmp_path / "theirs.pth")
+    weights = read_file(tmp_path / "theirs.pth")
+    images = torch.randn(2, 3, 224, 224)
+    with torch.no_grad():
+        expected = theirs(images)
+        found = weights.model()(images)
+    record_property("largest error", float((found - expected).abs().max()))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    write_file(weights, tmp_path / "ours.pth")
+    again = torchvision_alexnet(num_classes=10).eval()
+    again.load_state_dict(torch.load(tmp_path / "ours.pth", weights_only=True))
+    with torch.no_grad():
+        assert torch.equal(again(images), expected)
+
+
+@small
+@pytest.mark.parametrize(("variant", "towers"), [("d2l", 1), ("torchvision", 2)])
+def test_only_torchvision_s_net_becomes_a_pth(tmp_path, variant, towers):
+    with pytest.raises(ReportedError, match=rf"\b{variant}\b.*\b{towers}\b"):
+        write_file(some_weights(variant, towers), tmp_path / "net.pth")
+
+
+@small
+def test_imagenet_s_names_go_with_a_thousand_classes(tmp_path):
+    write_file(some_weights("caffe", classes=1000), tmp_path / "net.caffemodel")
+    names = read_file(tmp_path / "net.caffemodel").class_names or []
+    assert (names[0], names[281], names[999]) == ("tench", "tabby", "toilet tissue")
+
+
+@small
+def test_the_variant_is_told_by_shapes_that_only_one_has():
+    for variant in ("half", "d2l", "torchvision", "zfnet"):
+        tensors = some_weights(variant).tensors
+        assert make_weights(Path("bare"), tensors).variant == variant
+    bare = make_weights(Path("bare"), some_weights("paper").tensors)
+    assert bare.variant is None
+    with pytest.raises(ReportedError, match="paper, caffe, caffenet"):
+        bare.model()
+    assert bare.of_variant("caffe").variant == "caffe"
+
+
+@small
+def test_a_net_is_not_taken_for_another():
+    with pytest.raises(ReportedError, match=r"paper.*caffe"):
+        some_weights("paper").of_variant("caffe")
+    with pytest.raises(ReportedError, match=r"bare.*d2l"):
+        make_weights(Path("bare"), some_weights("paper").tensors).of_variant("d2l")
+    with pytest.raises(ReportedError, match=r"vgg.*paper"):
+        make_weights(Path("bare"), some_weights("paper").tensors, "vgg")
+
+
+@small
+def test_half_precision_becomes_single_and_double_stays(tmp_path):
+    tensors = some_weights().tensors
+    for dtype, expected in (("bfloat16", "float32"), ("float16", "float32"), ("float64",) * 2):
+        cast = {name: tensor.to(getattr(torch, dtype)) for name, tensor in tensors.items()}
+        save_file(cast, tmp_path / "net.safetensors")
+        found = read_file(tmp_path / "net.safetensors").tensors
+        assert {str(tensor.dtype) for tensor in found.values()} == {f"torch.{expected}"}
+
+
+@small
+@pytest.mark.parametrize(
+    ("spoil", "named"),
+    [
+        (lambda t: t.pop("fc8.bias"), "fc8.bias"),
+        (lambda t: t.update(other=torch.zeros(1)), "other"),
+        (lambda t: t.update({"fc8.bias": torch.zeros(3)}), "fc8.bias has the shape (3,)"),
+        (lambda t: t.update({"fc8.bias": torch.zeros(10).int()}), "fc8.bias"),
+        (lambda t: t.update({"conv2.weight": torch.zeros(256, 0, 5, 5)}), "net.safetensors"),
+        (lambda t: t.update({"conv2.weight": torch.zeros(())}), "net.safetensors"),
+        (lambda t: t.update({"conv2.weight": torch.zeros(256, 95, 5, 5)}), "conv2.weight"),
+        (lambda t: t.update({"fc8.weight": torch.zeros(0, 32)}), "net.safetensors"),
+    ],
+)
+def test_what_is_no_alexnet_is_refused_with_the_difference(tmp_path, spoil, named):
+    tensors = dict(some_weights().tensors)
+    spoil(tensors)
+    save_file(tensors, tmp_path / "net.safetensors")
+    assert named in refused(tmp_path / "net.safetensors")
+
+
+@small
+@pytest.mark.parametrize(
+    ("metadata", "named"),
+    [
+        ({"variant": "vgg"}, "vgg"),
+        ({"class_names": "[1, 2]"}, "class_names"),
+        ({"class_names": '["one"]'}, "10"),
+        ({"class_names": "["}, "net.safetensors"),
+        ({"preprocessing": "7"}, "preprocessing"),
+        ({"preprocessing": "[" * 100_000}, "net.safetensors"),
+    ],
+)
+def test_a_description_that_is_not_ours_is_refused(tmp_path, metadata, named):
+    save_file(some_weights().tensors, tmp_path / "net.safetensors", metadata)
+    assert named in refused(tmp_path / "net.safetensors")
+
+
+class Hostile:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("suffix", READERS)
+def test_a_pickle_is_never_executed(tmp_path, suffix):
+    (tmp_path / f"net{suffix}").write_bytes(pickle.dumps(Hostile(tmp_path / "executed")))
+    refused(tmp_path / f"net{suffix}")
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("new", [True, False])
+def test_a_state_dict_with_code_in_it_is_never_executed(tmp_path, new):
+    state = {"features.0.weight": torch.zeros(1), "x": Hostile(tmp_path / "executed")}
+    torch.save(state, tmp_path / "net.pth", _use_new_zipfile_serialization=new)
+    refused(tmp_path / "net.pth")
+    assert not (tmp_path / "executed").exists()
+
+
+def test_an_archive_with_an_object_in_it_is_never_executed(tmp_path):
+    arrays: Any = dict.fromkeys(NAMES, np.array([Hostile(tmp_path / "executed")], dtype=object))
+    np.savez(tmp_path / "net.npz", **arrays)
+    refused(tmp_path / "net.npz")
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("content", [torch.zeros(3), [1, 2], {"model": {}}, torch.nn.ReLU()])
+def test_a_pth_of_anything_but_named_tensors_is_refused(tmp_path, content):
+    torch.save(content, tmp_path / "net.pth")
+    refused(tmp_path / "net.pth")
+
+
+def test_another_net_s_state_dict_is_refused(tmp_path):
+    torch.save(torch.nn.Linear(2, 2).state_dict(), tmp_path / "net.pth")
+    assert "features.0.weight" in refused(tmp_path / "net.pth")
+
+
+@small
+@pytest.mark.parametrize("suffix", [".safetensors", ".npz", ".caffemodel", ".pth"])
+@pytest.mark.parametrize("kept", [0, 7, 1000, 500_000, -5])
+def test_a_truncated_file_is_refused(tmp_path, suffix, kept):
+    variant, towers = ("torchvision", 1) if suffix == ".pth" else ("caffe", 2)
+    path = tmp_path / f"net{suffix}"
+    write_file(some_weights(variant, towers), path)
+    path.write_bytes(path.read_bytes()[:kept])
+    refused(path)
+
+
+def test_an_array_that_claims_too_much_is_refused(tmp_path):
+    header = "{'descr': '<f4', 'fortran_order': False, 'shape': (1099511627776, 9216), }"
+    text = header.ljust(117) + "\n"
+    member = b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode()
+    with zipfile.ZipFile(tmp_path / "net.npz", "w") as archive:
+        for name in NAMES:
+            archive.writestr(f"{name}.npy", member)
+    refused(tmp_path / "net.npz")
+
+
+def test_names_that_say_nothing_are_refused_with_those_that_do(tmp_path):
+    assert ".safetensors, .pth, .caffemodel or .npz" in refused(tmp_path / "net.bin")
+    with pytest.raises(ReportedError, match=r"net\.h5.*\.onnx or \.pt2"):
+        check_target(tmp_path / "net.h5")
+    assert set(READERS) < set(WRITERS)
+
+
+@pytest.mark.parametrize("suffix", READERS)
+def test_a_missing_file_is_named(tmp_path, suffix):
+    assert "No such file" in refused(tmp_path / f"net{suffix}")
+
+
+@small
+def test_a_changed_net_is_kept_with_its_changes_or_refused(tmp_path):
+    changes = {"meet": ["fc6"], "activation": "tanh"}
+    model = AlexNet(net_form("paper", changes), 10, 3, Placement(2))
+    tensors = {name: tensor.detach() for name, tensor in model.named_parameters()}
+    weights = make_weights(Path("changed"), tensors, "paper", changes=changes)
+    write_file(weights, tmp_path / "net.safetensors")
+    back = read_file(tmp_path / "net.safetensors")
+    assert (back.variant, back.changes) == ("paper", changes)
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(back.model()(images), model.eval()(images))
+    for suffix in (".pth", ".npz", ".caffemodel"):
+        with pytest.raises(ReportedError, match="meet, activation"):
+            write_file(weights, tmp_path / f"net{suffix}")
+    with pytest.raises(ReportedError, match="changed"):
+        make_weights(Path("changed"), tensors, "paper")
+
+
+@small
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".npz", ".pt2"])
+def test_what_the_disk_refuses_is_an_error_of_the_system(tmp_path, suffix):
+    weights = some_weights("torchvision", towers=1)
+    with files_of_at_most(2**16), pytest.raises(OSError, match="File too large"):
+        write_file(weights, tmp_path / f"net{suffix}")

@@ -1,0 +1,1 @@
+"""A run: its configuration, its loop, and what it leaves behind."""

@@ -1,0 +1,200 @@
+"""The images of a run: its data sets, and each replica's part of every batch."""
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.errors import ReportedError
+from data import Split
+from data.arrays import read_array, read_header
+from data.datasets import Dataset, open_dataset
+from data.loading import Batch, Loader, epoch_order
+from data.preprocess import Preprocess
+from distributed.device import on_device
+from distributed.mesh import Mesh
+from training.config import Config, DataConfig
+from training.precision import PRECISIONS
+
+
+class LocalBatch(NamedTuple):
+    """One replica's part of a global batch of ``global_count`` images.
+
+    ``indices`` are the images of all replicas, one tensor for each: whoever needs another's random
+    numbers computes them from these. ``epochs_done`` counts epochs from the start of the run to
+    after this batch.
+    """
+
+    batch: Batch
+    indices: Sequence[Tensor]
+    global_count: int
+    epoch: int = 0
+    epochs_done: float = 0.0
+
+    @property
+    def shares(self) -> list[int]:
+        """The number of images of each replica."""
+        return [len(each) for each in self.indices]
+
+    def parts(self, number: int) -> list["LocalBatch"]:
+        """The batch in ``number`` parts of each replica, of the same global batch."""
+        batches = zip(*(tensor.tensor_split(number) for tensor in self.batch), strict=True)
+        indices = zip(*(each.tensor_split(number) for each in self.indices), strict=True)
+        return [
+            self._replace(batch=Batch(*batch), indices=part)
+            for batch, part in zip(batches, indices, strict=True)
+        ]
+
+    @property
+    def ends_epoch(self) -> bool:
+        """True for the last batch of an epoch."""
+        return self.epochs_done.is_integer()
+
+
+def open_sets(data: DataConfig, mesh: Mesh) -> tuple[Dataset, Dataset]:
+    """The training and the test set; missing files are downloaded once for all ranks of a node.
+
+    Raises ReportedError on every rank if rank 0 cannot open them.
+    """
+
+    def sets() -> tuple[Dataset, Dataset]:
+        return _open(data, "train"), _open(data, "test")
+
+    mesh.from_main(lambda: sets() and None)
+    return sets()
+
+
+def open_test_set(data: DataConfig, mesh: Mesh) -> Dataset:
+    """The test set alone; otherwise as ``open_sets``."""
+
+    def test_set() -> Dataset:
+        return _open(data, "test")
+
+    mesh.from_main(lambda: test_set() and None)
+    return test_set()
+
+
+def _open(data: DataConfig, split: Split) -> Dataset:
+    return open_dataset(data.name, split, data.folder, data.stored_size, data.synthetic_length)
+
+
+def make_preprocess(config: Config, channels: int) -> Preprocess:
+    """The function from uint8 images with ``channels`` to the network's input.
+
+    Raises ReportedError if the configuration's numbers or its mean image are for other images.
+    """
+    data = config.data
+    mean, std = (
+        value if isinstance(value, list) else [value] * channels for value in (data.mean, data.std)
+    )
+    resize = data.resize or data.size
+    return Preprocess(
+        *(data.size, resize, mean, std, data.mirror, PRECISIONS[config.precision].dtype),
+        mean_image=_mean_image(data.mean_image, (resize, resize, channels)),
+        colors=_color_changes(data, channels) if data.color_noise else None,
+    )
+
+
+def _mean_image(path: Path | None, shape: tuple[int, int, int]) -> Tensor | None:
+    """The mean image in a file, float32 of ``shape``."""
+    if path is None:
+        return None
+    try:
+        if (found := read_header(path).shape) != shape:
+            raise ReportedError(
+                f"data.mean_image: {path} has shape {found}, and images have {shape}: set "
+                "data.resize to the side of the mean image"
+            )
+        image = torch.from_numpy(read_array(path).astype(np.float32))
+        if not image.isfinite().all():
+            raise ValueError("not all of its numbers are finite")
+    except ReportedError:
+        raise
+    except (OSError, TypeError, ValueError) as error:
+        raise ReportedError(
+            f"data.mean_image: {path} cannot be read as a NumPy array ({error}): name the "
+            "mean-image.npy of a folder that prepare.py made"
+        ) from None
+    return image
+
+
+def _color_changes(data: DataConfig, channels: int) -> Tensor:
+    """Principal components (C, C) of the colors, one in a row, as long as a usual change.
+
+    The text of section 4.1 multiplies a component by its eigenvalue, which depends on the unit of
+    the pixels; the authors' later code (cuda-convnet2) by the eigenvalue's root, as here.
+    """
+    refusal = ReportedError(
+        f"data.color_covariance is not the covariance of {channels} channels: copy what "
+        "prepare.py prints"
+    )
+    rows = data.color_covariance or []
+    if [len(row) for row in rows] != [channels] * channels:
+        raise refusal
+    covariance = torch.tensor(rows, dtype=torch.float64)
+    variances, components = torch.linalg.eigh(covariance)
+    if (
+        not torch.equal(covariance, covariance.T)
+        or not 0 <= variances[0] <= variances[-1] < math.inf
+    ):
+        raise refusal
+    return data.color_noise * (components * variances.sqrt()).T
+
+
+def count_steps(config: Config, images: int) -> int:
+    """Optimiser steps of a whole run on ``images`` training images."""
+    steps = config.epochs * steps_per_epoch(config, images)
+    return min(steps, config.max_steps or steps)
+
+
+def steps_per_epoch(config: Config, images: int) -> int:
+    """Global batches in an epoch of ``images``, the last of which may be short."""
+    return -(-images // config.batch_size)
+
+
+def local_batches(
+    config: Config, mesh: Mesh, dataset: Dataset, first: int, last: int
+) -> Iterator[LocalBatch]:
+    """Yield this replica's part of the global batches ``first`` to ``last`` (exclusive) of the run.
+
+    An epoch visits every image once over all replicas. Its last batch may be short, and the local
+    batches uneven. The towers of a replica read the same images in the same order.
+    """
+    per_epoch = steps_per_epoch(config, len(dataset))
+    while first < last:
+        epoch, done = divmod(first, per_epoch)
+        order = epoch_order(config.seed, epoch, len(dataset), dataset.block)
+        order = order.split(config.batch_size)[done : done + last - first]
+        loader = _batches(config, mesh, dataset, order)
+        for global_batch in order:
+            with mesh.timer.whereabouts.inside(f"step {first + 1}"), mesh.timer.part("data"):
+                batch = next(loader)
+            first += 1
+            indices = global_batch.tensor_split(mesh.plan.features.replicas)
+            yield LocalBatch(batch, indices, len(global_batch), epoch, first / per_epoch)
+
+
+def test_batches(config: Config, mesh: Mesh, dataset: Dataset) -> Iterator[LocalBatch]:
+    """This replica's part of the test set, each image once over all replicas.
+
+    Every replica has as many batches. The last may be short or empty.
+    """
+    order = torch.arange(len(dataset)).split(config.batch_size)
+    loader = _batches(config, mesh, dataset, order)
+    for global_batch, batch in zip(order, loader, strict=True):
+        indices = global_batch.tensor_split(mesh.plan.features.replicas)
+        yield LocalBatch(batch, indices, len(global_batch))
+
+
+def _batches(
+    config: Config, mesh: Mesh, dataset: Dataset, global_batches: Sequence[Tensor]
+) -> Iterator[Batch]:
+    """Load this replica's part of each batch of positions, on this process's device."""
+    replicas = mesh.plan.features.replicas
+    local = [batch.tensor_split(replicas)[mesh.replica] for batch in global_batches]
+    loader = Loader(dataset, local, config.data.workers, pin=mesh.device.type == "cuda")
+    return on_device(loader, mesh.device)

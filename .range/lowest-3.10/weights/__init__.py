@@ -1,0 +1,1 @@
+"""A net's weights and their file formats; only tensors are ever unpickled."""
