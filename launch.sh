@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Starts a program on every GPU of this machine (or on two CPU processes), making .venv first if
-# need be. `./launch.sh --help` tells the rest.
+# need be. `./launch.sh --help` tells the rest; launch/start.py reads the arguments.
+if [ -z "${BASH_VERSION:-}" ] || shopt -qo posix; then exec bash "$0" "$@"; fi # as by `sh launch.sh`
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")"
+cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")"
 
 venv=.venv
 stamp=$venv/.pyproject.sha256
@@ -43,7 +44,7 @@ The first start makes .venv from pyproject.toml, which takes minutes; later ones
 if pyproject.toml has changed. `setup` does this and nothing else.
 
   PYTHON=python3.12   the interpreter that .venv is made from (3.10 or newer; default: python3)
-  OMP_NUM_THREADS=N   threads per CPU process (from 2; default: an equal share of the cores)
+  OMP_NUM_THREADS=N   threads per process (default: an equal share of the cores)
   LAUNCH_DRY_RUN=1    print the command instead of running it
 END
 }
@@ -115,85 +116,10 @@ setup() {
 
 # --- Start ----------------------------------------------------------------------------------------
 
-count_gpus() {
-    local gpus
-    gpus=$(nvidia-smi -L 2>/dev/null | grep -c '^GPU') || gpus=0
-    if [ "$gpus" -gt 0 ] && [ -n "${CUDA_VISIBLE_DEVICES+set}" ]; then
-        case $CUDA_VISIBLE_DEVICES in
-            '' | -1 | NoDevFiles) gpus=0 ;;
-            *) gpus=$(tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | wc -l) ;;
-        esac
-    fi
-    echo "$gpus"
-}
-
-start() { # exec, so that signals reach the program and its status is ours
-    export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
-    if [ -n "${LAUNCH_DRY_RUN:-}" ]; then
-        printf '%q ' "$@"
-        echo
-        exit
-    fi
-    setup
-    exec "$@"
-}
-
 case ${1:-} in
     -h | --help) usage; exit ;;
     setup) setup && echo "$venv is ready."; exit ;;
-    test) start $venv/bin/python -m pytest "${@:2}" ;;
 esac
-
-# Everything up to the first PROGRAM.py is for torchrun; without one, only a leading --nproc is.
-before=() named=
-program=(train.py "$@")
-for ((i = 1; i <= $#; i++)); do
-    if [[ ${!i} == *.py && ${!i} != -* ]]; then
-        before=("${@:1:i-1}")
-        program=("${@:i}") named=yes
-        break
-    fi
-done
-if [ -z "$named" ]; then
-    case ${1:-} in
-        --nproc) before=("${@:1:2}") program=(train.py "${@:3}") ;;
-        --nproc=*) before=("$1") program=(train.py "${@:2}") ;;
-    esac
-    case ${program[1]:-} in
-        --config | --config=* | --resume | --print-config | -h | --help) ;;
-        -*) die "after torchrun's ${program[1]} name the program: ./launch.sh … train.py …" ;;
-    esac
-fi
-
-for argument in "${program[@]:1}"; do # help is for one process to give
-    case $argument in -h | --help) start $venv/bin/python "${program[@]}" ;; esac
-done
-
-case ${program[0]##*/} in # one process does it, or starts the others itself
-    compare.py | convert.py | kernels.py | predict.py | prepare.py)
-        start $venv/bin/python "${program[@]}"
-        ;;
-esac
-
-processes= flags=()
-set -- ${before[@]+"${before[@]}"}
-while [ $# -gt 0 ]; do
-    case $1 in
-        --nproc | --nproc-per-node | --nproc_per_node)
-            [ $# -gt 1 ] || die "$1 needs a number."
-            processes=$2
-            shift
-            ;;
-        --nproc=* | --nproc-per-node=* | --nproc_per_node=*) processes=${1#*=} ;;
-        *) flags+=("$1") ;;
-    esac
-    shift
-done
-if [ -z "$processes" ]; then
-    processes=$(count_gpus)
-    [ "$processes" -gt 0 ] || processes=2
-fi
-[[ $processes =~ ^[1-9][0-9]*$ ]] || die "--nproc needs a number of processes, not '$processes'."
-
-start $venv/bin/python -m launch --nproc-per-node "$processes" \
-    ${flags[@]+"${flags[@]}"} "${program[@]}"
+setup
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
+exec $venv/bin/python -m launch.start "$@" # so that signals reach the program and its status is ours

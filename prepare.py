@@ -40,7 +40,7 @@ from data.packed.statistics import MOST_IMAGES
 from data.packed.storing import CONTINUE
 from data.packed.verify import verify
 from data.packed.writer import prepare
-from distributed.device import share_of_cores
+from launch.threads import share_of_cores
 from recording.folder import RunFolder
 
 log = logging.getLogger(__name__)

@@ -29,7 +29,8 @@ from data.loading import Loader, epoch_order
 from data.packed.source import list_source
 from data.packed.writer import prepare
 from data.preprocess import Preprocess
-from distributed.device import keep_freed_memory, share_of_cores
+from distributed.device import keep_freed_memory
+from launch.threads import share_of_cores
 from model.keyed_random import image_keys
 
 Make = Callable[..., Callable[[], Tensor]]

@@ -1,8 +1,8 @@
 """torchrun's agent, which starts and restarts a machine's ranks, with our rules for failures.
 
-Every use of a private name of torch's launcher is in this module: the agent's ``_monitor_workers``,
-which subclasses are meant to override, ``_pcontext`` and ``_remaining_restarts``; the name under
-which ``launcher.api`` finds the agent; and the handler of signals. torchrun's public interface,
+Every use of a private name of torch's launcher is in this module, as CONTRIBUTING.md lists them;
+``_monitor_workers`` and ``_shutdown`` are those that subclasses are meant to override. Of public
+names, the one under which ``launcher.api`` finds the agent is replaced. torchrun's interface,
 ``ChildFailedError``, reports the exit codes only after all restarts, and after torchrun has waited
 30 s for the other ranks.
 """
@@ -13,6 +13,7 @@ import socket
 import sys
 from types import FrameType
 
+import torch
 import torch.distributed as dist
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerState
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
@@ -33,7 +34,15 @@ from common.errors import ReportedError
 LOOPBACK = "loopback"
 GRACE = 10
 """Seconds that ranks have to end by themselves after one of them has failed."""
+SHUTDOWN = 60
+"""Seconds from a signal, which ranks receive too, to SIGKILL: time to write a checkpoint."""
 ASKED_TO_STOP = {128 + signal.SIGTERM, 128 + signal.SIGINT, -signal.SIGTERM, -signal.SIGINT}
+
+OVERRIDDEN = {
+    LocalElasticAgent: ("_monitor_workers", "_shutdown"),
+    processes: ("_terminate_process_handler",),
+    launcher: ("LocalElasticAgent",),
+}
 
 
 class RankFailedError(Exception):
@@ -67,6 +76,14 @@ class Agent(LocalElasticAgent):
         if len(codes) == len(worker_group.workers):
             return RunResult(WorkerState.SUCCEEDED, return_values=codes)
         return RunResult(WorkerState.HEALTHY)
+
+    @override
+    def _shutdown(
+        self, death_sig: signal.Signals = signal.SIGTERM, timeout: int = SHUTDOWN
+    ) -> None:
+        """End the ranks; torch 2.11 names no ``timeout``, and would give them 30 s."""
+        if self._pcontext is not None:
+            self._pcontext.close(death_sig, timeout)
 
     def _announce_restart(self, codes: dict[int, int], worker_group: WorkerGroup) -> None:
         """Print that a new attempt follows; raise RankFailedError if none does."""
@@ -147,7 +164,17 @@ class LoopbackRendezvous(RendezvousHandler):
 
 
 def install() -> None:
-    """Have torchrun use this agent and rendezvous, and end at once on a second signal."""
+    """Have torchrun use this agent and rendezvous, and end at once on a second signal.
+
+    Raises ReportedError if torch has no longer what is overridden here.
+    """
+    for owner, names in OVERRIDDEN.items():
+        for name in names:
+            if not hasattr(owner, name):
+                raise ReportedError(
+                    f"torch {torch.__version__} has no {name}, which the launcher needs: use "
+                    "an older torch, or start the program with torchrun"
+                )
     launcher.LocalElasticAgent = Agent  # type: ignore[misc]
     rendezvous_handler_registry.register(LOOPBACK, LoopbackRendezvous)
     end_ranks = processes._terminate_process_handler

@@ -20,6 +20,7 @@ from typing_extensions import override
 from common.errors import ReportedError
 from launch.console import open_console
 from launch.failures import agree_on_failure, in_words, out_of_memory
+from launch.threads import chosen_threads
 from launch.world import group_store, is_launched, launched_world, launcher_process
 
 log = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ def _run(main: Callable[[], int], most_ranks: int | None) -> int:
     console = open_console(world.rank)
     _die_with_launcher()
     try:
+        chosen_threads()  # raises before torch reads what it cannot use
         if most_ranks and world.size > most_ranks:
             raise ReportedError(
                 f"{Path(sys.argv[0]).name} takes at most {most_ranks} process, and {world.size} "

@@ -49,6 +49,11 @@ def launcher_process() -> int | None:
     return int(number) if number else None
 
 
+def is_under_bare_torchrun() -> bool:
+    """True if a launcher other than ours started this process as a rank."""
+    return is_launched() and LAUNCHER not in os.environ
+
+
 def launch_marks() -> set[str]:
     """Strings that identify the launch that started this process; empty without one.
 
@@ -94,4 +99,5 @@ def join(world: World) -> dist.Store:
 
 def group_store() -> dist.Store:
     """The store of the running default process group."""
-    return dist.distributed_c10d._get_default_store()
+    assert dist.group.WORLD is not None
+    return dist.group.WORLD.get_group_store()

@@ -28,7 +28,7 @@ from tests.data.packed.trees import (
     pack_tree,
     save_noise,
 )
-from tests.programs import ROOT, finish, processes_mentioning, run, start, wait_until
+from tests.programs import finish, processes_mentioning, run, start, wait_until
 from tests.runs import summary_of
 
 pytestmark = pytest.mark.programs
@@ -280,9 +280,3 @@ def test_the_help_describes_the_lists_of_classes(capsys):
     out = capsys.readouterr().out
     assert "LOC_val_solution.csv" in out
     assert max(map(len, out.splitlines())) <= 100
-
-
-def test_the_launcher_starts_it_once():
-    status, out, _ = run(ROOT / "launch.sh", "prepare.py", "a", "b", LAUNCH_DRY_RUN="1")
-    assert status == 0
-    assert out.split()[1:] == ["prepare.py", "a", "b"]

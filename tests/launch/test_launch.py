@@ -1,6 +1,5 @@
 """The launcher on real processes: flags, exit statuses, signals, and nothing left behind."""
 
-import ast
 import ipaddress
 import os
 import signal
@@ -8,10 +7,14 @@ import socket
 import time
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
-from tests.programs import LAUNCH, ROOT, finish, processes_mentioning, run, start, wait_until
+from launch.__main__ import choose_rendezvous, command_line, count_processes
+from launch.agent import LOOPBACK, Agent
+from tests.programs import LAUNCH, finish, processes_mentioning, run, start, wait_until
 
 RANK = "import os, signal, sys, time; rank = int(os.environ['RANK'])\n"
 
@@ -26,10 +29,6 @@ def program(tmp_path):
         return path
 
     return write
-
-
-def launch_sh(*arguments, **environment):
-    return run(ROOT / "launch.sh", *arguments, LAUNCH_DRY_RUN="1", **environment)
 
 
 def test_every_rank_gets_its_place_and_arguments(program, tmp_path):
@@ -185,88 +184,71 @@ def test_two_nodes_meet_at_an_endpoint(program, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "command"),
+    ("arguments", "status"),
+    [(["--nproc"], 2), (["--nproc", "none"], 1), (["--nproc=0"], 2), (["--nproc=2.5"], 1)],
+)
+def test_a_wrong_number_of_processes_is_refused_in_a_line(program, arguments, status):
+    found, out, err = run(*LAUNCH[:3], *arguments, program(""))
+    assert (found, out) == (status, "")
+    assert "Traceback" not in err
+    assert err.count("\n") <= 2
+
+
+PRINTS_THREADS = "print(os.environ.get('OMP_NUM_THREADS'))"
+
+
+@pytest.mark.parametrize("chosen", ["1", "3"])
+def test_chosen_threads_are_heeded(program, chosen):
+    status, out, err = run(*LAUNCH, "1", program(PRINTS_THREADS), OMP_NUM_THREADS=chosen)
+    assert (status, out.split()) == (0, [chosen]), err
+
+
+def test_the_cores_are_shared_out_where_nobody_chose(program, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    status, out, err = run(*LAUNCH, "1", program(PRINTS_THREADS))
+    assert (status, out.split()) == (0, [str(len(os.sched_getaffinity(0)))]), err
+
+
+@pytest.mark.parametrize("chosen", ["0", "99999", "many"])
+def test_threads_that_are_no_number_are_refused_in_a_line(program, chosen):
+    status, out, err = run(*LAUNCH, "2", program(""), OMP_NUM_THREADS=chosen)
+    assert (status, out) == (2, "")
+    ours = [line for line in err.splitlines() if line and not line.startswith("libgomp")]
+    assert len(ours) == 1
+    assert "OMP_NUM_THREADS" in ours[0]
+
+
+@pytest.mark.parametrize(("gpus", "processes"), [(0, 2), (1, 1), (4, 4)])
+def test_a_process_is_started_for_each_gpu_that_torch_sees(monkeypatch, gpus, processes):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    assert count_processes(None) == processes
+
+
+@pytest.mark.parametrize(
+    ("flags", "backend", "port"),
     [
-        ([], "--nproc-per-node 2 train.py"),
-        (["epochs=3"], "--nproc-per-node 2 train.py epochs=3"),
-        (["--nproc", "4"], "--nproc-per-node 4 train.py"),
-        (["--nproc=4", "--resume"], "--nproc-per-node 4 train.py --resume"),
-        (["--config", "configs/ci.yaml"], "--nproc-per-node 2 train.py --config configs/ci.yaml"),
-        (["other.py", "--nproc", "9"], "--nproc-per-node 2 other.py --nproc 9"),
-        (
-            ["--nnodes", "2", "--rdzv-endpoint", "HOST:29500", "--nproc", "8", "train.py", "a=1"],
-            "--nproc-per-node 8 --nnodes 2 --rdzv-endpoint HOST:29500 train.py a=1",
-        ),
+        ("", LOOPBACK, 29500),
+        ("--standalone", LOOPBACK, 29500),
+        ("--nnodes 1", LOOPBACK, 29500),
+        ("--master-port 29500", "static", 29500),
+        ("--nnodes 2 --node-rank 1 --master-addr HOST", "static", 29500),
+        ("--rdzv-endpoint HOST:1234", "c10d", 29500),
+        ("--nnodes 1:2 --rdzv-backend etcd-v2 --rdzv-endpoint HOST:1234", "etcd-v2", 29500),
     ],
 )
-def test_launch_sh_tells_its_flags_from_the_programs(arguments, command):
-    status, out, err = launch_sh(*arguments, CUDA_VISIBLE_DEVICES="")
-    assert status == 0, err
-    assert out.split("launch ")[1].strip() == command
+def test_the_flags_alone_choose_the_rendezvous(monkeypatch, flags, backend, port):
+    monkeypatch.delenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", raising=False)
+    args = command_line().parse_args([*flags.split(), "train.py"])
+    choose_rendezvous(args)
+    assert (args.rdzv_backend, args.master_port, args.standalone) == (backend, port, False)
 
 
-def _most_ranks(path):
-    """The ``most_ranks`` of a program's call of ``run_program``; None if it takes any number."""
-    [call] = [
-        node
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "run_program"
-    ]
-    named = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
-    return named.get("most_ranks")
-
-
-@pytest.mark.parametrize("before", [[], ["--nproc", "2"]])
-@pytest.mark.parametrize("path", sorted(ROOT.glob("*.py")), ids=lambda path: path.name)
-def test_launch_sh_starts_as_many_processes_as_a_program_takes(before, path):
-    status, out, err = launch_sh(*before, path.name, "a.jpg", CUDA_VISIBLE_DEVICES="")
-    assert status == 0, err
-    if _most_ranks(path) == 1:
-        assert out.split() == [".venv/bin/python", path.name, "a.jpg"]
-    else:
-        assert out.split("launch ")[1].split() == ["--nproc-per-node", "2", path.name, "a.jpg"]
-
-
-@pytest.mark.parametrize("path", sorted(ROOT.glob("*.py")), ids=lambda path: path.name)
-def test_help_lists_every_program(path):
-    assert path.name in launch_sh("--help")[1]
-
-
-def test_launch_sh_starts_evaluation_on_every_device():
-    _, out, _ = launch_sh("--nproc", "3", "evaluate.py", "runs/x", "data.test_views=10")
-    assert out.split("--nproc-per-node ")[1].split() == [
-        *("3", "evaluate.py", "runs/x", "data.test_views=10"),
-    ]
-
-
-def test_launch_sh_starts_a_process_for_each_visible_gpu(tmp_path):
-    smi = tmp_path / "nvidia-smi"
-    smi.write_text('#!/bin/sh\nfor i in 0 1 2 3; do echo "GPU $i: made up"; done\n')
-    smi.chmod(0o755)
-    path = f"{tmp_path}:{os.environ['PATH']}"
-    for visible, expected in (("0,1,2,3", "4"), ("1,3", "2"), ("", "2")):
-        _, out, _ = launch_sh(PATH=path, CUDA_VISIBLE_DEVICES=visible)
-        assert f"--nproc-per-node {expected} train.py" in out
-
-
-@pytest.mark.parametrize("arguments", [["--nproc"], ["--nproc", "none"], ["--nproc=0"]])
-def test_launch_sh_refuses_a_wrong_number_of_processes(arguments):
-    status, _, err = launch_sh(*arguments)
-    assert status == 1
-    assert err.startswith("launch.sh: ")
-    assert err.count("\n") == 1
-
-
-@pytest.mark.parametrize("before", [[], ["--nproc", "2"]])
-def test_launch_sh_wants_the_program_named_after_flags_of_torchrun(before):
-    status, _, err = launch_sh(*before, "--max-restarts", "1", "--config", "configs/ci.yaml")
-    assert status == 1
-    assert err == (
-        "launch.sh: after torchrun's --max-restarts name the program: ./launch.sh … train.py …\n"
+def test_ranks_have_time_to_write_a_checkpoint(monkeypatch):
+    agent, given = object.__new__(Agent), []
+    monkeypatch.setattr(
+        agent, "_pcontext", SimpleNamespace(close=lambda *each: given.append(each)), raising=False
     )
-
-
-def test_help_is_given_once_by_one_process():
-    status, out, _ = launch_sh("train.py", "--help")
-    assert status == 0
-    assert "launch" not in out
+    agent._shutdown(signal.SIGTERM)
+    agent._shutdown(signal.SIGINT, timeout=3)
+    assert given == [(signal.SIGTERM, 60), (signal.SIGINT, 3)]
