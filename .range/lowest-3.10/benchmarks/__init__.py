@@ -1,1 +1,0 @@
-"""Speed beside named peers. Each module is a program that prints a table and writes JSON."""

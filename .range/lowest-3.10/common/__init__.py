@@ -1,1 +1,0 @@
-"""Errors, files and the cache folder, shared by all packages."""

@@ -1,1 +1,0 @@
-"""Measurement of placements and of forms of the net, side by side."""

@@ -1,1 +1,0 @@
-"""Packed images: decoded and resized once by prepare.py, then read as plain pixels."""

@@ -1,1 +1,0 @@
-"""Starting, ending and watching processes."""

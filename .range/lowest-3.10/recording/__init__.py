@@ -1,1 +1,0 @@
-"""Records of a run: its folder, checkpoints, metrics, pictures and W&B run."""

@@ -1,1 +1,0 @@
-"""A run: its configuration, its loop, and what it leaves behind."""

@@ -1,1 +1,0 @@
-"""A net's weights and their file formats; only tensors are ever unpickled."""
