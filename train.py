@@ -58,15 +58,16 @@ def main() -> int:
             evaluate(trainer, test_set, stop, reporter)
         stopped_by = 0
         for local in local_batches(config, mesh, train_set, trainer.steps, trainer.total_steps):
-            result = trainer.train_step(local)
-            due = trainer.is_due(config.compare_ranks_every)
-            agreement = trainer.compare_ranks() if due else {}
-            reporter.trained(trainer.steps, local, result, agreement)
-            with reporter.clock_stopped():
-                if trainer.owes_evaluation:
+            reporter.trained(trainer.train_step(local))
+            if trainer.is_due(config.compare_ranks_every):
+                with reporter.paused():
+                    reporter.compared(trainer.steps, trainer.compare_ranks())
+            if trainer.owes_evaluation:
+                with reporter.paused():
                     evaluate(trainer, test_set, stop, reporter)
-                stopped_by = stop.agreed(mesh.largest)
-                if stopped_by or writer.is_due(reporter.totals):
+            stopped_by = stop.agreed(mesh.start_largest)
+            if stopped_by or writer.is_due(reporter.totals):
+                with reporter.paused():
                     writer.save(reporter.totals)
             if stopped_by:
                 break
@@ -78,7 +79,7 @@ def main() -> int:
 def evaluate(trainer: Trainer, test_set: Dataset, stop: StopRequest, reporter: Reporter) -> None:
     """Evaluate; if asked to stop meanwhile, leave that to whoever resumes."""
     batches = test_batches(trainer.config, trainer.mesh, test_set)
-    metrics = trainer.evaluate(batches, lambda: stop.agreed(trainer.mesh.largest))
+    metrics = trainer.evaluate(batches, lambda: stop.agreed(trainer.mesh.start_largest))
     if metrics is not None:
         reporter.tested(trainer.steps, trainer.epochs_done, metrics)
 

@@ -26,7 +26,7 @@ def steps_and_checkpoint(folder: Path | None, *, wait: bool) -> Callable[[], flo
 
     def run() -> float:
         for _ in range(EVERY):
-            trainer.train_step(next(batches))
+            trainer.train_step(next(batches)).result()
         began = time.perf_counter()
         if writer:
             writer.save(Totals())

@@ -37,7 +37,7 @@ from distributed.mesh import Mesh
 from launch.world import launched_world
 from training.batches import LocalBatch, local_batches, make_preprocess
 from training.config import Config
-from training.trainer import Trainer, build_model
+from training.trainer import LaunchedStep, Trainer, build_model
 
 BASE = "torch DDP"
 OURS: dict[str, dict[str, Any]] = {
@@ -151,8 +151,8 @@ def timed(name: str, batch: int, size: int) -> Callable[[], Held]:
 
     def step() -> Held:
         before = bytes_sent()
-        result = trainer.train_step(next(batches))
-        counted = None if isinstance(result, float) else result.cost.bytes_sent
+        done = trainer.train_step(next(batches))
+        counted = done.result().cost.bytes_sent if isinstance(done, LaunchedStep) else None
         return Held(bytes_sent() - before, counted, tensors, peak_memory(mesh.device))
 
     return step

@@ -43,7 +43,7 @@ PARTS = {
 def ours(variant: str, towers: int, batch: int, **settings: Any) -> Callable[[], StepResult]:
     """The trainer's step on this rank of the mesh, with these settings beside those of the job."""
     trainer, batches = make_trainer(variant, towers, batch, **settings)
-    return lambda: trainer.train_step(next(batches))
+    return lambda: trainer.train_step(next(batches)).result()
 
 
 def make_trainer(

@@ -11,6 +11,7 @@ from torch import Tensor
 from common.errors import ReportedError
 from model.keyed_random import normal, uniform
 from native.crop import Resizing, can_crop, crop, make_resizing
+from native.fusion import compiled, fuses
 
 WINDOW_STREAM, COLOR_STREAM = 0, 1
 """Keep these draws apart from each other and from those of the network's layers."""
@@ -111,9 +112,9 @@ class Preprocess:
         """Each image's crop, (B, 3) int64: top, left, and 1 if it is mirrored."""
         margin = self.resize - self.size
         if keys is None:
-            corner = int(view.top * margin), int(view.left * margin)
-            window = torch.tensor([*corner, int(view.mirrored)], device=images.device)
-            return window.expand(len(images), 3)
+            window = int(view.top * margin), int(view.left * margin), int(view.mirrored)
+            count, device = len(images), images.device
+            return torch.stack([torch.full((count,), each, device=device) for each in window], 1)
         draws = uniform(keys, WINDOW_STREAM, 3)
         corners = (draws[:, :2] * (margin + 1)).long()  # (B, 2)
         return torch.cat([corners, (draws[:, 2:] < 0.5 * self.mirror).long()], 1)
@@ -126,25 +127,32 @@ class Preprocess:
         return normal(keys, COLOR_STREAM, self.channels) @ self.colors
 
     def plain(self, images: Tensor, windows: Tensor, colors: Tensor) -> Tensor:
-        """Resize, crop, mirror and standardize, as matrix products, on any device.
+        """Resize, crop, mirror and standardize, as matrix products, on any device."""
+        device = images.device
+        down, across = (
+            interpolation(side, self.resize, device).to(self.dtype) for side in images.shape[2:]
+        )
+        sample = compiled(self.sample) if fuses(device) else self.sample
+        return sample(images, windows, colors, down, across)
+
+    def sample(
+        self, images: Tensor, windows: Tensor, colors: Tensor, down: Tensor, across: Tensor
+    ) -> Tensor:
+        """The windows of images resized by ``down`` (resize, h) and ``across`` (resize, w).
 
         A matrix interpolates an image's rows, another its columns: resized = down @ x @ acrossᵀ.
         A crop needs some rows of both. Where nothing is resized, they have a single 1 in each row,
         and the result is exact.
         """
-        _, channels, height, width = images.shape
-        device = images.device
+        channels, height = images.shape[1:3]
         top, left, mirrored = windows.unbind(1)  # each (B,)
         flip = mirrored.bool()
         left = torch.where(flip, self.resize - self.size - left, left)  # of the flipped image
-        steps = torch.arange(self.size, device=device)
+        steps = torch.arange(self.size, device=images.device)
         rows, columns = top[:, None] + steps, left[:, None] + steps  # (B, size)
-        down = interpolation(height, self.resize, device).to(self.dtype)  # (resize, height)
-        across = interpolation(width, self.resize, device).to(self.dtype)  # (resize, width)
         x = images.to(self.dtype)  # (B, C, height, width)
-        x = torch.where(flip[:, None, None, None], x.flip(3), x).flatten(
-            1, 2
-        )  # (B, C·height, width)
+        x = torch.where(flip[:, None, None, None], x.flip(3), x)
+        x = x.flatten(1, 2)  # (B, C·height, width)
         x = x @ across[columns].mT  # (B, C·height, size)
         x = x.unflatten(1, (channels, height)).transpose(1, 2).flatten(2)  # (B, height, C·size)
         x = down[rows] @ x  # (B, size, C·size)

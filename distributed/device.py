@@ -8,12 +8,10 @@ import ctypes
 import functools
 import os
 import resource
-import shutil
 import sys
-import sysconfig
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from datetime import timedelta
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -21,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from common.errors import ReportedError
+from launch.heartbeat import NoAnswerError
 
 Mark = float | torch.cuda.Event
 Tensors = TypeVar("Tensors", bound=tuple[Tensor, ...])
@@ -59,20 +58,6 @@ def check_computes_in(device: torch.device, dtype: torch.dtype) -> None:
             )
 
 
-def why_not_compiled(device: torch.device) -> str | None:
-    """The reason why ``torch.compile`` cannot be used here; None if it can.
-
-    On the CPU it writes C++; on CUDA Triton compiles its launchers, against Python's headers.
-    """
-    compilers = ("g++", "clang++") if device.type == "cpu" else ("gcc", "cc", "clang")
-    if not any(shutil.which(each) for each in compilers) and "CC" not in os.environ:
-        return f"there is none of the compilers {', '.join(compilers)}"
-    header = Path(sysconfig.get_path("include"), "Python.h")
-    if device.type == "cuda" and not header.exists():
-        return f"Python's headers are missing ({header})"
-    return None
-
-
 def share_of_cores(local_world_size: int) -> int:
     """Threads for one of the processes on this machine: OMP_NUM_THREADS, or an equal share.
 
@@ -106,6 +91,16 @@ def backend_for(device: torch.device) -> str:
     return "nccl" if device.type == "cuda" else "gloo"
 
 
+def patience_of(backend: str, timeout: float) -> timedelta:
+    """How long a collective library waits for a rank, where the trainer waits ``timeout`` seconds.
+
+    Gloo raises an error, which is reported. NCCL's watchdog aborts the process, which says nothing
+    ("TORCH_NCCL_ASYNC_ERROR_HANDLING", ProcessGroupNCCL Environment Variables, PyTorch
+    documentation); so ``HostCopy.read`` comes first.
+    """
+    return timedelta(seconds=timeout * (2 if backend == "nccl" else 1))
+
+
 def on_device(batches: Iterable[Tensors], device: torch.device) -> Iterator[Tensors]:
     """The batches, tuples of tensors, on ``device``.
 
@@ -135,6 +130,13 @@ def on_device(batches: Iterable[Tensors], device: torch.device) -> Iterator[Tens
             yield ready
     if ahead is not None:
         yield handed_over(ahead)
+
+
+def to_device(numbers: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the host on ``device``, which the host does not wait for."""
+    if device.type == "cuda":
+        numbers = numbers.pin_memory()
+    return numbers.to(device, non_blocking=True)
 
 
 def start_gather(own: Tensor, counts: Sequence[int], group: dist.ProcessGroup) -> "Started":
@@ -205,6 +207,38 @@ def seconds_between(start: Mark, end: Mark) -> float:
         return float(end) - float(start)  # type: ignore[arg-type]
     end.synchronize()
     return float(start.elapsed_time(end)) / 1000
+
+
+class HostCopy:
+    """A copy on the host of a few numbers, which a GPU may not have computed yet.
+
+    The copy is queued behind the work of the current stream, and the host goes on; so it can read
+    the numbers of one step while the GPU computes the next.
+    """
+
+    def __init__(self, numbers: Tensor) -> None:
+        # Not blocking, so torch copies to pinned memory ("Good Usage of non_blocking and
+        # pin_memory", PyTorch tutorials): the copy may be read once the event behind it has passed.
+        self._numbers = numbers.to("cpu", non_blocking=True, copy=True)
+        self._arrived = mark_time(numbers.device)
+
+    def read(self, timeout: float) -> list[float]:
+        """The numbers, waited for; raises NoAnswerError after ``timeout`` seconds.
+
+        A collective of NCCL returns at once, and its kernel waits for the other ranks. So a rank
+        that does not answer is noticed here.
+        """
+        if not isinstance(self._arrived, float):
+            _wait_for(self._arrived, timeout)
+        return self._numbers.flatten().tolist()
+
+
+def _wait_for(event: torch.cuda.Event, timeout: float) -> None:
+    began = time.monotonic()
+    while not event.query():
+        if time.monotonic() - began > timeout:
+            raise NoAnswerError(f"no answer within {timeout:.0f} s")
+        time.sleep(1e-4)
 
 
 def peak_memory(device: torch.device) -> int:

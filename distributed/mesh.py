@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 from common.errors import ReportedError
 from distributed.collectives import Ranks
-from distributed.device import backend_for, take_device
+from distributed.device import HostCopy, backend_for, patience_of, take_device
 from distributed.plan import Grid, Plan
 from distributed.timer import StepTimer
 from launch.heartbeat import send_heartbeats, wait_for_key
@@ -71,13 +71,13 @@ class Mesh:
             loopback = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
             os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
             os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={loopback}")
-        store = join(world)
+        store, backend = join(world), backend_for(device)
         dist.init_process_group(
-            backend_for(device),
+            backend,
             store=store,
             rank=world.rank,
             world_size=world.size,
-            timeout=timedelta(seconds=timeout),
+            timeout=patience_of(backend, timeout),
             device_id=device if device.type == "cuda" else None,
         )
         mesh = Mesh.over_running_group(plan, device, timeout)
@@ -88,7 +88,7 @@ class Mesh:
     @staticmethod
     def over_running_group(plan: Plan, device: torch.device, timeout: float = TIMEOUT) -> "Mesh":
         """The mesh over a default process group that already exists."""
-        timer, groups = StepTimer(device), _Groups(timeout)
+        timer, groups = StepTimer(device), _Groups(patience_of(dist.get_backend(), timeout))
 
         def own(partition: list[list[int]]) -> Ranks:
             return Ranks(groups.own(partition), timer)
@@ -126,12 +126,22 @@ class Mesh:
             dist.all_reduce(values, group=self.features.copies.group)
         return values
 
-    def largest(self, value: float) -> float:
-        """The largest value of all ranks, on every rank."""
-        everyone = torch.tensor(value, dtype=torch.float64, device=self.device)
+    def start_largest(self, value: float) -> Callable[[], float]:
+        """Begin to find the largest value of all ranks; the result returns it, on every rank."""
+        everyone = torch.full((), value, dtype=torch.float64, device=self.device)
         with self.timer.whereabouts.inside("agreement of all ranks"):
             dist.all_reduce(everyone, dist.ReduceOp.MAX)
-        return float(everyone)
+        copy = HostCopy(everyone)
+        return lambda: self.read(copy)[0]
+
+    def largest(self, value: float) -> float:
+        """The largest value of all ranks, on every rank."""
+        return self.start_largest(value)()
+
+    def read(self, numbers: HostCopy) -> list[float]:
+        """Numbers that other ranks had a part in; raises NoAnswerError when one does not answer."""
+        with self.timer.whereabouts.inside("wait for all ranks"):
+            return numbers.read(self.timeout)
 
     def union(self, values: set[str]) -> set[str]:
         """The union of all ranks' ``values``, on every rank."""
@@ -184,8 +194,8 @@ def _feeding(plan: Plan) -> list[list[list[int]]]:
 class _Groups:
     """The process groups of this rank, each made once. All ranks must ask for the same ones."""
 
-    def __init__(self, timeout: float) -> None:
-        self.timeout = timedelta(seconds=timeout)
+    def __init__(self, timeout: timedelta) -> None:
+        self.timeout = timeout
         self.made: dict[str, dist.ProcessGroup] = {}
 
     def own(self, partition: list[list[int]]) -> dist.ProcessGroup:

@@ -1,11 +1,12 @@
 """The cost of a training step on this rank: seconds by part, and bytes sent."""
 
+import itertools
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from typing_extensions import Self
@@ -95,6 +96,30 @@ class StepCost:
         return sum(self.parts.values()) - waiting
 
 
+class StepMarks(NamedTuple):
+    """What a step did when, and the bytes it sent; a GPU may not have come that far yet.
+
+    Each mark begins what its name says, or nothing in particular; the last one ends the step.
+    """
+
+    marks: list[tuple[str | None, Mark]]
+    sent: dict[str, int]
+
+    @property
+    def end(self) -> Mark:
+        """The end of the step."""
+        return self.marks[-1][1]
+
+    def cost(self) -> StepCost:
+        """The cost; on a GPU, wait until it has done the work."""
+        seconds = dict.fromkeys(PARTS, 0.0)
+        for (name, start), (_, end) in itertools.pairwise(self.marks):
+            if name:
+                seconds[name] += seconds_between(start, end)
+        booked = {f"seconds_{part}": s for part, s in seconds.items()}
+        return StepCost(**booked, bytes_sent=sum(self.sent.values()), bytes_at=self.sent)
+
+
 class StepTimer:
     """Books every moment to one of ``PARTS``; a part inside another interrupts it."""
 
@@ -126,20 +151,12 @@ class StepTimer:
         self._current = name
         self._entries.append((name, mark_time(self.device)))
 
-    def take(self) -> StepCost:
-        """The cost since the last call; on a GPU, wait until it has done the work."""
-        seconds = dict.fromkeys(PARTS, 0.0)
-        for (name, start), (_, end) in zip(self._entries, self._entries[1:], strict=False):
-            if name:
-                seconds[name] += seconds_between(start, end)
-        sent = {boundary: round(count) for boundary, count in self.sent.items()}
-        self._entries.clear()
+    def take(self) -> StepMarks:
+        """What was booked and sent since the last call."""
+        taken = StepMarks(self._entries, {at: round(count) for at, count in self.sent.items()})
+        self._entries = []
         self.sent.clear()
-        return StepCost(
-            **{f"seconds_{part}": s for part, s in seconds.items()},
-            bytes_sent=sum(sent.values()),
-            bytes_at=sent,
-        )
+        return taken
 
 
 def _words(part: str) -> str:

@@ -45,6 +45,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal = self.told = 0
+        self._finding: Callable[[], float] = lambda: 0.0
         for number in SIGNALS:
             signal.signal(number, self._note)
 
@@ -52,12 +53,14 @@ class StopRequest:
         self.signal = number
         signal.signal(number, signal.SIG_DFL)
 
-    def agreed(self, largest: Callable[[float], float]) -> int:
-        """The signal that any rank received, on every rank; 0 for none.
+    def agreed(self, start_largest: Callable[[float], Callable[[], float]]) -> int:
+        """The signal that any rank had received by the last call, on every rank; 0 for none.
 
-        ``largest`` returns the largest of all ranks' values on every rank.
+        ``start_largest`` begins to find the largest of all ranks' values, which is read in the
+        next call: nobody waits for it.
         """
-        number = int(largest(self.signal))
+        found, self._finding = self._finding, start_largest(self.signal)
+        number = int(found())
         if number and not self.told:
             log.info("stopping, with a checkpoint; the same again ends the run at once")
             self.told = number

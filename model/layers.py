@@ -9,6 +9,7 @@ from typing_extensions import override
 
 from model.keyed_random import random_bits
 from model.variants import Window
+from native.fusion import compiled, fuses
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
@@ -36,6 +37,11 @@ class Dropout(nn.Module):
         """(B, N) to (B, N); the identity without ``keys`` (B,), in evaluation, or if p = 0."""
         if keys is None or not self.training or self.p == 0:
             return x
+        drop = compiled(self.drop) if fuses(x.device) else self.drop
+        return drop(x, keys)
+
+    def drop(self, x: Tensor, keys: Tensor) -> Tensor:
+        """(B, N) to (B, N), with the masks of these keys."""
         units = torch.arange(self.units.start, self.units.stop, device=x.device)
         kept = random_bits(keys, self.stream, units) >= self.p * 2.0**32
         return x * kept / (1 - self.p)

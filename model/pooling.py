@@ -6,6 +6,7 @@ from typing_extensions import override
 
 from model.layers import ACTIVATIONS
 from model.normalization import LocalResponseNorm
+from native.fusion import compiled, fuses
 from native.pooling import Norm, can_fuse, relu_norm_pool
 
 STRIDE = 2
@@ -33,6 +34,11 @@ class ActivatedPool(nn.Module):
             return activate(self.pool(x))
         return self.pool(self.norm(activate(x)))
 
+    def fusible(self, x: Tensor) -> Tensor:
+        """Compute the same in elementwise operations, which torch.compile makes one chain of."""
+        x = ACTIVATIONS[self.activation](x)
+        return self.pool(x if self.norm is None else self.norm.in_shifts(x))
+
     def pool(self, x: Tensor) -> Tensor:
         """The maximum of each window."""
         return F.max_pool2d(x, kernel_size=min(self.side, *x.shape[-2:]), stride=STRIDE)
@@ -42,6 +48,8 @@ class ActivatedPool(nn.Module):
         if can_fuse(x, self.activation, self.side):
             norm = self.norm
             return relu_norm_pool(x, Norm(norm.towers, norm.scale, norm.k) if norm else None)
+        if fuses(x.device):
+            return compiled(self.fusible)(x)
         return self.plain(x)
 
     @override

@@ -33,6 +33,8 @@ class Progress:
                 *(metrics[key] for key in ("epoch", "test/loss", "test/top1", "test/top5")),
             )
             return
+        if "train/loss" not in metrics:
+            return
         said = (
             f"epoch {metrics['epoch']:.2f}  loss {metrics['train/loss']:.4f}  "
             f"{metrics['step/images_per_second']:.1f} images/s"

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,19 +12,19 @@ from torch import Tensor
 from typing_extensions import Self, override
 
 from common.files import writing
-from distributed.device import why_not_compiled
+from distributed.device import mark_time, seconds_between
 from distributed.picture import draw_plan
 from distributed.timer import LABELS, StepCost
+from native.fusion import why_not_compiled
 from recording.folder import RunFolder
 from recording.metrics import MetricsFile, read_metrics, step_speed
 from recording.progress import Progress
 from recording.stuck import StuckLoss
 from recording.totals import Totals
 from recording.tracking import Tracker
-from training.batches import LocalBatch
 from training.config import Config
 from training.settings import dump_config
-from training.trainer import StepResult, Trainer
+from training.trainer import LaunchedStep, Trainer
 
 log = logging.getLogger(__name__)
 
@@ -40,20 +39,30 @@ class Listener(Protocol):
 class Reporter:
     """Counts steps and time. It writes nothing: every rank but rank 0 has one of these."""
 
-    def __init__(self, totals: Totals) -> None:
-        self.totals = totals
+    def __init__(self, totals: Totals, device: torch.device) -> None:
+        self.totals, self.device = totals, device
         self.listeners: list[Listener] = []
-        self.clock = time.perf_counter()
+        self.clock = mark_time(device)
+        self._last: LaunchedStep | None = None
 
-    def trained(
-        self, step: int, local: LocalBatch, result: StepResult, agreement: dict[str, float]
-    ) -> None:
-        """Report one optimiser step; it took the time since the last one."""
-        now = time.perf_counter()
-        seconds, self.clock = now - self.clock, now
+    def trained(self, step: LaunchedStep) -> None:
+        """Take an optimiser step, and report the one before, which a GPU has done by now."""
+        self._report_last()
+        self._last = step
+
+    def _report_last(self) -> None:
+        """Report the last step, if it is not reported yet; it took the time since the one before.
+
+        Raises ReportedError when its loss is not finite.
+        """
+        if self._last is None:
+            return
+        step, self._last = self._last, None
+        result = step.result()
+        seconds, self.clock = seconds_between(self.clock, step.marks.end), step.marks.end
         self.totals.add(result.images, seconds)
         metrics = {
-            "epoch": local.epochs_done,
+            "epoch": step.epochs_done,
             "train/loss": result.loss,
             "train/top1": result.top1,
             "train/images": result.images,
@@ -61,7 +70,11 @@ class Reporter:
             "step/images_per_second": result.images / seconds,
             **{f"step/{name}": value for name, value in result.cost.flat().items()},
         }
-        self._tell(step, {**metrics, **agreement})
+        self._tell(step.number, metrics)
+
+    def compared(self, step: int, metrics: dict[str, float]) -> None:
+        """Report a comparison of the ranks."""
+        self._tell(step, metrics)
 
     def tested(self, step: int, epochs_done: float, metrics: dict[str, float]) -> None:
         """Report one evaluation."""
@@ -73,11 +86,11 @@ class Reporter:
             listener.log(step, metrics)
 
     @contextmanager
-    def clock_stopped(self) -> Iterator[None]:
-        """Do not count the time inside as training time."""
-        before = time.perf_counter() - self.clock
+    def paused(self) -> Iterator[None]:
+        """Report every step so far, and do not count the time inside as training time."""
+        self._report_last()
         yield
-        self.clock = time.perf_counter() - before
+        self.clock = mark_time(self.device)
 
     def finish(
         self, steps: int, checkpoint: Path | None, peak_memory: float, conv1: Tensor
@@ -99,10 +112,16 @@ class MainReporter(Reporter):
     """Rank 0's reporter: it writes the files of the run, the terminal and W&B."""
 
     def __init__(
-        self, totals: Totals, folder: RunFolder, config: Config, facts: dict[str, Any], step: int
+        self,
+        totals: Totals,
+        device: torch.device,
+        folder: RunFolder,
+        config: Config,
+        facts: dict[str, Any],
+        step: int,
     ) -> None:
         """``facts`` describe the run; training starts after ``step``."""
-        super().__init__(totals)
+        super().__init__(totals, device)
         self.folder = folder
         self.facts = facts = {**facts, "attempt": folder.last_attempt().number}
         with writing(folder.config):
@@ -126,7 +145,7 @@ class MainReporter(Reporter):
             self.tracker,
             StuckLoss(facts["classes"]),
         ]
-        self.clock = time.perf_counter()
+        self.clock = mark_time(device)
 
     @override
     def finish(
@@ -161,13 +180,14 @@ class MainReporter(Reporter):
 
 def start_reporter(trainer: Trainer, folder: RunFolder, totals: Totals) -> Reporter:
     """This rank's reporter; rank 0 logs the opening words."""
-    reporter = Reporter(totals)
+    device = trainer.mesh.device
+    reporter = Reporter(totals, device)
 
     def start() -> None:  # the other ranks wait until it returns: a slow network delays W&B
         nonlocal reporter
         facts = facts_of(trainer)
         log.info(opening_words(facts, trainer))
-        reporter = MainReporter(totals, folder, trainer.config, facts, trainer.steps)
+        reporter = MainReporter(totals, device, folder, trainer.config, facts, trainer.steps)
 
     trainer.mesh.from_main(start)
     return reporter

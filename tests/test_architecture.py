@@ -15,8 +15,8 @@ ALLOWED = {
     "launch": {"common"},
     "distributed": {"common", "model", "launch"},
     "weights": {"common", "model"},
-    "training": {"common", "model", "data", "distributed", "weights"},
-    "recording": {"common", "model", "launch", "distributed", "weights", "training"},
+    "training": {"common", "native", "model", "data", "distributed", "weights"},
+    "recording": {"common", "native", "model", "launch", "distributed", "weights", "training"},
     "comparison": {"common", "model", "distributed", "training", "recording"},
 }
 """Packages that each package imports; every row names rows above it."""

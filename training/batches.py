@@ -15,7 +15,7 @@ from data.arrays import read_array, read_header
 from data.datasets import Dataset, open_dataset
 from data.loading import Batch, Loader, epoch_order
 from data.preprocess import Preprocess
-from distributed.device import on_device
+from distributed.device import on_device, to_device
 from distributed.mesh import Mesh
 from training.config import Config, DataConfig
 from training.precision import PRECISIONS
@@ -174,7 +174,7 @@ def local_batches(
             with mesh.timer.whereabouts.inside(f"step {first + 1}"), mesh.timer.part("data"):
                 batch = next(loader)
             first += 1
-            indices = global_batch.tensor_split(mesh.plan.features.replicas)
+            indices = _everyones(global_batch, mesh)
             yield LocalBatch(batch, indices, len(global_batch), epoch, first / per_epoch)
 
 
@@ -186,8 +186,12 @@ def test_batches(config: Config, mesh: Mesh, dataset: Dataset) -> Iterator[Local
     order = torch.arange(len(dataset)).split(config.batch_size)
     loader = _batches(config, mesh, dataset, order)
     for global_batch, batch in zip(order, loader, strict=True):
-        indices = global_batch.tensor_split(mesh.plan.features.replicas)
-        yield LocalBatch(batch, indices, len(global_batch))
+        yield LocalBatch(batch, _everyones(global_batch, mesh), len(global_batch))
+
+
+def _everyones(global_batch: Tensor, mesh: Mesh) -> Sequence[Tensor]:
+    """Each replica's part of a batch of positions, on this process's device."""
+    return to_device(global_batch, mesh.device).tensor_split(mesh.plan.features.replicas)
 
 
 def _batches(

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.preprocess import VIEWS, Preprocess
+from distributed.device import HostCopy
 from distributed.mesh import Mesh
 from training.batches import LocalBatch
 from training.config import Config
@@ -80,9 +81,9 @@ def score(
         shares = local.shares[mesh.fed_by]
         predicted = predict(network, preprocess, config, images, shares)
         hits = predicted.topk(min(5, predicted.shape[1])).indices == labels[:, None]
-        loss = F.nll_loss(predicted, labels, reduction="sum")
-        count = torch.full_like(loss, len(hits))
-        totals += torch.stack([loss, hits[:, 0].sum(), hits.sum(), count])
-    loss, top1, top5, count = mesh.sum_over_replicas(totals).tolist()
+        losses = F.nll_loss(predicted, labels, reduction="sum")
+        counted = torch.full_like(losses, len(hits))
+        totals += torch.stack([losses, hits[:, 0].sum(), hits.sum(), counted])
+    loss, top1, top5, count = mesh.read(HostCopy(mesh.sum_over_replicas(totals)))
     mesh.timer.take()  # the cost of an evaluation is no training step's
     return {"test/loss": loss / count, "test/top1": top1 / count, "test/top5": top5 / count}

@@ -57,7 +57,8 @@ def make_optimizer(
 ) -> Optimizer:
     """The optimiser of all parameters (biases decay too, as in the paper's text).
 
-    The classifier's form a group of their own if they have a learning rate of their own.
+    The classifier's form a group of their own if they have a learning rate of their own, or are
+    updated more often: torch takes a group's first step to be that of all its parameters.
 
     ``may_skip`` says that a gradient scaler may skip steps. torch's fused SGD would then read
     momentum that the first of these steps never wrote, so the fused form is off.
@@ -66,10 +67,10 @@ def make_optimizer(
         {"params": list(features.parameters())},
         {"params": list(classifier.parameters())},
     ]
-    if config.classifier_learning_rate is None:
-        groups = [{"params": [each for group in groups for each in group["params"]]}]
-    else:
+    if config.classifier_learning_rate is not None:
         groups[1]["lr"] = config.classifier_learning_rate
+    elif config.classifier_updates != "turn":
+        groups = [{"params": [each for group in groups for each in group["params"]]}]
     return OPTIMIZERS[config.name](groups, config, not may_skip)
 
 

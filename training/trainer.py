@@ -14,15 +14,16 @@ from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
 from common.errors import ReportedError
 from data.preprocess import Preprocess
 from distributed.agreement import check_same_weights, slowest_rank
-from distributed.device import check_computes_in, why_not_compiled
+from distributed.device import HostCopy, check_computes_in
 from distributed.mesh import Mesh
 from distributed.placement import MeshPlacement
 from distributed.replication import replicate, summing
-from distributed.timer import StepCost
+from distributed.timer import StepCost, StepMarks
 from distributed.turns import Turn, plan_turns, take_turns
 from model.alexnet import AlexNet
 from model.initialization import fill, initialize
 from model.keyed_random import image_keys
+from native.fusion import why_not_compiled
 from training.batches import LocalBatch
 from training.config import Config
 from training.inference import compute, compute_logits, score
@@ -61,6 +62,34 @@ class StepResult:
     cost: StepCost
 
 
+@dataclass(frozen=True)
+class LaunchedStep:
+    """An optimiser step that a GPU may still be working on, ``epochs_done`` from the run's start.
+
+    ``totals`` are the summed loss, correct predictions and images of the global batch.
+    """
+
+    number: int
+    epochs_done: float
+    learning_rate: float
+    totals: HostCopy
+    marks: StepMarks
+    trainer: "Trainer"
+
+    def result(self) -> StepResult:
+        """The step's result, waited for.
+
+        Raises ReportedError when the loss is no longer finite; since then, no step was taken.
+        """
+        mesh = self.trainer.mesh
+        with mesh.timer.whereabouts.inside(f"step {self.number}"):
+            loss, right, count = mesh.read(self.totals)
+        check_finite(loss, self.number)
+        cost = self.marks.cost()
+        self.trainer.own_seconds.append(cost.own_seconds)
+        return StepResult(loss / count, right / count, int(count), self.learning_rate, cost)
+
+
 class Trainer:
     """A model on its mesh with its optimiser and schedule; ``steps`` counts the steps taken."""
 
@@ -94,6 +123,10 @@ class Trainer:
         scales = PRECISIONS[config.precision].scales_loss
         self.optimizer = make_optimizer(features, classifier, config.optimizer, may_skip=scales)
         self.schedule = Schedule(self.optimizer, config.schedule, total_steps)
+        self.failed = torch.zeros((), device=mesh.device)  # 1 once a loss was not finite
+        if not scales:
+            # What torch's fused optimisers ask, on the device, before they change a weight.
+            self.optimizer.found_inf = self.failed  # type: ignore[attr-defined]
         # When one shard's gradients overflow, all ranks that share a net skip the step.
         self.scaler = ShardedGradScaler(
             mesh.device.type, enabled=scales, process_group=mesh.classifier.slices.group
@@ -103,25 +136,24 @@ class Trainer:
         """True every ``every`` steps, and after the last step."""
         return self.steps >= self.total_steps or (every is not None and self.steps % every == 0)
 
-    def train_step(self, local: LocalBatch) -> StepResult:
+    def train_step(self, local: LocalBatch) -> LaunchedStep:
         """Take one optimiser step on this replica's part of the global batch.
 
-        Raises ReportedError when the loss is no longer finite; the weights then stay untouched.
+        Nothing is read back from a GPU, so the host may prepare the next step meanwhile. Once a
+        loss is not finite, neither this step nor a later one changes the weights.
         """
         with self.mesh.timer.whereabouts.inside(f"step {self.steps + 1}"):
             self.model.train()
             self.optimizer.zero_grad()
-            totals = self._compute_gradients(local)
-            loss, right, count = self.mesh.sum_over_replicas(totals).tolist()
-            self._check_finite(loss, self.steps + 1)
+            totals = self.mesh.sum_over_replicas(self._compute_gradients(local))
+            self.failed.masked_fill_(~totals[0].isfinite(), 1.0)
             learning_rate = self.schedule.learning_rate
             self._update_weights()
         self.steps += 1
         self.epochs_done = local.epochs_done
         self.owes_evaluation = local.ends_epoch or self.is_due(self.config.evaluate_every)
-        cost = self.mesh.timer.take()
-        self.own_seconds.append(cost.own_seconds)
-        return StepResult(loss / count, right / count, int(count), learning_rate, cost)
+        copy, marks = HostCopy(totals), self.mesh.timer.take()
+        return LaunchedStep(self.steps, self.epochs_done, learning_rate, copy, marks, self)
 
     def _compute_gradients(self, local: LocalBatch) -> Tensor:
         """Accumulate the gradients of the local batch, and sum them over the copies once.
@@ -161,7 +193,7 @@ class Trainer:
         labels, smoothing = local.batch.labels[turn.own], config.optimizer.label_smoothing
         with part("forward"):
             indices = turn.pick(local.indices[self.mesh.fed_by])
-            keys = image_keys(config.seed, local.epoch, indices).to(features.device)
+            keys = image_keys(config.seed, local.epoch, indices)
             logits = compute_logits(self.classifier, features, keys, config.precision, turn.shares)
             loss = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)
         with part("backward"):
@@ -187,18 +219,14 @@ class Trainer:
 
     def _update_weights(self) -> None:
         with self.mesh.timer.part("optimizer"):
+            if self.scaler.is_enabled():  # it asks the gradients
+                gradient = self.model.fc8.bias.grad
+                assert gradient is not None
+                gradient.masked_fill_(self.failed.bool(), math.nan)
             self.scaler.unscale_(self.optimizer)
             self.scaler.step(self.optimizer)
             self.scaler.update()
             self.schedule.after_step()
-
-    def _check_finite(self, loss: float, step: int) -> None:
-        if not math.isfinite(loss):
-            raise ReportedError(
-                f"the loss became {loss} in step {step}, and that step was not taken: start from "
-                "the last checkpoint (weights=…) with a lower optimizer.learning_rate, or use "
-                "precision fp32"
-            )
 
     def compare_ranks(self) -> dict[str, float]:
         """Check that equal weights are still equal, and find the slowest rank.
@@ -225,7 +253,7 @@ class Trainer:
             metrics = score(self.model, self.preprocess, self.config, self.mesh, batches, stopped)
         if metrics is None:
             return None
-        self._check_finite(metrics["test/loss"], self.steps)
+        check_finite(metrics["test/loss"], self.steps)
         self.owes_evaluation = False
         self.schedule.after_evaluation(1 - metrics["test/top1"])
         return metrics
@@ -270,3 +298,13 @@ class Trainer:
         self.schedule.load_state(state["schedule"])
         if state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
+
+
+def check_finite(loss: float, step: int) -> None:
+    """Raise ReportedError if the loss of a step is not finite; that step was not taken."""
+    if not math.isfinite(loss):
+        raise ReportedError(
+            f"the loss became {loss} in step {step}, and that step was not taken: start from "
+            "the last checkpoint (weights=…) with a lower optimizer.learning_rate, or use "
+            "precision fp32"
+        )

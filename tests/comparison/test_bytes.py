@@ -33,7 +33,7 @@ def take_step(config, world_size):
     for name, parameter in model.named_parameters():
         layer = name.split(".")[0]
         held[layer] = held.get(layer, 0) + parameter.numel()
-    return trainer.train_step(local).cost.bytes_at, held
+    return trainer.train_step(local).result().cost.bytes_at, held
 
 
 def _config(variant, towers, placement, **settings):

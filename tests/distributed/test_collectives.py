@@ -600,7 +600,7 @@ def _waits():
     booked = []
     for run in outputs:
         run().sin().sum().backward()
-        parts = ranks.timer.take().parts
+        parts = ranks.timer.take().cost().parts
         booked.append({name for name, seconds in parts.items() if seconds})
     return booked
 

@@ -87,7 +87,7 @@ def train(config, world_size, steps=STEPS):
     parameters = dict(trainer.model.named_parameters())
     losses, gradients = [], {}
     for step in range(steps):
-        result = trainer.train_step(_local_batch(trainer.mesh, step))
+        result = trainer.train_step(_local_batch(trainer.mesh, step)).result()
         losses.append(result.loss)
         if step == 0:
             gradients = _full_tensors(trainer, {name: p.grad for name, p in parameters.items()})
@@ -332,7 +332,7 @@ def _overflow_on_one_rank(config, ranks, name):
         hook = parameters[name].register_hook(lambda grad: torch.full_like(grad, torch.inf))
     scales, moved = [], []
     for step in range(2):
-        trainer.train_step(_local_batch(trainer.mesh, step))
+        trainer.train_step(_local_batch(trainer.mesh, step)).result()
         scales.append(trainer.scaler.get_scale())
         moved.append([each for each, p in parameters.items() if not torch.equal(p, before[each])])
         if trainer.mesh.rank == ranks - 1 and step == 0:

@@ -168,7 +168,7 @@ def _held(plan, placement, settings):
     images = torch.zeros(1, 1, 28, 28, dtype=torch.uint8)
     batch = Batch(images, torch.tensor([0]), torch.tensor([mesh.replica]))
     indices = [torch.tensor([replica]) for replica in range(replicas)]
-    trainer.train_step(LocalBatch(batch, indices, replicas))
+    trainer.train_step(LocalBatch(batch, indices, replicas)).result()
     momentum = {p: state["momentum_buffer"] for p, state in trainer.optimizer.state.items()}
     numbers = {"conv": [0, 0], "fc": [0, 0]}
     for name, parameter in trainer.model.named_parameters():

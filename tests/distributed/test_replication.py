@@ -101,7 +101,7 @@ def _booked(ends_backward):
     replica = replicate(_stage(), copies, compress=False, ends_backward=ends_backward)
     with copies.timer.part("backward"):
         _loss(replica, dist.get_rank()).backward()
-    return {name for name, seconds in copies.timer.take().parts.items() if seconds}
+    return {name for name, seconds in copies.timer.take().cost().parts.items() if seconds}
 
 
 @pytest.mark.parametrize(

@@ -316,7 +316,7 @@ def _trained(config, world_size, all_shares):
         batch = _global_batch(step, sum(shares))
         parts = (each.split(shares)[mesh.replica] for each in batch)
         local = LocalBatch(Batch(*parts), batch.indices.split(shares), sum(shares))
-        losses.append(trainer.train_step(local).loss)
+        losses.append(trainer.train_step(local).result().loss)
     weights = {
         name: trainer.placement.unshard(name, p.detach().contiguous())
         for name, p in model.named_parameters()

@@ -81,8 +81,8 @@ def test_a_signal_to_one_rank_is_agreed_on_by_all(program, tmp_path):
         "stop = StopRequest()\n"
         + MESH
         + f"open(f'{tmp_path}/{{mesh.rank}}-{{os.getpid()}}', 'w')\n"
-        "while not stop.agreed(mesh.largest): time.sleep(0.01)\n"
-        "return 128 + stop.agreed(mesh.largest)"
+        "while not stop.agreed(mesh.start_largest): time.sleep(0.01)\n"
+        "return 128 + stop.agreed(mesh.start_largest)"
     )
     process = start(*ranks(2), path)
     wait_until(lambda: len(list(tmp_path.glob("?-*"))) == 2)

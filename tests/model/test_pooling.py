@@ -15,11 +15,13 @@ LAYOUTS = [torch.contiguous_format, torch.channels_last]
 SHAPES = [(2, 96, 13, 13), (3, 8, 55, 26), (1, 260, 3, 4), (2, 4, 17, 40), (1, 4, 2, 9)]
 
 
-@pytest.fixture(params=["kernel", "plain"])
+@pytest.fixture(params=["kernel", "plain", "fusible"])
 def form(request, monkeypatch):
-    """Both forms: the compiled kernel, and plain PyTorch."""
-    if request.param == "plain":
+    """All forms: the compiled kernel, plain PyTorch, and what torch.compile fuses on a GPU."""
+    if request.param != "kernel":
         monkeypatch.setattr(pooling, "can_fuse", lambda x, activation, side: False)
+        monkeypatch.setattr(pooling, "fuses", lambda device: request.param == "fusible")
+        monkeypatch.setattr(pooling, "compiled", lambda function: function)
     elif load_kernels(KERNELS) is None:
         pytest.skip("no C++ compiler here")
 

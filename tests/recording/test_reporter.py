@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from types import SimpleNamespace
@@ -9,14 +10,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from data.loading import Batch
-from distributed.timer import StepCost
+from distributed.timer import StepCost, StepMarks
 from recording.folder import RunFolder
 from recording.metrics import read_metrics
 from recording.reporter import MainReporter, Reporter, closing_words
 from recording.totals import Totals
 from tests.recording.samples import evaluation_metrics, step_cost, step_metrics
-from training.batches import LocalBatch
 from training.config import Config
 from training.settings import load_config
 from training.trainer import StepResult
@@ -35,12 +34,16 @@ FACTS = {
 }
 
 
-def _batch(epochs_done=0.5, count=128):
-    part = torch.empty(count // 2)
-    return LocalBatch(Batch(part, part, part), [part], count, 0, epochs_done)
-
-
+CPU = torch.device("cpu")
 RESULT = StepResult(1.25, 0.5, 128, 0.01, step_cost())
+
+
+def _step(number, end=0.0, epochs_done=0.5, result=RESULT):
+    """A step that ended at the time ``end``."""
+    marks = StepMarks([(None, end)], {})
+    return SimpleNamespace(
+        number=number, epochs_done=epochs_done, marks=marks, result=lambda: result
+    )
 
 
 def test_totals_are_the_sums_of_the_steps_and_the_best_score():
@@ -70,41 +73,47 @@ def test_totals_of_an_older_checkpoint_are_read():
 def clock(monkeypatch):
     """Seconds, which pass when a test says so."""
     clock = SimpleNamespace(now=100.0)
-    clock.perf_counter = lambda: clock.now
-    monkeypatch.setattr("recording.reporter.time", clock)
+    monkeypatch.setattr("recording.reporter.mark_time", lambda device: clock.now)
     return clock
 
 
 def test_a_step_takes_the_time_since_the_last_one(clock):
-    reporter = Reporter(Totals())
-    for seconds in (2.0, 3.0):
+    reporter = Reporter(Totals(), CPU)
+    for number, seconds in enumerate((2.0, 3.0, 9.0)):
         clock.now += seconds
-        reporter.trained(1, _batch(), RESULT, {})
-    assert (reporter.totals.seconds, reporter.totals.steps) == (5.0, 2)
-    assert reporter.totals.images == 256, "of the global batch, not of the local one"
+        reporter.trained(_step(number, end=clock.now))
+    assert (reporter.totals.seconds, reporter.totals.steps) == (5.0, 2), "the last is not read yet"
+    assert reporter.totals.images == 256
+    with reporter.paused():
+        assert (reporter.totals.seconds, reporter.totals.steps) == (14.0, 3)
 
 
 def test_what_happens_while_the_clock_is_stopped_is_not_training_time(clock):
-    reporter = Reporter(Totals())
+    reporter = Reporter(Totals(), CPU)
     clock.now += 2.0
-    with reporter.clock_stopped():
+    reporter.trained(_step(1, end=clock.now))
+    with reporter.paused():
         clock.now += 50.0
         reporter.tested(1, 0.5, evaluation_metrics())
     clock.now += 3.0
-    reporter.trained(2, _batch(), RESULT, {})
-    assert reporter.totals.seconds == 5.0
+    reporter.trained(_step(2, end=clock.now))
+    with reporter.paused():
+        assert reporter.totals.seconds == 5.0
 
 
 def test_a_step_is_told_with_its_place_and_its_speed(clock):
     told = []
-    reporter = Reporter(Totals())
+    reporter = Reporter(Totals(), CPU)
     reporter.listeners = [SimpleNamespace(log=lambda *step: told.append(step))]
     clock.now += 2.0
-    reporter.trained(3, _batch(0.75), RESULT, {"ranks/slowest": 1})
-    reporter.tested(3, 0.75, evaluation_metrics())
+    reporter.trained(_step(3, end=clock.now, epochs_done=0.75))
+    with reporter.paused():
+        reporter.compared(3, {"ranks/slowest": 1})
+        reporter.tested(3, 0.75, evaluation_metrics())
     place = {"epoch": 0.75, "train/images": 128, "step/images_per_second": 64.0}
     assert told == [
-        (3, {**place, **step_metrics(), "ranks/slowest": 1}),
+        (3, {**place, **step_metrics()}),
+        (3, {"ranks/slowest": 1}),
         (3, {"epoch": 0.75, **evaluation_metrics()}),
     ]
 
@@ -116,10 +125,12 @@ def _report(folder, mode="disabled", fails=False, conv1=GREY_NET):
     """Two of four steps and an evaluation; the reporter."""
     config = Config.model_validate({"name": "fashion", "seed": 7, "tracking": {"mode": mode}})
     totals = Totals()
-    with MainReporter(totals, folder, config, FACTS, 0) as reporter:
+    with MainReporter(totals, CPU, folder, config, FACTS, 0) as reporter:
         for step in (1, 2):
-            reporter.trained(step, _batch(step / 2), replace(RESULT, loss=1.0 / step), {})
-        reporter.tested(2, 1.0, evaluation_metrics())
+            result = replace(RESULT, loss=1.0 / step)
+            reporter.trained(_step(step, time.perf_counter(), step / 2, result))
+        with reporter.paused():
+            reporter.tested(2, 1.0, evaluation_metrics())
         if fails:
             raise RuntimeError("something else")
         reporter.finish(2, folder.checkpoints / "step-00000002", 2**30, conv1)
@@ -180,10 +191,11 @@ def test_kernels_that_read_colour_are_counted_tower_by_tower(folder, caplog):
 
 def test_a_resumed_run_goes_on_in_the_files_it_had(folder):
     totals = _report(folder).totals
-    with MainReporter(totals, folder, Config(), FACTS, 1) as reporter:
-        reporter.trained(2, _batch(1.0), replace(RESULT, loss=0.25), {})
+    with MainReporter(totals, CPU, folder, Config(), FACTS, 1) as reporter:
+        reporter.trained(_step(2, time.perf_counter(), 1.0, replace(RESULT, loss=0.25)))
+        with reporter.paused():
+            assert totals.steps == 3
     assert [line["train/loss"] for line in read_metrics(folder.metrics)] == [1.0, 0.25]
-    assert totals.steps == 3
 
 
 @pytest.mark.parametrize("fails", [False, True])

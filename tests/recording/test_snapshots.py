@@ -79,7 +79,7 @@ def train(settings, world_size, placement, last, target, source=None):
         load_checkpoint(*newest_checkpoint(source), trainer)
     losses = []
     while trainer.steps < last:
-        losses.append(trainer.train_step(_local_batch(trainer.mesh, trainer.steps)).loss)
+        losses.append(trainer.train_step(_local_batch(trainer.mesh, trainer.steps)).result().loss)
     content = take_snapshot(trainer, Totals())
     if trainer.mesh.is_main:
         write_checkpoint(target / f"step-{last:08d}", content)
@@ -289,7 +289,7 @@ def make_trainer(mesh, monkeypatch):
 def trainer(make_trainer):
     """A trainer after one step."""
     trainer = make_trainer()
-    trainer.train_step(_local_batch(trainer.mesh, 0))
+    trainer.train_step(_local_batch(trainer.mesh, 0)).result()
     return trainer
 
 

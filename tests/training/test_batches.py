@@ -192,7 +192,7 @@ def test_a_local_batch_knows_how_far_the_run_is():
 def test_waiting_for_images_is_booked_as_data():
     mesh = _mesh(1)
     for _ in local_batches(_config(), mesh, _images(20), 0, 2):
-        assert mesh.timer.take().seconds_data > 0
+        assert mesh.timer.take().cost().seconds_data > 0
 
 
 @pytest.mark.parametrize(
