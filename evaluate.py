@@ -19,15 +19,13 @@ from launch.program import ArgumentParser, run_program
 
 from common.errors import ReportedError
 from common.files import home_path, replacing
-from data.datasets import Dataset
 from distributed.mesh import Mesh
 from launch.world import launched_world
-from recording.source import check_channels, check_classes, read_source
+from recording.source import check_channels, check_classes, read_source, warn_of_other_names
 from training.batches import make_preprocess, open_test_set, test_batches
 from training.config import Config
 from training.inference import score
 from training.trainer import build_model
-from weights.net import Weights
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +41,7 @@ def main() -> int:
     test_set = open_test_set(config.data, mesh)
     check_classes(weights, len(test_set.classes), config)
     check_channels(weights, test_set.channels, config)
-    warn_of_other_names(weights, test_set)
+    warn_of_other_names(weights, test_set.classes)
 
     model = build_model(config, mesh, weights.classes, weights.channels, weights.tensors)
     preprocess = make_preprocess(config, weights.channels)
@@ -57,12 +55,6 @@ def main() -> int:
         )
     report(scores, arguments, config, mesh, len(test_set))
     return 0
-
-
-def warn_of_other_names(weights: Weights, test_set: Dataset) -> None:
-    """Warn if the names of the classes differ, since their order may differ too."""
-    if weights.class_names and list(weights.class_names) != list(test_set.classes):
-        log.warning("the classes of the data have other names than those of %s", weights.source)
 
 
 def report(

@@ -16,6 +16,7 @@ from pathlib import Path
 from launch.program import ArgumentParser, run_program
 from launch.signals import StopRequest
 
+from common.files import home_path
 from data.datasets import Dataset
 from distributed.device import peak_memory
 from distributed.mesh import Mesh
@@ -92,7 +93,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--config",
-        type=Path,
+        type=home_path,
         default=DEFAULT_CONFIG,
         metavar="FILE",
         help="a YAML file of settings (default: configs/fashion.yaml)",

@@ -1,7 +1,9 @@
 """Weights to start from or to use, and their settings: a checkpoint, a run's folder or a file."""
 
+import logging
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +16,8 @@ from training.fields import Mark, marked_keys
 from training.settings import config_over, resolve_config, upgrade
 from weights.files import read_file
 from weights.net import Weights, make_weights
+
+log = logging.getLogger(__name__)
 
 PREPROCESSING = marked_keys(DataConfig, Mark.PREPARES_IMAGES)
 """The settings of the data section that say how an image becomes the net's input."""
@@ -70,6 +74,12 @@ def check_classes(weights: Weights, classes: int, config: Config) -> None:
             f"{weights.source} has {weights.classes} classes, and {config.data.name} has "
             f"{classes}: name data with as many, or train on these (train.py weights=…)"
         )
+
+
+def warn_of_other_names(weights: Weights, classes: Sequence[str]) -> None:
+    """Warn if the names of the classes differ, since their order may differ too."""
+    if weights.class_names and list(weights.class_names) != list(classes):
+        log.warning("the classes of the data have other names than those of %s", weights.source)
 
 
 def check_channels(weights: Weights, channels: int, config: Config) -> None:

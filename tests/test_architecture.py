@@ -150,3 +150,9 @@ def test_one_module_reads_torchrun_s_variables():
 )
 def test_a_read_of_torchrun_s_variables_is_found(line, name):
     assert torchrun_variables(f'"""RANK is in this docstring."""\n{line}\n') == [name]
+
+
+def test_every_path_among_the_arguments_has_the_type_that_knows_the_home_folder():
+    programs = [ROOT / f"{program}.py" for program in PROGRAMS]
+    sources = [*programs, *(ROOT / ROOM_FOR_ALL).glob("*.py")]
+    assert not [path for path in sources if "type=Path" in path.read_text()]

@@ -9,7 +9,7 @@ import pytest
 
 from common.errors import ReportedError
 from data.datasets import open_dataset
-from data.image_folder import decode
+from data.decoding import decode
 from distributed.plan import Wish, plan_mesh
 from model.variants import VARIANTS
 from recording.checkpoint import newest_checkpoint

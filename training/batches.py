@@ -1,9 +1,9 @@
 """The images of a run: its data sets, and each replica's part of every batch."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +19,8 @@ from distributed.device import on_device, to_device
 from distributed.mesh import Mesh
 from training.config import Config, DataConfig
 from training.precision import PRECISIONS
+
+T = TypeVar("T")
 
 
 class LocalBatch(NamedTuple):
@@ -60,22 +62,19 @@ def open_sets(data: DataConfig, mesh: Mesh) -> tuple[Dataset, Dataset]:
 
     Raises ReportedError on every rank if rank 0 cannot open them.
     """
-
-    def sets() -> tuple[Dataset, Dataset]:
-        return _open(data, "train"), _open(data, "test")
-
-    mesh.from_main(lambda: sets() and None)
-    return sets()
+    return _main_first(mesh, lambda: (_open(data, "train"), _open(data, "test")))
 
 
 def open_test_set(data: DataConfig, mesh: Mesh) -> Dataset:
     """The test set alone; otherwise as ``open_sets``."""
+    return _main_first(mesh, lambda: _open(data, "test"))
 
-    def test_set() -> Dataset:
-        return _open(data, "test")
 
-    mesh.from_main(lambda: test_set() and None)
-    return test_set()
+def _main_first(mesh: Mesh, opened: Callable[[], T]) -> T:
+    """The result of ``opened`` on every rank, once it has succeeded on rank 0."""
+    found: list[T] = []
+    mesh.from_main(lambda: found.append(opened()))
+    return found[0] if found else opened()
 
 
 def _open(data: DataConfig, split: Split) -> Dataset:
@@ -105,6 +104,12 @@ def _mean_image(path: Path | None, shape: tuple[int, int, int]) -> Tensor | None
         return None
     try:
         if (found := read_header(path).shape) != shape:
+            if found == (shape[2], *shape[:2]):
+                raise ReportedError(
+                    f"data.mean_image: {path} has the axes (channels, rows, columns) and should "
+                    "have (rows, columns, channels): turn them with numpy.transpose(image, "
+                    "(1, 2, 0)), and if it is Caffe's, change BGR to RGB as well"
+                )
             raise ReportedError(
                 f"data.mean_image: {path} has shape {found}, and images have {shape}: set "
                 "data.resize to the side of the mean image"

@@ -16,7 +16,7 @@ from common.errors import ReportedError
 from distributed.mesh import Mesh
 from recording.resume import open_run
 from recording.snapshots import CheckpointWriter
-from recording.source import check_channels, check_classes, read_source
+from recording.source import check_channels, check_classes, read_source, warn_of_other_names
 from recording.totals import Totals
 from tests.recording.samples import correct_manifest
 from tests.weights.nets import some_weights
@@ -212,6 +212,12 @@ def test_other_data_than_the_net_is_for_are_refused(small_nets):
         check_classes(some_weights(), 7, config)
     with pytest.raises(ReportedError, match=r"\b3 channel.*\b1\b"):
         check_channels(some_weights(), 1, config)
+
+
+@pytest.mark.parametrize(("classes", "warnings"), [(NAMES, 0), (NAMES[::-1], 1), (["a"], 1)])
+def test_other_names_of_the_classes_are_warned_of(run, classes, warnings, caplog):
+    warn_of_other_names(read_source(run).weights, classes)
+    assert len(caplog.records) == warnings
 
 
 @pytest.fixture(scope="module")

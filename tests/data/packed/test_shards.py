@@ -40,6 +40,12 @@ def test_a_shard_is_a_mappable_array_of_what_image_folder_decodes(task):
     np.testing.assert_array_equal(np.load(task.target / task.sums), images.astype(np.int64).sum(0))
 
 
+@pytest.mark.parametrize("mode", ["1", "L", "I;16", "I;16B", "I", "F"])
+def test_every_mode_without_color_is_counted_as_grey(tree, tmp_path, mode):
+    Image.new(mode, (9, 9), 1).save(tree / "train" / "ant" / "deep.tif")
+    assert pack(make_task(tree, tmp_path)).grey == 1
+
+
 def test_odd_files_are_counted_and_broken_ones_named(task):
     record = pack(task)
     assert (record.grey, record.cmyk) == (1, 1)
