@@ -5,10 +5,12 @@
   python convert.py alexnet-owt-7be5be79.pth alexnet.npz
 
 SOURCE is a checkpoint, a run's folder, or a file:
-  .safetensors   full (unsharded) tensors under our names
-  .pth           a state dict of torchvision.models.alexnet
+  .safetensors   full (unsharded) tensors under our names or torchvision's
+  .pth           a state dict of torchvision.models.alexnet, alone or in a training's checkpoint;
+                 also .pt and .pth.tar
   .caffemodel    Caffe's bvlc_alexnet or bvlc_reference_caffenet, or a net of their shapes
   .npz           Caffe's arrays under the keys conv1.weight, conv1.bias, … fc8.bias; conv1 reads BGR
+  .onnx          ONNX's bvlcalexnet, a graph of such layers, or one written here; needs onnx
 
 TARGET is such a file (.pth and .caffemodel for those nets only) or a graph from normalised images
 (batch, channels, side, side) to logits:

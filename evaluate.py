@@ -5,9 +5,9 @@
   python evaluate.py alexnet.pth data.folder=imagenet batch_size=64
   torchrun --nproc_per_node=2 evaluate.py SOURCE --config my.yaml --json scores.json
 
-SOURCE is a checkpoint, a run's folder, or a .safetensors, .pth, .caffemodel or .npz. --config and
-key.sub=value change its settings, such as placement=hybrid. Ranks share the work as in training;
-the scores do not depend on it.
+SOURCE is a checkpoint, a run's folder, or a .safetensors, .pth, .caffemodel, .npz or .onnx.
+--config and key.sub=value change its settings, such as placement=hybrid. Ranks share the work as
+in training; the scores do not depend on it.
 """
 
 import argparse

@@ -68,7 +68,7 @@ def parse_arguments() -> argparse.Namespace:
         type=home_path,
         required=True,
         metavar="SOURCE",
-        help="a checkpoint, a run's folder, or a .safetensors, .pth, .caffemodel or .npz",
+        help="a checkpoint, a run's folder, or a .safetensors, .pth, .caffemodel, .npz or .onnx",
     )
     add("--top", type=positive, default=5, metavar="N", help="classes to print, default: 5")
     add("--json", action="store_true", help="print one JSON document")

@@ -39,10 +39,15 @@ class Predictor:
     def top(self, path: str, count: int) -> list[Guess]:
         """The ``count`` most probable classes of the picture at ``path``, most probable first.
 
-        Raises ReportedError when the picture cannot be read.
+        Raises ReportedError when the picture cannot be read, or its probabilities are not numbers.
         """
         image = decode(path, self.config.data.image_side, self.weights.channels).to(self.device)
         [logarithms] = predict(self.model, self.preprocess, self.config, image[None])  # (classes,)
+        if logarithms.isnan().any():
+            raise ReportedError(
+                f"the probabilities of {path} are NaN in {self.config.precision}: name a "
+                f"configuration with precision: fp32, or other weights than {self.weights.source}"
+            )
         best = logarithms.exp().topk(min(count, len(logarithms)))
         names = self.weights.class_names
         return [

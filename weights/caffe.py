@@ -17,7 +17,8 @@ from torch import Tensor
 from common.errors import ReportedError
 from model.variants import VARIANTS
 from weights.description import published_weights
-from weights.net import LAYERS, Weights
+from weights.names import LAYERS
+from weights.net import Weights
 
 VARIANTS_OF_CAFFE = ("caffe", "caffenet")
 
@@ -32,7 +33,12 @@ _MESSAGES: dict[str, list[tuple[str, int, Any, str]]] = {
         ("shape", 7, _Field.TYPE_MESSAGE, "BlobShape"),
         ("double_data", 8, _Field.TYPE_BYTES, ""),
     ],
+    "V0LayerParameter": [
+        ("name", 1, _Field.TYPE_BYTES, ""),
+        ("blobs", 50, _Field.TYPE_MESSAGE, "BlobProto"),
+    ],
     "V1LayerParameter": [
+        ("layer", 1, _Field.TYPE_MESSAGE, "V0LayerParameter"),
         ("name", 4, _Field.TYPE_BYTES, ""),
         ("blobs", 6, _Field.TYPE_MESSAGE, "BlobProto"),
     ],
@@ -52,13 +58,17 @@ _MESSAGES: dict[str, list[tuple[str, int, Any, str]]] = {
 _REPEATED = {"dim", "data", "double_data", "blobs", "layers", "layer"}
 
 
-def _net_parameter() -> Any:
-    """Build the class of the message NetParameter."""
+_ONE_BY_ONE = {"data": _Field.TYPE_FLOAT, "double_data": _Field.TYPE_DOUBLE}
+
+
+def _net_parameter(*, packed: bool = True) -> Any:
+    """Build the class of the message NetParameter, for numbers packed or one by one."""
     file = descriptor_pb2.FileDescriptorProto(name="weights.proto", package="weights")
     for message, fields in _MESSAGES.items():
         added = file.message_type.add(name=message)
         for name, number, kind, message_type in fields:
             label = _Field.LABEL_REPEATED if name in _REPEATED else _Field.LABEL_OPTIONAL
+            kind = kind if packed else _ONE_BY_ONE.get(name, kind)
             field = added.field.add(name=name, number=number, type=kind, label=label)
             if message_type:
                 field.type_name = f".weights.{message_type}"
@@ -78,21 +88,30 @@ def swap_rgb(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def read_caffemodel(path: Path) -> Weights:
-    """Read a ``.caffemodel``, in the current format or in the older one (V1).
+    """Read a ``.caffemodel``, in the current format or in an older one (V1, V0).
 
     The order of the file's layers decides between ``caffe`` (normalise first) and ``caffenet``
     (pool first). Raises ReportedError when the file is damaged or holds another net.
     """
+    content = path.read_bytes()
     try:
-        net = _net_parameter().FromString(path.read_bytes())
+        layers = _parse(content, packed=True)
+        if not all(blob.data or blob.double_data for layer in layers for blob in layer.blobs):
+            layers = _parse(content, packed=False)
     except DecodeError:
         raise ReportedError(f"{path} is not a complete .caffemodel: download it again") from None
-    layers = [*net.layer, *net.layers]
     order = [_text(layer.name) for layer in layers]
     blobs = {_text(layer.name): layer.blobs for layer in layers if layer.blobs}
     tensors = swap_rgb(dict(_read_layers(path, blobs)))
     pools_first = {"norm1", "pool1"} <= set(order) and order.index("pool1") < order.index("norm1")
     return published_weights(path, tensors, "caffe", "caffenet" if pools_first else "caffe")
+
+
+def _parse(content: bytes, *, packed: bool) -> list[Any]:
+    """The layers of all formats."""
+    net = _net_parameter(packed=packed).FromString(content)
+    old = [inner for layer in net.layers for inner in layer.layer or [layer]]
+    return [*net.layer, *old]
 
 
 def _read_layers(path: Path, blobs: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
@@ -114,13 +133,14 @@ def _read_blob(path: Path, name: str, blob: Any, dims: int) -> Tensor:
     shape = list(blob.shape.dim[:5]) or [blob.N, blob.C, blob.H, blob.W]
     while len(shape) > dims and shape[0] == 1:  # V1 pads every shape to four dimensions
         del shape[0]
-    data, double_data = b"".join(blob.data), b"".join(blob.double_data)
-    raw, dtype = (data, "<f4") if data else (double_data, "<f8")
-    size = np.dtype(dtype).itemsize
-    if min(shape) < 1 or len(raw) != size * int(np.prod(shape, dtype=object)):
+    values = blob.data or blob.double_data
+    dtype = np.dtype("<f4" if blob.data else "<f8")
+    packed = len(values) > 0 and isinstance(values[0], bytes)
+    raw = b"".join(values) if packed else np.fromiter(values, dtype, len(values)).tobytes()
+    if min(shape) < 1 or len(raw) != dtype.itemsize * int(np.prod(shape, dtype=object)):
         raise ReportedError(
             f"{path} is not a complete .caffemodel: its {name} has the shape {tuple(shape)} and "
-            f"{len(raw) // size} numbers"
+            f"{len(raw) // dtype.itemsize} numbers"
         )
     return torch.from_numpy(np.frombuffer(raw, dtype).astype(np.float32).reshape(shape))
 

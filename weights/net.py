@@ -1,6 +1,6 @@
 """A net's weights as full tensors, checked against the variants of the net."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -14,12 +14,11 @@ from model.alexnet import AlexNet
 from model.initialization import fill
 from model.placement import Placement
 from model.variants import VARIANTS, net_form
+from weights.names import NAMES, find_names
 
 MOST_BYTES = 2**31
 """Limit for a file of weights and for its unpacked content. 60 million parameters in double
 precision take a quarter of it; a small file can claim any size."""
-LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
-NAMES = tuple(f"{layer}.{kind}" for layer in LAYERS for kind in ("weight", "bias"))
 
 
 @dataclass(frozen=True)
@@ -101,19 +100,29 @@ def make_weights(
 ) -> Weights:
     """Check the tensors and their description; raises ReportedError unless they are an AlexNet's.
 
-    Half-precision tensors become float32. A ``variant`` that is not given is recognised if it alone
-    has these shapes.
+    They become plain and contiguous, on the CPU, each with a memory of its own, and half-precision
+    ones float32. A ``variant`` that is not given is recognised if it alone has these shapes.
     """
-    check_names(source, tensors)
+    places = find_names(source, tensors).places
+    tensors = {name: tensors[places[name]] for name in NAMES}
     for name, tensor in tensors.items():
-        if not _is_plain(tensor):
-            raise ReportedError(f"{source} is damaged: its {name} is not an array of plain numbers")
+        if form := _unusual_form(tensor):
+            raise ReportedError(
+                f"the {name} of {source} is {form}, not an array of floating-point numbers: write "
+                "the file again with such"
+            )
     fitting = _fitting(tensors, changes)
     if not fitting:
         known = [variant] if variant in VARIANTS else VARIANTS
         _, words = max(_difference(tensors, each, changes) for each in known)
         raise ReportedError(f"{source} does not hold an AlexNet of model/variants.py: {words}")
-    wide = {name: tensors[name].to(_at_least_float32(tensors[name])) for name in NAMES}
+    wide = {name: _plain(tensor) for name, tensor in tensors.items()}
+    for name, tensor in wide.items():
+        if not tensor.float().isfinite().all():
+            raise ReportedError(
+                f"the {name} of {source} holds numbers that are NaN or infinite: name weights that "
+                "were saved before"
+            )
     weights = Weights(source, wide, fitting[0] if len(fitting) == 1 else None)
     if variant is not None:
         _check_known(source, variant)
@@ -126,18 +135,23 @@ def make_weights(
     return replace(weights, class_names=class_names, preprocessing=preprocessing)
 
 
-def check_names(source: Path, names: Iterable[str]) -> None:
-    """Raise ReportedError unless ``names`` are those of an AlexNet's parameters."""
-    if differing := sorted(set(NAMES).symmetric_difference(names)):
-        has = "has no" if differing[0] in NAMES else "also has"
-        raise ReportedError(f"{source} does not hold an AlexNet: it {has} {differing[0]}")
+def _unusual_form(tensor: Tensor) -> str:
+    """What a tensor is that does not hold a floating-point number for each place; or nothing."""
+    if tensor.layout is not torch.strided:
+        return f"a sparse tensor ({tensor.layout})"
+    if not tensor.is_floating_point():
+        return f"a tensor of {tensor.dtype}"
+    if tensor.is_meta:
+        return "a meta tensor"
+    if tensor.untyped_storage().nbytes() < tensor.nbytes:
+        return "an expanded tensor"
+    return ""
 
 
-def _is_plain(tensor: Tensor) -> bool:
-    """True if the tensor holds all its numbers; an expanded view repeats one number."""
-    if not tensor.is_floating_point() or tensor.layout is not torch.strided:
-        return False
-    return tensor.device.type == "cpu" and tensor.untyped_storage().nbytes() >= tensor.nbytes
+def _plain(tensor: Tensor) -> Tensor:
+    """A copy on the CPU, contiguous and without gradient; half precision becomes float32."""
+    dtype = torch.promote_types(tensor.dtype, torch.float32)
+    return torch.empty(tensor.shape, dtype=dtype).copy_(tensor.detach())
 
 
 def _check_known(source: Path, variant: str) -> None:
@@ -147,10 +161,6 @@ def _check_known(source: Path, variant: str) -> None:
             f"{source} names the variant {variant}, which is not one of {known}: write it again "
             "with one of these"
         )
-
-
-def _at_least_float32(tensor: Tensor) -> torch.dtype:
-    return torch.promote_types(tensor.dtype, torch.float32)
 
 
 def _fitting(tensors: dict[str, Tensor], changes: Mapping[str, Any]) -> list[str]:

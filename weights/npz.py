@@ -17,7 +17,8 @@ from common.errors import ReportedError
 from common.files import check_unpacked
 from weights.caffe import swap_rgb
 from weights.description import describe, described_weights, published_weights
-from weights.net import MOST_BYTES, NAMES, Weights
+from weights.names import find_names
+from weights.net import MOST_BYTES, Weights
 
 METADATA = "metadata"
 
@@ -30,9 +31,9 @@ def read_npz(path: Path) -> Weights:
     try:
         check_unpacked(path, MOST_BYTES)
         with np.load(path, allow_pickle=False) as archive:
-            if missing := [name for name in NAMES if name not in archive.files]:
-                raise ReportedError(f"{path} does not hold an AlexNet: it has no key {missing[0]}")
-            tensors = swap_rgb({name: _tensor(archive[name]) for name in NAMES})
+            keys = [key for key in archive.files if key != METADATA]
+            places, are_torchvisions = find_names(path, keys)
+            tensors = {name: _tensor(archive[place]) for name, place in places.items()}
             description = json.loads(str(archive[METADATA])) if METADATA in archive.files else None
     except (ReportedError, OSError):
         raise
@@ -41,6 +42,9 @@ def read_npz(path: Path) -> Weights:
         raise ReportedError(
             f"{path} is not a complete .npz archive of numbers ({reason}): write it again"
         ) from None
+    if are_torchvisions:
+        return published_weights(path, tensors, "torchvision", "torchvision")
+    tensors = swap_rgb(tensors)
     if isinstance(description, dict):
         return described_weights(path, tensors, description)
     weights = published_weights(path, tensors, "caffe", None)

@@ -8,21 +8,27 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from common.errors import ReportedError
-from weights.description import describe, described_weights
-from weights.net import Weights, check_names
+from weights.description import describe, described_weights, published_weights
+from weights.names import find_names
+from weights.net import Weights
 
 
 def read_safetensors(path: Path) -> Weights:
-    """Read full tensors and their description; raises ReportedError when a tensor is missing."""
+    """Read full tensors and their description; raises ReportedError when a tensor is missing.
+
+    Those under torchvision's names are a net of torchvision.
+    """
     try:
         with safe_open(path, framework="pt") as file:
-            check_names(path, file.keys())
+            places, are_torchvisions = find_names(path, file.keys())
             description = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(place) for name, place in places.items()}
     except SafetensorError as error:
         raise ReportedError(
             f"{path} is not a complete safetensors file ({error}): download or write it again"
         ) from None
+    if are_torchvisions:
+        return published_weights(path, tensors, "torchvision", "torchvision")
     return described_weights(path, tensors, description)
 
 

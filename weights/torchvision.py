@@ -11,44 +11,26 @@ from torch import Tensor
 from common.errors import ReportedError
 from common.files import check_unpacked
 from weights.description import published_weights
-from weights.net import MOST_BYTES, Weights
-
-LAYERS = {
-    "conv1": "features.0",
-    "conv2": "features.3",
-    "conv3": "features.6",
-    "conv4": "features.8",
-    "conv5": "features.10",
-    "fc6": "classifier.1",
-    "fc7": "classifier.4",
-    "fc8": "classifier.6",
-}
-"""Our name of each layer, and torchvision's."""
+from weights.names import NAMES, find_names, in_torchvision
+from weights.net import MOST_BYTES, Weights, make_weights
 
 
 def to_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Rename the tensors of a one-tower ``torchvision`` net to torchvision's names."""
-    return {
-        f"{theirs}.{kind}": state[f"{ours}.{kind}"]
-        for ours, theirs in LAYERS.items()
-        for kind in ("weight", "bias")
-    }
+    return {in_torchvision(name): state[name] for name in NAMES}
 
 
 def from_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Rename torchvision's tensors to our names; raises KeyError when one is missing."""
-    return {
-        f"{ours}.{kind}": state[f"{theirs}.{kind}"]
-        for ours, theirs in LAYERS.items()
-        for kind in ("weight", "bias")
-    }
+    return {name: state[in_torchvision(name)] for name in NAMES}
 
 
 def read_pth(path: Path) -> Weights:
-    """Read a state dict of ``torchvision.models.alexnet``.
+    """Read a state dict of ``torchvision.models.alexnet``, or of our net.
 
-    torch unpickles tensors and plain containers and refuses every other type. Raises ReportedError
-    for a damaged file, another content or another net.
+    It may be inside of other dicts, and its names may begin with a prefix. torch unpickles tensors
+    and plain containers and refuses every other type. Raises ReportedError for a damaged file,
+    another content or another net.
     """
     if zipfile.is_zipfile(path):
         check_unpacked(path, MOST_BYTES)
@@ -60,18 +42,32 @@ def read_pth(path: Path) -> Weights:
         raise
     except Exception:  # the unpickler raises many types for damaged bytes
         state = None
-    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
+    if not (tensors := _named_tensors(state)):
         raise ReportedError(
             f"{path} is not a complete state dict of named tensors, and nothing else is unpickled: "
             "write one with torch.save(net.state_dict(), …)"
         )
-    try:
-        tensors = from_torchvision(state)
-    except KeyError as missing:
-        raise ReportedError(
-            f"{path} does not hold torchvision's alexnet: it has no {missing}"
-        ) from None
-    return published_weights(path, tensors, "torchvision", "torchvision")
+    places, are_torchvisions = find_names(path, tensors)
+    found = {name: tensors[place] for name, place in places.items()}
+    if are_torchvisions:
+        return published_weights(path, found, "torchvision", "torchvision")
+    return make_weights(path, found)
+
+
+def _named_tensors(state: object) -> dict[str, Tensor]:
+    """The tensors of a dict and of the dicts inside of it, by their keys with dots between."""
+    tensors: dict[str, Tensor] = {}
+    inside, seen = [("", state)], set[int]()  # one may hold itself
+    while inside:
+        prefix, content = inside.pop()
+        if isinstance(content, dict) and id(content) not in seen:
+            seen.add(id(content))
+            for key, value in content.items():
+                if isinstance(value, Tensor):
+                    tensors[f"{prefix}{key}"] = value
+                else:
+                    inside.append((f"{prefix}{key}.", value))
+    return tensors
 
 
 def write_pth(weights: Weights, path: Path) -> None:

@@ -17,7 +17,7 @@ from recording.source import read_source
 from tests.faults.hostile import refused
 from training.batches import make_preprocess
 from training.config import Config
-from weights.net import NAMES
+from weights.names import NAMES
 
 
 class Payload:

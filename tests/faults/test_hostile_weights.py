@@ -14,7 +14,7 @@ from recording.source import read_source
 from tests.faults.hostile import npy, refused
 from tests.weights.nets import field, some_weights
 from weights.files import write_file
-from weights.net import LAYERS, NAMES
+from weights.names import LAYERS, NAMES
 from weights.torchvision import to_torchvision
 
 

@@ -70,3 +70,11 @@ def test_no_more_classes_are_told_than_there_are(tmp_path):
 def test_a_net_of_other_channels_is_refused():
     with pytest.raises(ReportedError, match=r"made up .* 2 channels"):
         predictor(channels=2)
+
+
+def test_probabilities_that_are_not_numbers_are_refused(tmp_path):
+    found = predictor()
+    with torch.no_grad():
+        found.model.fc8.bias.fill_(torch.inf)  # as where a sum is beyond the precision's range
+    with pytest.raises(ReportedError, match="picture"):
+        found.top(picture(tmp_path), 1)

@@ -8,7 +8,8 @@ from model.alexnet import AlexNet
 from model.initialization import initialize
 from model.placement import Placement
 from model.variants import net_form
-from weights.net import LAYERS, make_weights
+from weights.names import LAYERS
+from weights.net import make_weights
 
 SMALL = {"hidden": 64}
 """Changes that make a net of little weight."""
@@ -40,29 +41,43 @@ def field(number, content):
     return _varint(number << 3 | 2) + _varint(len(content)) + content
 
 
-def _blob(tensor, old):
-    """A BlobProto; the ``old`` form has four dimensions and, here, doubles."""
+def _numbers(number, tensor, form):
+    """The field of a blob's numbers: packed floats, or in V1 doubles, or one field for each."""
+    if form == "V1":
+        return field(8, tensor.double().numpy().tobytes())
+    raw = tensor.numpy().astype("<f4").tobytes()
+    if form != "unpacked":
+        return field(number, raw)
+    tag = _varint(number << 3 | 5)
+    return b"".join(tag + raw[start : start + 4] for start in range(0, len(raw), 4))
+
+
+def _blob(tensor, form):
+    """A BlobProto; in the forms V0 and V1 it has four dimensions."""
     shape = tuple(tensor.shape)
-    if old:
+    if form in ("V0", "V1"):
         four = (1,) * (4 - len(shape)) + shape
         dims = b"".join(field(number, side) for number, side in enumerate(four, start=1))
-        return dims + field(8, tensor.double().numpy().tobytes())
-    dims = field(7, field(1, b"".join(map(_varint, shape))))
-    return dims + field(5, tensor.numpy().astype("<f4").tobytes())
+    else:
+        dims = field(7, field(1, b"".join(map(_varint, shape))))
+    return dims + _numbers(5, tensor, form)
 
 
-def caffemodel(tensors, old=False, pools_first=False):
-    """The bytes of a .caffemodel, as caffe.proto says; conv1 of ``tensors`` must read BGR."""
-    name, blobs, layer = (4, 6, 2) if old else (1, 7, 100)
+def caffemodel(tensors, form="V2", pools_first=False):
+    """The bytes of a .caffemodel, as caffe.proto says; conv1 of ``tensors`` must read BGR.
+
+    ``form`` is V2, the current one, V1 or V0, or unpacked: V2 with numbers one by one.
+    """
+    name, blobs, layer = {"V0": (1, 50, 2), "V1": (4, 6, 2)}.get(form, (1, 7, 100))
     between = ["pool1", "norm1"] if pools_first else ["norm1", "pool1"]
     net = field(1, b"AlexNet")
     for each in ("data", "conv1", "relu1", *between, *LAYERS[1:]):
         content = field(name, each.encode())
-        if not old:
+        if form != "V1":
             content += field(2, b"Kind")
         content += field(10, 1) * 3  # what is not read
         if each in LAYERS:
             for kind in ("weight", "bias"):
-                content += field(blobs, _blob(tensors[f"{each}.{kind}"], old))
-        net += field(layer, content)
+                content += field(blobs, _blob(tensors[f"{each}.{kind}"], form))
+        net += field(layer, field(1, content) if form == "V0" else content)
     return net

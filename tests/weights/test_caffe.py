@@ -48,11 +48,11 @@ def theirs(small_nets):
 
 
 @pytest.mark.parametrize("pools_first", [False, True], ids=["alexnet", "caffenet"])
-@pytest.mark.parametrize("old", [False, True], ids=["V2", "V1"])
+@pytest.mark.parametrize("form", ["V2", "V1", "V0", "unpacked"])
 def test_an_imported_net_computes_what_caffe_would(
-    tmp_path, theirs, old, pools_first, record_property
+    tmp_path, theirs, form, pools_first, record_property
 ):
-    (tmp_path / "net.caffemodel").write_bytes(caffemodel(theirs, old, pools_first))
+    (tmp_path / "net.caffemodel").write_bytes(caffemodel(theirs, form, pools_first))
     weights = read_file(tmp_path / "net.caffemodel")
     assert weights.variant == ("caffenet" if pools_first else "caffe")
     assert (weights.towers, weights.classes, weights.channels) == (2, 10, 3)
