@@ -145,10 +145,11 @@ def contest(
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
-    """A parser with the options of every benchmark."""
+    """A parser with the options of every benchmark. All of them are for CPUs: hide any GPU."""
     made = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
     made.add_argument("--rounds", type=int, default=5, metavar="N", help="default: %(default)s")
     made.add_argument(
         "--json",

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from distributed.device import allow_tf32
+
 SIDE = {"cpu": 2048, "cuda": 8192}
 SECONDS = 1.5
 
@@ -38,6 +40,8 @@ def in_words(machine: dict[str, Any]) -> str:
 def measure_peak(dtype: torch.dtype) -> float:
     """The fastest of many matrix products in GFLOP/s, on all CPU cores or on one GPU."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda":
+        allow_tf32()
     side = SIDE[device]
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     best, began = float("inf"), time.perf_counter()

@@ -42,10 +42,10 @@ def _settings(
     return tuple(f"{key}={'null' if v is None else v}" for key, v in values.items())
 
 
-def chosen(names: list[str], towers: int, devices: int) -> list[Placement]:
-    """The placements with these names; without names, those for ``devices``.
+def chosen(names: list[str], towers: int, gpus: int) -> list[Placement]:
+    """The placements with these names; without names, those for so many GPUs.
 
-    On fewer devices than towers, these are still the placements with a rank for each tower.
+    Without any GPU, these are the placements with at most a CPU process for each tower.
 
     Raises ReportedError for an unknown name, and for fewer than two towers.
     """
@@ -62,5 +62,5 @@ def chosen(names: list[str], towers: int, devices: int) -> list[Placement]:
     return [
         placement
         for placement in table.values()
-        if placement.ranks <= max(devices, towers) and not placement.on_request
+        if placement.ranks <= (gpus or towers) and not placement.on_request
     ]

@@ -24,6 +24,8 @@ WINDOW = 8
 """Number of blocks whose images an epoch shuffles together."""
 AHEAD = 2
 """Number of batches that each worker reads ahead."""
+PINNING = 4
+"""Number of threads that keep up with a GPU where nothing is decoded."""
 
 
 def epoch_order(seed: int, epoch: int, length: int, block: int = 0) -> Tensor:
@@ -52,7 +54,7 @@ class Loader:
 
     ``batches`` are the positions (B,) of each batch's images; B may vary and may be 0. A data set
     that does not decode ignores ``workers``. ``pin`` puts batches into page-locked memory, from
-    which a GPU copies asynchronously; it takes at least one thread.
+    which a GPU copies asynchronously; it takes at least ``PINNING`` threads, whatever the data set.
 
     Threads suffice, since decoding and reading release Python's lock, and they end with a rank that
     is killed. Iterating raises the errors of reading, such as ReportedError for a damaged image.
@@ -62,7 +64,9 @@ class Loader:
         self, dataset: Dataset, batches: Sequence[Tensor], workers: int = 0, *, pin: bool = False
     ) -> None:
         self.dataset, self.batches, self.pin = dataset, batches, pin
-        self.workers = max(workers if dataset.decodes else 0, pin)
+        self.workers = workers if dataset.decodes else 0
+        if pin:
+            self.workers = max(workers, PINNING)
 
     def __len__(self) -> int:
         return len(self.batches)

@@ -2,12 +2,14 @@
 
 import logging
 import statistics
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from common.errors import ReportedError
+from distributed.device import HostCopy
 from distributed.mesh import Mesh
 from distributed.placement import MeshPlacement
 from model.alexnet import AlexNet
@@ -29,12 +31,12 @@ def check_same_weights(mesh: Mesh, model: AlexNet, placement: MeshPlacement) -> 
     holders = [placement.sharding(name).holders for name in names]
     suspect = [-1, -1, mesh.rank]  # (place of a parameter, a rank that differs, this rank)
     for ranks in dict.fromkeys(ranks for each in holders for ranks in each):
-        first = _gather(torch.cat([sums, sums.new_tensor([mesh.rank])]), ranks.group)[0]
+        everyone = _gather(mesh, torch.cat([sums, sums.new_tensor([mesh.rank])]), ranks.group)
+        first, own = everyone[0], everyone[ranks.index]
         places = [place for place, each in enumerate(holders) if ranks in each]
-        if differing := [place for place in places if first[place] != sums[place]]:
-            suspect[:2] = [differing[0], int(first[-1])]
-    everyone = _gather(sums.new_tensor(suspect)).tolist()
-    for place, first_rank, rank in everyone:
+        if differing := [place for place in places if first[place] != own[place]]:
+            suspect[:2] = [differing[0], first[-1]]
+    for place, first_rank, rank in _gather(mesh, sums.new_tensor(suspect)):
         if place >= 0:
             raise ReportedError(
                 f"ranks {first_rank} and {rank} should hold the same {names[place]}, and do not: a "
@@ -49,7 +51,7 @@ def slowest_rank(mesh: Mesh, seconds: float) -> dict[str, float]:
     Every rank must call it. Returns metrics.
     """
     own = torch.tensor([seconds], dtype=torch.float64, device=mesh.device)
-    everyone = _gather(own)[:, 0].tolist()
+    everyone = [each for [each] in _gather(mesh, own)]
     slowest = max(range(len(everyone)), key=everyone.__getitem__)
     others = everyone[:slowest] + everyone[slowest + 1 :]
     if others and everyone[slowest] > SLOW * (usual := statistics.median(others)):
@@ -67,8 +69,9 @@ def _sum_of_bits(tensor: Tensor) -> Tensor:
     return tensor.view(integers).sum(dtype=torch.int64)
 
 
-def _gather(values: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
-    """The ``values`` (N,) of each rank of a group, or of all: (ranks, N)."""
+def _gather(mesh: Mesh, values: Tensor, group: dist.ProcessGroup | None = None) -> list[list[Any]]:
+    """The ``values`` (N,) of each rank of a group, or of all."""
     rows = [torch.empty_like(values) for _ in range(dist.get_world_size(group))]
     dist.all_gather(rows, values, group)
-    return torch.stack(rows)
+    numbers = mesh.read(HostCopy(torch.cat(rows)))
+    return [numbers[start : start + len(values)] for start in range(0, len(numbers), len(values))]

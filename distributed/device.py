@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -41,10 +41,31 @@ def take_device(local_rank: int, local_world_size: int) -> torch.device:
             f"most {gpus}, or set CUDA_VISIBLE_DEVICES to nothing to train on the CPU"
         )
     torch.backends.cudnn.benchmark = True
-    torch.set_float32_matmul_precision("high")  # TF32, where precision is fp32
-    torch.backends.cudnn.allow_tf32 = True
+    allow_tf32()
     torch.cuda.set_device(local_rank)
     return torch.device("cuda", local_rank)
+
+
+def allow_tf32() -> None:
+    """Compute on a GPU's tensor cores where precision is fp32."""
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.allow_tf32 = True
+
+
+def compute_deterministically(device: torch.device) -> None:
+    """Have a GPU give the same digits in every run; raises RuntimeError where it cannot.
+
+    Two GPUs of different models may still differ ("Reproducibility", PyTorch documentation).
+    """
+    if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.backends.cudnn.benchmark = False
+        torch.use_deterministic_algorithms(True)
+
+
+def name_of(device: torch.device) -> str:
+    """What a person calls the device: the GPU's model, or cpu."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def check_computes_in(device: torch.device, dtype: torch.dtype) -> None:
@@ -209,6 +230,17 @@ def seconds_between(start: Mark, end: Mark) -> float:
     return float(start.elapsed_time(end)) / 1000
 
 
+def to_host(tensor: Tensor) -> Tensor:
+    """A copy on the host; one of a GPU's tensor is complete after ``finish_copies``."""
+    return tensor.to("cpu", non_blocking=True, copy=True, memory_format=torch.contiguous_format)
+
+
+def finish_copies(device: torch.device) -> None:
+    """Wait for every ``to_host`` so far."""
+    if device.type == "cuda":
+        torch.cuda.current_stream(device).synchronize()
+
+
 class HostCopy:
     """A copy on the host of a few numbers, which a GPU may not have computed yet.
 
@@ -222,7 +254,7 @@ class HostCopy:
         self._numbers = numbers.to("cpu", non_blocking=True, copy=True)
         self._arrived = mark_time(numbers.device)
 
-    def read(self, timeout: float) -> list[float]:
+    def read(self, timeout: float) -> list[Any]:
         """The numbers, waited for; raises NoAnswerError after ``timeout`` seconds.
 
         A collective of NCCL returns at once, and its kernel waits for the other ranks. So a rank

@@ -132,13 +132,13 @@ class Mesh:
         with self.timer.whereabouts.inside("agreement of all ranks"):
             dist.all_reduce(everyone, dist.ReduceOp.MAX)
         copy = HostCopy(everyone)
-        return lambda: self.read(copy)[0]
+        return lambda: float(self.read(copy)[0])
 
     def largest(self, value: float) -> float:
         """The largest value of all ranks, on every rank."""
         return self.start_largest(value)()
 
-    def read(self, numbers: HostCopy) -> list[float]:
+    def read(self, numbers: HostCopy) -> list[Any]:
         """Numbers that other ranks had a part in; raises NoAnswerError when one does not answer."""
         with self.timer.whereabouts.inside("wait for all ranks"):
             return numbers.read(self.timeout)

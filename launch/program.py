@@ -26,7 +26,7 @@ from launch.world import group_store, is_launched, launched_world, launcher_proc
 log = logging.getLogger(__name__)
 
 PR_SET_PDEATHSIG = 1
-LONGEST_ENDING = timedelta(seconds=60)
+LONGEST_ENDING = timedelta(seconds=600)
 
 
 def run_program(main: Callable[[], int], most_ranks: int | None = None) -> None:
@@ -68,14 +68,17 @@ def _run(main: Callable[[], int], most_ranks: int | None) -> int:
             log.error("error: %s", reported or in_words(error))
         return _leave_group(status)
     if dist.is_initialized():
-        if status:
-            _let_rank_0_end()
+        _let_rank_0_end()
         dist.destroy_process_group()
     return status
 
 
 def _let_rank_0_end() -> None:
-    """Wait for rank 0: the launcher ends all ranks when the first has ended with a status."""
+    """Wait for rank 0, which draws and sends the last of a run when the others have ended.
+
+    The launcher ends all ranks when the first has ended with a status, and NCCL's ranks must leave
+    their group together.
+    """
     with contextlib.suppress(RuntimeError):  # the store has gone with the launcher
         if launched_world().rank == 0:
             group_store().set("rank 0 ends", "")

@@ -12,7 +12,7 @@ from torch import Tensor
 from typing_extensions import Self, override
 
 from common.files import writing
-from distributed.device import mark_time, seconds_between
+from distributed.device import mark_time, name_of, seconds_between
 from distributed.picture import draw_plan
 from distributed.timer import LABELS, StepCost
 from native.fusion import why_not_compiled
@@ -229,7 +229,7 @@ def opening_words(facts: dict[str, Any], trainer: Trainer) -> str:
         draw_plan(trainer.mesh.plan, config.form, config.batch_size),
         f"{config.data.name} at {config.data.size} px, global batch {config.batch_size}, "
         f"{config.precision}, {facts['total_steps']} steps",
-        f"processes on {device.type}: {facts['world_size']}{threads}",
+        f"processes on {name_of(device)}: {facts['world_size']}{threads}",
     ]
     if config.compile and (reason := why_not_compiled(device)):
         lines.append(f"torch.compile was left off: {reason}")

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from typing_extensions import Self
 
 from common.errors import ReportedError
+from distributed.device import finish_copies, to_host
 from model.alexnet import AlexNet
 from recording.checkpoint import (
     MODEL,
@@ -152,15 +153,14 @@ def _full_copies(trainer: Trainer, tensors: Mapping[str, Tensor]) -> dict[str, T
             full = sharding.unshard(tensor.detach())
             if trainer.mesh.is_main:
                 copies[name] = _copy_of(full, tensor)
+    finish_copies(trainer.mesh.device)
     return copies
 
 
 def _copy_of(full: Tensor, part: Tensor) -> Tensor:
     """``full`` itself if it is already a copy on the CPU, and no view of ``part``."""
     is_copy = full.data_ptr() != part.data_ptr() and full.device.type == "cpu"
-    if is_copy and full.is_contiguous():
-        return full
-    return torch.empty(full.shape, dtype=full.dtype).copy_(full)
+    return full if is_copy and full.is_contiguous() else to_host(full)
 
 
 @torch.no_grad()

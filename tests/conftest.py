@@ -7,6 +7,7 @@ import signal
 import textwrap
 
 os.environ.setdefault("WANDB_MODE", "offline")
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the proofs are of CPUs
 
 import launch.signals  # noqa: F401 - it changes what Ctrl-C does, which is undone below
 

@@ -191,6 +191,8 @@ class Config(Section):
     """Use the channels-last memory layout in the convolutions."""
     compile: Changeable[bool] = False
     """Use torch.compile if there is a C++ compiler."""
+    deterministic: Changeable[bool] = False
+    """Have GPUs give the same digits in every run, at some cost in speed. CPUs always do."""
     checkpoint_every: Changeable[Count] = 500
     """Steps between checkpoints. The end of the run has one too."""
     keep_checkpoints: Changeable[int] = Field(2, ge=0, le=10**9)

@@ -14,7 +14,7 @@ from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
 from common.errors import ReportedError
 from data.preprocess import Preprocess
 from distributed.agreement import check_same_weights, slowest_rank
-from distributed.device import HostCopy, check_computes_in
+from distributed.device import HostCopy, check_computes_in, compute_deterministically
 from distributed.mesh import Mesh
 from distributed.placement import MeshPlacement
 from distributed.replication import replicate, summing
@@ -40,6 +40,8 @@ def build_model(
 ) -> AlexNet:
     """The network placed on the mesh, with its initial values or those of the full ``tensors``."""
     check_computes_in(mesh.device, PRECISIONS[config.precision].dtype)
+    if config.deterministic:
+        compute_deterministically(mesh.device)
     placement = MeshPlacement(mesh, overlap=config.overlap_communication)
     model = AlexNet(config.form, classes, channels, placement)
     if tensors is None:

@@ -239,7 +239,7 @@ def test_the_charts_are_drawn(measurements, tmp_path):
 
 def test_rounds_interleave_the_placements():
     comparison = Comparison(
-        Config(), Path("x"), [], chosen(["single", "split"], 2, 1), [32, 128], 2, 1, 1
+        Config(), Path("x"), [], chosen(["single", "split"], 2, 0), [32, 128], 2, 1, 1
     )
     assert comparison.jobs()[:5] == [
         Job(1, 32, "single"),
@@ -254,28 +254,29 @@ FIVE = ["single", "local", "split", "ddp", "hybrid"]
 
 
 @pytest.mark.parametrize(
-    ("devices", "names"),
+    ("gpus", "names"),
     [
-        (1, FIVE),
+        (0, FIVE),
+        (1, ["single", "local"]),
         (2, FIVE),
         (3, FIVE),
         (4, [*FIVE, "split+ddp", "hybrid+ddp", "split+hybrid"]),
     ],
 )
-def test_devices_decide_what_is_compared(devices, names):
-    assert [placement.name for placement in chosen([], 2, devices)] == names
+def test_gpus_decide_what_is_compared(gpus, names):
+    assert [placement.name for placement in chosen([], 2, gpus)] == names
 
 
 def test_any_placement_can_be_asked_for():
     names = ["single", "dense-split", "dense-hybrid"]
-    assert [placement.name for placement in chosen(names, 2, 1)] == names
-    assert [placement.ranks for placement in chosen(names, 4, 1)] == [1, 4, 4]
+    assert [placement.name for placement in chosen(names, 2, 0)] == names
+    assert [placement.ranks for placement in chosen(names, 4, 0)] == [1, 4, 4]
 
 
 def test_a_net_that_cannot_be_placed_is_refused_before_anything_is_measured(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("variant: paper")
-    rows, overrides = chosen([], 2, 1), ["net.hidden=42", "towers=2"]
+    rows, overrides = chosen([], 2, 0), ["net.hidden=42", "towers=2"]
     comparison = Comparison(Config(), path, overrides, rows, [32], 1, 1, 1)
     assert comparison.configs()["hybrid"].towers == 2
     impossible = replace(rows[-1], ranks=4, overrides=("placement=hybrid", "classifier_ranks=4"))
