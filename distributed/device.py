@@ -6,12 +6,14 @@ The CUDA lines have been run on no GPU yet; they are kept few for that reason.
 import contextlib
 import ctypes
 import functools
+import logging
 import os
 import resource
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -20,7 +22,11 @@ from torch import Tensor
 
 from common.errors import ReportedError
 from launch.heartbeat import NoAnswerError
+from launch.threads import share_of_cores
 
+log = logging.getLogger(__name__)
+
+FIRST_GPU = Path("/dev/nvidia0")
 Mark = float | torch.cuda.Event
 Tensors = TypeVar("Tensors", bound=tuple[Tensor, ...])
 
@@ -31,6 +37,13 @@ def take_device(local_rank: int, local_world_size: int) -> torch.device:
     Raises ReportedError when there are fewer GPUs than processes on this machine.
     """
     if not torch.cuda.is_available():
+        if torch.backends.cuda.is_built() and FIRST_GPU.exists():
+            log.warning(
+                "torch %s cannot use this machine's GPU, as a driver too old for CUDA %s would "
+                "explain: on the CPU",
+                torch.__version__,
+                torch.version.cuda,
+            )
         torch.set_num_threads(share_of_cores(local_world_size))
         keep_freed_memory()
         return torch.device("cpu")
@@ -77,20 +90,6 @@ def check_computes_in(device: torch.device, dtype: torch.dtype) -> None:
                 f"{torch.cuda.get_device_name(device)} (compute capability {major}.{minor}) has no "
                 "bf16 arithmetic: set precision=fp16"
             )
-
-
-def share_of_cores(local_world_size: int) -> int:
-    """Threads for one of the processes on this machine: OMP_NUM_THREADS, or an equal share.
-
-    Where nobody chose, torchrun sets OMP_NUM_THREADS to 1 and leaves the other cores idle, so
-    a 1 counts as not chosen.
-    """
-    chosen = os.environ.get("OMP_NUM_THREADS", "")
-    if chosen.isdigit() and int(chosen) > 1:
-        return int(chosen)
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return max(1, cores // local_world_size)
 
 
 def keep_freed_memory() -> None:

@@ -14,30 +14,11 @@ from common.errors import ReportedError
 from distributed import device
 from distributed.device import (
     check_computes_in,
-    share_of_cores,
     take_device,
 )
 from distributed.timer import PARTS, StepCost, StepTimer
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
-
-
-@pytest.fixture
-def eight_cores(monkeypatch):
-    monkeypatch.setattr(device.os, "sched_getaffinity", lambda _: set(range(8)))
-
-
-@pytest.mark.parametrize(
-    ("chosen", "processes", "threads"),
-    [(None, 2, 4), ("1", 2, 4), ("3", 2, 3), (None, 3, 2), (None, 16, 1), ("nonsense", 8, 1)],
-)
-def test_cores_are_shared_out_unless_threads_were_chosen(
-    eight_cores, monkeypatch, chosen, processes, threads
-):
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    if chosen:
-        monkeypatch.setenv("OMP_NUM_THREADS", chosen)
-    assert share_of_cores(processes) == threads
 
 
 FAULTS = """
@@ -70,6 +51,22 @@ def test_more_processes_than_gpus_are_refused_with_both_numbers(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(ReportedError, match=r"4 processes .* 2 GPUs"):
         take_device(3, 4)
+
+
+@pytest.mark.parametrize(
+    ("cuda_build", "device_file", "warned"),
+    [(True, "/dev/null", True), (False, "/dev/null", False), (True, "/dev/none", False)],
+)
+def test_a_gpu_that_torch_cannot_use_is_warned_of(
+    monkeypatch, caplog, cuda_build, device_file, warned
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: cuda_build)
+    monkeypatch.setattr(device, "FIRST_GPU", Path(device_file))
+    monkeypatch.setattr(device, "keep_freed_memory", lambda: None)
+    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
+    assert take_device(0, 1) == CPU
+    assert bool(caplog.records) == warned
 
 
 @pytest.mark.parametrize(("capability", "refused"), [((7, 5), True), ((8, 0), False)])
