@@ -104,10 +104,10 @@ def test_a_signal_to_the_ranks_and_to_their_launcher_counts_once(program, tmp_pa
         "stop = StopRequest()\n"
         + MESH
         + f"open(f'{tmp_path}/{{mesh.rank}}-{{os.getpid()}}', 'w')\n"
-        "while not stop.agreed(mesh.largest): time.sleep(0.01)\n"
+        "while not stop.agreed(mesh.start_largest): time.sleep(0.01)\n"
         "time.sleep(2)\n"
         f"open(f'{tmp_path}/saved-{{mesh.rank}}', 'w')\n"
-        "return 128 + stop.agreed(mesh.largest)"
+        "return 128 + stop.agreed(mesh.start_largest)"
     )
     process = start(*ranks(2), path)
     wait_until(lambda: len(list(tmp_path.glob("?-*"))) == 2)
