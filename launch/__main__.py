@@ -75,14 +75,20 @@ def choose_rendezvous(args: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Start the ranks, wait for them, and return the exit status."""
     end_on_signals()  # until there are ranks to end first
-    # torch reads this as it is imported. It prints a page for each connection that ends.
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    # torch reads this as it is imported. It prints a page for each connection that ends; what ends
+    # a launcher is told below.
+    level = os.environ.get("TORCH_CPP_LOG_LEVEL")
+    os.environ["TORCH_CPP_LOG_LEVEL"] = level or "FATAL"
+    from torch.distributed import DistError
     from torch.distributed import run as torchrun
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.rendezvous import RendezvousError
 
+    os.environ["TORCH_CPP_LOG_LEVEL"] = level or "ERROR"  # for the ranks
+
     from launch import agent, threads
-    from launch.world import LAUNCHER
+    from launch.endpoint import check_endpoint, in_words
+    from launch.world import LAUNCHER, twins_of
 
     if "LOGLEVEL" not in os.environ:  # torchrun's own variable: who sets it wants its messages
         for name in ("torch.distributed.elastic", "torch.distributed.run"):
@@ -95,6 +101,8 @@ def main(argv: list[str] | None = None) -> int:
     if args.run_path:
         parser.error("--run-path is not supported: name the program")
     choose_rendezvous(args)
+    if args.nnodes in ("1", "1:1") and (twins := twins_of("SLURM_STEP_NUM_TASKS")):
+        print(twins, file=sys.stderr)
     # Ranks end with their parent, which of a program that is no Python file is not this process.
     os.environ[LAUNCHER] = "" if args.no_python else str(os.getpid())
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
@@ -111,6 +119,7 @@ def main(argv: list[str] | None = None) -> int:
                 args.log_dir = str(home_path(args.log_dir))
             if args.log_dir is None and args.redirects == args.tee == "0":
                 args.log_dir = folder  # torchrun would leave its own, which is empty
+            check_endpoint(args)
             torchrun.run(args)
     except agent.RankFailedError as error:
         if error.code != ReportedError.status:  # the program has printed why
@@ -121,8 +130,8 @@ def main(argv: list[str] | None = None) -> int:
         return error.status
     except SignalException as error:
         return 128 + error.sigval
-    except (RendezvousError, ValueError, OSError) as error:
-        print(f"cannot launch: {error}", file=sys.stderr)
+    except (RendezvousError, DistError, ValueError, OSError) as error:
+        print(f"cannot launch: {in_words(error, args)}", file=sys.stderr)
         return 1
     return 0
 

@@ -13,6 +13,8 @@ import socket
 import sys
 from types import FrameType
 
+from launch.signals import SIGNALS
+
 import torch
 import torch.distributed as dist
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerState
@@ -36,7 +38,7 @@ GRACE = 10
 """Seconds that ranks have to end by themselves after one of them has failed."""
 SHUTDOWN = 60
 """Seconds from a signal, which ranks receive too, to SIGKILL: time to write a checkpoint."""
-ASKED_TO_STOP = {128 + signal.SIGTERM, 128 + signal.SIGINT, -signal.SIGTERM, -signal.SIGINT}
+ASKED_TO_STOP = {code for number in SIGNALS for code in (128 + number, -number)}
 
 OVERRIDDEN = {
     LocalElasticAgent: ("_monitor_workers", "_shutdown"),

@@ -21,7 +21,13 @@ from common.errors import ReportedError
 from launch.console import open_console
 from launch.failures import agree_on_failure, in_words, out_of_memory
 from launch.threads import chosen_threads
-from launch.world import group_store, is_launched, launched_world, launcher_process
+from launch.world import (
+    group_store,
+    is_launched,
+    launched_world,
+    launcher_process,
+    twins_of,
+)
 
 log = logging.getLogger(__name__)
 
@@ -49,9 +55,16 @@ def run_program(main: Callable[[], int], most_ranks: int | None = None) -> None:
 
 
 def _run(main: Callable[[], int], most_ranks: int | None) -> int:
-    world = launched_world()
+    try:
+        world = launched_world()
+    except ReportedError as error:
+        open_console(0)
+        log.error("error: %s", error)
+        return error.status
     console = open_console(world.rank)
     _die_with_launcher()
+    if most_ranks != 1 and not is_launched() and (twins := twins_of("SLURM_NTASKS")):
+        log.warning("%s", twins)
     try:
         chosen_threads()  # raises before torch reads what it cannot use
         if most_ranks and world.size > most_ranks:

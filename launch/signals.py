@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: end a program in order, or ask a training to stop.
+"""SIGINT, SIGTERM and SIGHUP: end a program in order, or ask a training to stop.
 
 Importing this module has SIGINT end the process at once, without a traceback. Programs import it
 before torch and the rest, which take seconds; ``run_program`` then takes over.
@@ -6,18 +6,22 @@ before torch and the rest, which take seconds; ``run_program`` then takes over.
 
 import logging
 import signal
+import time
 from collections.abc import Callable
 from types import FrameType
 
 log = logging.getLogger(__name__)
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+ECHO = 1.0
+"""Seconds in which a signal that comes again is the same one: Slurm tells every process of a job,
+and so does the launcher that it has told."""
 
 signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class Interrupted(KeyboardInterrupt):
-    """Raised by SIGINT and SIGTERM in a program that does not handle them itself."""
+    """Raised by one of ``SIGNALS`` in a program that does not handle them itself."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -25,15 +29,20 @@ class Interrupted(KeyboardInterrupt):
 
 
 def interrupt_on_signals() -> None:
-    """Have SIGINT and SIGTERM raise Interrupted."""
-    for number in SIGNALS:
-        signal.signal(number, _interrupt)
+    """Have ``SIGNALS`` raise Interrupted."""
+    _handle(_interrupt)
 
 
 def end_on_signals() -> None:
-    """Have SIGINT and SIGTERM end the process at once."""
+    """Have ``SIGNALS`` end the process at once."""
+    _handle(signal.SIG_DFL)
+
+
+def _handle(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
     for number in SIGNALS:
-        signal.signal(number, signal.SIG_DFL)
+        # Under nohup SIGHUP is ignored, and stays so.
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -41,16 +50,17 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 class StopRequest:
-    """Remember SIGINT and SIGTERM instead of ending; the second one ends the process at once."""
+    """Remember a signal instead of ending; the second one ends the process at once."""
 
     def __init__(self) -> None:
         self.signal = self.told = 0
         self._finding: Callable[[], float] = lambda: 0.0
-        for number in SIGNALS:
-            signal.signal(number, self._note)
+        _handle(self._note)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.signal = number
+        signal.signal(number, signal.SIG_IGN)
+        time.sleep(ECHO)
         signal.signal(number, signal.SIG_DFL)
 
     def agreed(self, start_largest: Callable[[float], Callable[[], float]]) -> int:

@@ -8,14 +8,14 @@ import sys
 from contextlib import contextmanager
 from unittest import mock
 
+from launch.signals import SIGNALS
+
 import pytest
 import torch
 import torch.distributed as dist
 
 from common.errors import ReportedError
 from recording.folder import RunFolder
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def call(program, *arguments):

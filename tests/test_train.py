@@ -72,14 +72,15 @@ def test_a_run_continues_on_any_mesh(split_run, tmp_path):
     shutil.rmtree(copy)
 
 
-def test_sigterm_ends_all_ranks_with_a_checkpoint(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_all_ranks_with_a_checkpoint(tmp_path, number):
     name = f"runs={tmp_path}"
     process = start(*ranks(2), "train.py", *SETTINGS, name, "epochs=5000", "max_steps=5000")
     metrics = tmp_path / "run" / "metrics.jsonl"
     wait_until(lambda: read_metrics(metrics))
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     status, out, err = finish(process)
-    assert status == 128 + signal.SIGTERM, err
+    assert status == 128 + number, err
     steps = summary_of(tmp_path / "run")["steps"]
     assert (tmp_path / "run" / "checkpoints" / f"step-{steps:08d}" / "manifest.json").exists()
     assert "--resume" in out

@@ -74,11 +74,11 @@ def _submitted(
 
 @contextmanager
 def _signals_held() -> Iterator[None]:
-    """Hold Ctrl-C and SIGTERM back until the end of the block."""
+    """Hold the signals that ask to end back until the end of the block."""
     held: list[int] = []
     handlers = {
         number: signal.signal(number, lambda number, _: held.append(number))
-        for number in (signal.SIGINT, signal.SIGTERM)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     }
     try:
         yield
@@ -90,7 +90,8 @@ def _signals_held() -> Iterator[None]:
 
 
 def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process answers it
+    for number in (signal.SIGINT, signal.SIGHUP):  # of a terminal: the main process answers
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # for terminate(), even if it was ignored
     warnings.simplefilter("ignore")  # PIL warns of unusual files that it reads all the same
     torch.set_num_threads(1)

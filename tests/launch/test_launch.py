@@ -56,12 +56,12 @@ def test_the_first_failure_ends_all_ranks_and_gives_the_status(program, source, 
     assert not processes_mentioning(str(path))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_reaches_every_rank(program, tmp_path, number):
     path = program(
         "def note(number, frame):\n"
         "    open(f'{sys.argv[1]}/ended-{rank}', 'w'); sys.exit(0)\n"
-        "for n in (signal.SIGTERM, signal.SIGINT): signal.signal(n, note)\n"
+        "for n in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP): signal.signal(n, note)\n"
         "open(f'{sys.argv[1]}/up-{rank}', 'w'); time.sleep(60)"
     )
     process = start(*LAUNCH, "2", path, tmp_path)

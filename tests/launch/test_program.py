@@ -4,6 +4,7 @@ import os
 import shlex
 import signal
 import sys
+import time
 
 import pytest
 import torch
@@ -96,6 +97,36 @@ def test_a_rank_that_has_stopped_lets_rank_0_say_what_it_has_to(program):
     path = program(MESH + "if not mesh.rank:\n    time.sleep(5)\n    print('told')\nreturn 143")
     status, out, _ = run(*ranks(2), path)
     assert (status, out) == (143, "told\n")
+
+
+def test_a_signal_to_the_ranks_and_to_their_launcher_counts_once(program, tmp_path):
+    path = program(
+        "stop = StopRequest()\n"
+        + MESH
+        + f"open(f'{tmp_path}/{{mesh.rank}}-{{os.getpid()}}', 'w')\n"
+        "while not stop.agreed(mesh.start_largest): time.sleep(0.01)\n"
+        "time.sleep(2)\n"
+        f"open(f'{tmp_path}/saved-{{mesh.rank}}', 'w')\n"
+        "return 128 + stop.agreed(mesh.start_largest)"
+    )
+    process = start(*ranks(2), path)
+    wait_until(lambda: len(list(tmp_path.glob("?-*"))) == 2)
+    for one in tmp_path.glob("?-*"):
+        os.kill(int(one.name.split("-")[1]), signal.SIGTERM)
+    time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    assert finish(process, timeout=30)[0] == 128 + signal.SIGTERM
+    assert len(list(tmp_path.glob("saved-?"))) == 2
+
+
+def test_under_nohup_a_program_outlives_its_terminal(program, tmp_path):
+    path = program(
+        f"stop = StopRequest()\nopen('{tmp_path}/up', 'w')\ntime.sleep(3)\nreturn stop.signal"
+    )
+    process = start("nohup", *ranks(1), path)
+    wait_until((tmp_path / "up").exists)
+    process.send_signal(signal.SIGHUP)
+    assert finish(process, timeout=30)[0] == 0
 
 
 def test_a_second_signal_ends_the_program_at_once(program, tmp_path):
