@@ -26,6 +26,7 @@ from recording.resume import open_run
 from recording.snapshots import CheckpointWriter
 from training.batches import count_steps, local_batches, make_preprocess, open_sets, test_batches
 from training.settings import dump_config, load_config, settings_help
+from training.trained_on import describe_data
 from training.trainer import Trainer, build_model
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,8 @@ def main() -> int:
     model = build_model(config, mesh, len(train_set.classes), train_set.channels)
     preprocess = make_preprocess(config, train_set.channels)
     steps = count_steps(config, len(train_set))
-    trainer = Trainer(config, mesh, model, preprocess, steps, train_set.classes)
+    data = mesh.from_main(lambda: describe_data(config.data, train_set, test_set))
+    trainer = Trainer(config, mesh, model, preprocess, steps, train_set.classes, data)
     folder, checkpoint, totals = open_run(trainer, resume=arguments.resume)
 
     with (

@@ -9,11 +9,12 @@ from launch.world import launch_marks
 from model.initialization import fill
 from recording.checkpoint import list_checkpoints, newest_checkpoint
 from recording.folder import Attempt, RunFolder
-from recording.snapshots import load_checkpoint
-from recording.source import check_channels, read_source
+from recording.snapshots import load_checkpoint, trained_on
+from recording.source import check_channels, read_source, warn_of_other_names
 from recording.totals import Totals
 from training.config import Config
 from training.settings import check_same_run
+from training.trained_on import check_same_data
 from training.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ def open_run(trainer: Trainer, *, resume: bool) -> tuple[RunFolder, Path | None,
     3. Else a new run begins, from the configuration's ``weights`` if given.
 
     Raises ReportedError if there is no checkpoint to resume, if it or the weights are damaged or of
-    another net, or if the configuration would not continue the run.
+    another net, or if the configuration or the data would not continue the run.
     """
     config, mesh = trainer.config, trainer.mesh
     marks = mesh.union(launch_marks())
@@ -45,6 +46,7 @@ def open_run(trainer: Trainer, *, resume: bool) -> tuple[RunFolder, Path | None,
     else:
         checkpoint, state = saved
         check_same_run(config, state["config"])
+        check_same_data(checkpoint.parents[1], state, trained_on(trainer))
         load_checkpoint(checkpoint, state, trainer)
         totals = Totals.read(state["totals"])
     folder = mesh.from_main(lambda: _begin(folder, trainer, marks))
@@ -80,6 +82,8 @@ def _start_from_weights(trainer: Trainer) -> None:
             *(weights.source, weights.classes, classes),
         )
         tensors = {name: t for name, t in tensors.items() if not name.startswith("fc8.")}
+    elif trainer.classes:
+        warn_of_other_names(weights, trainer.classes)
     fill(trainer.model, tensors)
 
 

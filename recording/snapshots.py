@@ -121,10 +121,16 @@ def take_snapshot(trainer: Trainer, totals: Totals) -> Content:
         "optimizer": scalars,
         "totals": asdict(totals),
         "config": trainer.config.model_dump(mode="json"),
-        "classes": list(trainer.classes),
+        **trained_on(trainer),
     }
     weights = dict(model.named_parameters())
     return Content(_full_copies(trainer, weights), _full_copies(trainer, tensors), state)
+
+
+def trained_on(trainer: Trainer) -> dict[str, Any]:
+    """What the trainer is trained on, as ``check_same_data`` compares it."""
+    data = {**trainer.data, "total_steps": trainer.total_steps}
+    return {"classes": list(trainer.classes), "data": data}
 
 
 def _optimizer_state(

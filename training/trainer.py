@@ -103,13 +103,14 @@ class Trainer:
         preprocess: Preprocess,
         total_steps: int,
         classes: Sequence[str] = (),
+        data: dict[str, Any] | None = None,
     ) -> None:
-        """``classes`` are the names of the outputs, which its checkpoints keep."""
+        """Its checkpoints keep the names of the outputs, ``classes``, and describe the ``data``."""
         assert isinstance(model.placement, MeshPlacement)
         self.placement = model.placement
         self.updates_in_turns = config.optimizer.classifier_updates == "turn"
         self.config, self.mesh, self.model, self.preprocess = config, mesh, model, preprocess
-        self.classes = classes
+        self.classes, self.data = classes, data or {}
         self.steps, self.total_steps = 0, total_steps
         self.epochs_done, self.owes_evaluation = 0.0, False
         self.own_seconds: list[float] = []

@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 
+from tests.data.conftest import save_picture
 from tests.faults.runs import train_with
 from tests.runs import STEPS, last_digests, losses, train
 
@@ -56,4 +57,26 @@ def test_killed_and_resumed_it_is_the_same_to_the_bit(
     happened(
         f"SIGKILL of rank {rank} of {max(world, 1)} in step {step}, then --resume",
         "the same losses and weights, bit for bit",
+    )
+
+
+def test_on_other_images_it_is_refused_and_on_the_same_elsewhere_it_goes_on(tmp_path, happened):
+    folder = tmp_path / "images"
+    for number in range(40):
+        split, name = ("test" if number < 4 else "train"), ("ant", "bee")[number % 2]
+        save_picture(folder / split / name / f"{number}.png", (6 * number,) * 3)
+    data = ("data.name=image_folder", "checkpoint_every=1", "epochs=1")
+    status, _, err = train_with("kill:0:4", 0, tmp_path, *data, f"data.folder={folder}")
+    assert status == -9, err
+    other = shutil.copytree(folder, tmp_path / "other")
+    (other / "train" / "bee" / "39.png").unlink()
+    status, _, err = train(0, tmp_path, *data, f"data.folder={other}", "--resume")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "36 training images and are 35" in err
+    folder.rename(tmp_path / "moved")
+    status, _, err = train(0, tmp_path, *data, f"data.folder={tmp_path / 'moved'}", "--resume")
+    assert status == 0, err
+    happened(
+        "an image removed before --resume, or the folder moved",
+        "refused with the number of images; goes on",
     )
