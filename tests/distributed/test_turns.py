@@ -269,6 +269,12 @@ def test_without_overlap_or_a_second_turn_everything_is_awaited_at_once(
 CLASSES = 5
 RATES = {"features": 0.02, "classifier": 0.05}
 MOMENTUM, DECAY = 0.9, 0.01
+ONE_RATE = {
+    "learning_rate": RATES["features"],
+    "classifier_updates": "turn",
+    "momentum": MOMENTUM,
+    "weight_decay": DECAY,
+}
 STEP_SHARES: dict[int, list[tuple[int, ...]]] = {
     2: [(3, 2), (1, 4), (2, 2), (3, 0), (1, 1)],
     3: [(2, 2, 2), (3, 1, 2), (2, 2, 1), (0, 4, 1), (1, 0, 0)],
@@ -286,13 +292,7 @@ def _config(variant, towers, placement, settings):
             "precision": "fp64",
             "net": {"hidden": 24},
             "data": {"size": 64, "resize": 72, "mean": 100.0, "std": 20.0, "mirror": True},
-            "optimizer": {
-                "learning_rate": RATES["features"],
-                "classifier_learning_rate": RATES["classifier"],
-                "classifier_updates": "turn",
-                "momentum": MOMENTUM,
-                "weight_decay": DECAY,
-            },
+            "optimizer": {**ONE_RATE, "classifier_learning_rate": RATES["classifier"]},
             "schedule": {"name": "one_cycle"},
             **settings,
         }
@@ -364,11 +364,13 @@ def _one_process(config, feeds, all_shares):
     features = {name: p for name, p in parameters.items() if name.startswith("conv")}
     classifier = {name: p for name, p in parameters.items() if name.startswith("fc")}
     preprocess = make_preprocess(config, 1)
+    rate = config.optimizer.learning_rate
+    highest = {"features": rate, "classifier": config.optimizer.classifier_learning_rate or rate}
     velocities: dict[str, torch.Tensor] = {}
     losses = []
     for step, shares in enumerate(all_shares):
         batch, count = _global_batch(step, sum(shares)), sum(shares)
-        rates = {stage: _one_cycle(rate, step, len(all_shares)) for stage, rate in RATES.items()}
+        rates = {stage: _one_cycle(rate, step, len(all_shares)) for stage, rate in highest.items()}
         keys = image_keys(config.seed, 0, batch.indices)
         x = model.features(preprocess(batch.images, keys), keys)
         gradient, loss_sum = torch.zeros_like(x), 0.0
@@ -407,6 +409,7 @@ def _equals_one_process(pool, config, feeds):
 TURN_RUNS = [
     *(("torchvision", 1, ranks, scheme, {}) for ranks in (2, 3, 4) for scheme in "bc"),
     *(("torchvision", 1, 4, scheme, {"classifier_ranks": 2}) for scheme in "bc"),
+    *(("torchvision", 1, 2, scheme, {"optimizer": ONE_RATE}) for scheme in "bc"),
     ("paper", 2, 2, "c", {}),
     ("paper", 2, 3, "b", {"overlap_communication": False}),
 ]

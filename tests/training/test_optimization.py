@@ -159,6 +159,21 @@ def test_the_fused_optimiser_is_torchs_own(name, reference, settings):
 
 
 @pytest.mark.parametrize("name", list(OPTIMIZERS))
+def test_the_classifier_may_be_updated_before_the_features(name):
+    features, classifier = nn.Linear(2, 2), nn.Linear(2, 2)
+    config = OptimizerConfig(name=name, classifier_updates="turn")
+    optimizer = make_optimizer(features, classifier, config, may_skip=False)
+    before = features.weight.detach().clone()
+    for stages in ([classifier], [features, classifier]):
+        assert torch.equal(features.weight, before)
+        optimizer.zero_grad()
+        for parameter in nn.ModuleList(stages).parameters():
+            parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+    assert torch.all(features.weight < before)
+
+
+@pytest.mark.parametrize("name", list(OPTIMIZERS))
 def test_where_steps_may_be_skipped_no_optimiser_is_fused(name):
     optimizer = _optimizer(OptimizerConfig(name=name), may_skip=True)
     assert not optimizer.defaults["fused"]
