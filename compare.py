@@ -52,6 +52,7 @@ from comparison.session import Comparison
 from data.datasets import open_dataset
 from launch.console import log_to_file
 from recording.folder import RunFolder
+from recording.tracking import check_tracking
 from training.precision import PRECISIONS
 from training.settings import load_config
 
@@ -75,6 +76,7 @@ def compare_speeds(arguments: argparse.Namespace) -> int:
     """Time every placement; returns the exit status."""
     source = arguments.config or CONFIGS / "compare.yaml"
     config = load_config(source, arguments.overrides)
+    check_tracking(config.tracking.mode)
     devices = torch.cuda.device_count() or 1
     comparison = Comparison(
         config,
@@ -117,8 +119,8 @@ def compare_speeds(arguments: argparse.Namespace) -> int:
     if arguments.json:
         with writing(arguments.json):
             shutil.copy(folder / "results.json", arguments.json)
-    places = track_results(folder, config.tracking, machine, rows, charts)
-    log.info("\nresults in %s, W&B: %s", folder, places[-1])
+    place = track_results(folder, config.tracking, machine, rows, charts)
+    log.info("\nresults in %s, W&B: %s", folder, place)
     return 0 if any("images_per_second" in row for row in rows) else 1
 
 
@@ -126,6 +128,7 @@ def compare_forms(arguments: argparse.Namespace) -> int:
     """Train every form of the net on the same budget; returns the exit status."""
     source = arguments.config or CONFIGS / "fashion.yaml"
     config = load_config(source, arguments.overrides)
+    check_tracking(config.tracking.mode)
     folder = open_folder(config.runs, f"learn-{config.name}", resume=arguments.resume)
     outcomes = compare_learning(
         FORMS[arguments.forms],

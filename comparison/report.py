@@ -9,7 +9,7 @@ from common.files import writing
 from comparison.charts import draw_charts
 from comparison.machine import in_words
 from comparison.tables import as_text, with_flat_keys, write_csv
-from recording.tracking import Tracker
+from recording.tracking import Tracker, locations
 from training.config import TrackingConfig
 
 log = logging.getLogger(__name__)
@@ -40,46 +40,45 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 def track_results(
     folder: Path, tracking: TrackingConfig, machine: dict[str, Any], rows: Rows, charts: list[Path]
-) -> list[str]:
-    """Log a run per placement and one with the table and charts; returns their locations."""
+) -> str:
+    """Log a run per placement and one with the table and charts; returns their location."""
     rows = [with_flat_keys(row) for row in rows]
     named: dict[str, Rows] = {}
     for row in rows:
         named.setdefault(row["placement"], []).append(row)
-    places = []
+    trackers = []
     for name, own in named.items():
-        tracker = _start(folder, tracking, name, machine)
+        trackers.append(tracker := _start(folder, tracking, name, machine))
         for row in own:
             tracker.log(row["global_batch"], {f"bench/{key}": value for key, value in row.items()})
         tracker.summarize(own[-1])
-        places.append(tracker.location)
         tracker.finish(exit_code=0)
-    tracker = _start(folder, tracking, "comparison", machine)
+    trackers.append(tracker := _start(folder, tracking, "comparison", machine))
     tracker.log_table("comparison", rows)
     for chart in charts:
         tracker.log_image(chart.stem, chart)
     speedups = {f"speedup/{r['placement']}/{r['global_batch']}": r.get("speedup") for r in rows}
     tracker.summarize(speedups)
-    places.append(tracker.location)
     tracker.finish(exit_code=0)
-    return places
+    return locations(trackers)
 
 
 def track_learning(folder: Path, tracking: TrackingConfig, outcomes: Rows) -> str:
-    """Log a run per form and one with the table and plots; returns the location of the last."""
+    """Log a run per form and one with the table and plots; returns their location."""
+    trackers = []
     for outcome in outcomes:
-        tracker = _start(folder, tracking, outcome["form"].replace(" ", "-"), {})
+        name = outcome["form"].replace(" ", "-")
+        trackers.append(tracker := _start(folder, tracking, name, {}))
         for point in outcome["curve"]:
             tracker.log(point["images"], {f"learning/{key}": point[key] for key in point})
         tracker.summarize(_flat(outcome))
         tracker.finish(exit_code=0)
-    tracker = _start(folder, tracking, "learning", {})
+    trackers.append(tracker := _start(folder, tracking, "learning", {}))
     tracker.log_table("learning", [_flat(outcome) for outcome in outcomes])
     for picture in ("learning", "error"):
         tracker.log_image(picture, folder / f"{picture}.png")
-    place = tracker.location
     tracker.finish(exit_code=0)
-    return place
+    return locations(trackers)
 
 
 def _flat(outcome: dict[str, Any]) -> dict[str, Any]:
@@ -90,11 +89,15 @@ def _start(folder: Path, tracking: TrackingConfig, name: str, machine: dict[str,
     return Tracker(
         tracking.mode,
         folder,
+        defaults={
+            "project": "alexnet",
+            "run_group": folder.name,
+            "run_job_type": "bench",
+            "run_name": f"{folder.name}-{name}",
+            "run_tags": ("comparison", name),
+        },
         id=None,
         project=tracking.project,
-        group=tracking.group or folder.name,
-        job_type="bench",
-        name=f"{folder.name}-{name}",
-        tags=["comparison", name],
+        group=tracking.group,
         config={"machine": machine, "placement": name},
     )

@@ -6,15 +6,20 @@ than 0 and runs without tracking need not wait.
 
 import logging
 import os
+import re
 import secrets
 import shlex
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+
+from pydantic import ValidationError
+
+from common.errors import ReportedError
 
 log = logging.getLogger(__name__)
 
@@ -31,30 +36,37 @@ class Tracker:
     two. A third failure ends the tracking. Each failure is one warning, and none is raised.
     """
 
-    def __init__(self, mode: str, folder: Path, **run: Any) -> None:
+    def __init__(
+        self, mode: str, folder: Path, defaults: Mapping[str, Any] | None = None, **run: Any
+    ) -> None:
         """Start a run in ``mode``: online, offline, disabled or auto.
 
-        ``auto`` is WANDB_MODE if that is set; else online with an API key, offline without. ``run``
-        are arguments of ``wandb.init``; an ``id`` of None starts a new run.
+        ``auto`` is what wandb's own settings say (WANDB_MODE, ``wandb offline``, …); where they say
+        nothing, it is online with an API key and offline without. ``run`` are arguments of
+        ``wandb.init``; an ``id`` of None starts a new run. ``defaults`` are settings of wandb for
+        what neither ``run`` nor wandb's own settings say. Raises ReportedError when those are not
+        valid.
         """
-        if mode == "auto":
-            mode = os.environ.get("WANDB_MODE") or mode
         self.run: Any = None
         self.run_id: str | None = run["id"]
-        self.folders: list[str] = []
+        self.url: str | None = None
+        self.folders: list[Path] = []
         self.complaints: list[str] = []
         self.modes = iter([] if mode == "disabled" else [mode, "offline", "offline"])
-        self.arguments = {**run, "dir": folder, "resume": "allow"}
+        self.defaults = {"root_dir": str(folder), **(defaults or {})}
+        self.arguments = {**run, "resume": "allow"}
         self._start()
 
     def _start(self, failure: Exception | None = None) -> None:
         """Start a run in the next mode that works; warn of the first failure."""
-        self.run = None
+        self.run = self.url = None
         for mode in self.modes:
             _teardown()
             try:
                 self.run = self._init(mode)
                 break
+            except ReportedError:
+                raise
             except Exception as error:
                 failure = failure or error
         if failure:
@@ -62,9 +74,21 @@ class Tracker:
             log.warning("W&B failed (%s), %s", _line(failure), how)
 
     def _init(self, mode: str) -> Any:
-        wandb = _set_up(self.complaints)
-        self.run_id = self.arguments["id"] = self.run_id or secrets.token_hex(4)
-        start = {**self.arguments, "settings": _settings()}
+        """The run, started; None if wandb's own settings disable it."""
+        wandb, told = _wandb(), _set_up(self.complaints)
+        if mode == "auto":
+            if self.complaints:  # about its settings, of which one may be offline
+                raise RuntimeError(" ".join(self.complaints))
+            mode = _mode_of(told)
+        if mode == "disabled":
+            return None
+        self.run_id = self.arguments["id"] = self.run_id or told.run_id or secrets.token_hex(4)
+        settings = {**_limits(), **self.defaults}
+        known = wandb.Settings.model_fields.keys() - told.model_fields_set
+        start = {
+            **self.arguments,
+            "settings": {key: value for key, value in settings.items() if key in known},
+        }
         try:
             run = wandb.init(mode="online" if mode == "auto" else mode, **start)
         except wandb.errors.UsageError:  # there is no API key
@@ -75,26 +99,26 @@ class Tracker:
         for group in ("train/*", "test/*", "step/*"):
             run.define_metric(group, step_metric="global_step")
         run.define_metric("test/top1", step_metric="global_step", summary="max")
-        self.folders.append(run.settings.sync_dir)
+        self.url = None if run.offline else str(run.url)
+        self.folders.append(Path(run.settings.sync_dir))
         self.complaints.clear()
         return run
 
     @property
     def location(self) -> str:
         """The URL of the run, or the folders it is in and how to upload them."""
-        if not self.folders:
-            return "none"
-        if self.run and not self.run.offline:
-            return str(self.run.url)
-        return f"offline, {self._how_to_upload}"
+        return locations([self])
 
     @property
-    def _how_to_upload(self) -> str:
-        folders = [os.path.relpath(folder) for folder in self.folders]
-        was_online = any(Path(folder).name.startswith("run-") for folder in folders)
-        flags = ["--include-online"] if was_online else []
-        parts = f" its {len(folders)} parts as one run" if len(folders) > 1 else ""
-        return f"to upload{parts}: {shlex.join(['wandb', 'sync', *flags, *folders])}"
+    def unsent(self) -> list[Path]:
+        """The folders of the run that are not on the server, of earlier attempts too, by time."""
+        if not self.folders:
+            return []
+        offline = self.folders[0].parent.glob(f"offline-run-*-{self.run_id}*")
+        unsent = {folder for folder in offline if not any(folder.glob("*.synced"))}
+        if not self.url:
+            unsent.update(self.folders)
+        return sorted(unsent, key=lambda folder: folder.name.removeprefix("offline-"))
 
     def log(self, step: int, metrics: dict[str, Any]) -> None:
         """Log the metrics of one step."""
@@ -129,7 +153,7 @@ class Tracker:
             self.complaints.append(f"the disk refused the last of {file}")
         if self.complaints:
             why = _line(" ".join(self.complaints))
-            log.warning("W&B did not end the run well (%s); %s", why, self._how_to_upload)
+            log.warning("W&B did not end the run well (%s); %s", why, _how_to_upload(self.folders))
 
     def _do(self, work: Callable[[Any], None]) -> None:
         """Do ``work`` with the run; if that fails, with the one that takes over."""
@@ -141,29 +165,76 @@ class Tracker:
                 self._start(error)
 
 
-def _set_up(complaints: list[str]) -> Any:
-    """Start wandb's service, which prints nothing; what wandb warns of goes to ``complaints``."""
+def locations(trackers: Iterable[Tracker]) -> str:
+    """The URL of the last run that is online, and how to upload all that are not."""
+    trackers = list(trackers)
+    places = [tracker.url for tracker in trackers if tracker.url][-1:]
+    if unsent := [folder for tracker in trackers for folder in tracker.unsent]:
+        places.append(f"offline, {_how_to_upload(unsent)}")
+    return "; ".join(places) or "none"
+
+
+def _how_to_upload(folders: Iterable[Path]) -> str:
+    folders = list(folders)
+    was_online = any(folder.name.startswith("run-") for folder in folders)
+    flags = ["--include-online"] if was_online else []
+    paths = [os.path.relpath(folder) for folder in folders]
+    return f"to upload: {shlex.join(['wandb', 'sync', *flags, *paths])}"
+
+
+def check_tracking(mode: str) -> None:
+    """Raise ReportedError if wandb's own settings are not valid, unless ``mode`` is disabled."""
+    if mode != "disabled":
+        _set_up([], mode="disabled")
+        _teardown()
+
+
+def _set_up(complaints: list[str], **settings: Any) -> Any:
+    """Start wandb's service, which prints nothing, and return wandb's own settings.
+
+    They are those of its files and of the environment, overridden by ``settings``. What wandb says
+    goes to ``complaints``. Raises ReportedError when a variable's value is not valid.
+    """
     # Telemetry would contact the server from offline runs too, and wait for it at every end.
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    os.environ.setdefault("WANDB_SILENT", "true")  # so an error names the settings file it is in
+    if not os.environ.get("WANDB_MODE"):
+        os.environ.pop("WANDB_MODE", None)  # wandb would refuse an empty one
     wandb = _wandb()
-    silent = wandb.Settings(silent=True)  # so wandb asks nobody for an API key, either
-    with _no_standard_error():
-        wandb.setup(silent)
+    silent = wandb.Settings(silent=True, **settings)  # so wandb asks nobody for an API key, either
     kept = complaints.append
+    wandb.termsetup(silent, SimpleNamespace(info=id, warning=log.warning, error=kept))
+    try:
+        with _no_standard_error():
+            told = wandb.setup(silent).settings
+    except ValidationError as error:
+        raise ReportedError(_refusal(error)) from None
     wandb.termsetup(silent, SimpleNamespace(info=id, warning=kept, error=kept))
-    return wandb
+    return told
 
 
-def _settings() -> dict[str, Any]:
-    """The settings of a run, of those that this version of wandb knows."""
-    wanted = {
+def _refusal(error: ValidationError) -> str:
+    """One sentence about a setting that wandb does not take; its value may be secret."""
+    first = error.errors()[0]
+    name = str(first["loc"][0]) if first["loc"] else "settings"
+    return f"wandb refuses its {name} ({first['msg']}): correct or unset WANDB_{name.upper()}"
+
+
+def _mode_of(told: Any) -> str:
+    """The mode that wandb was told by its settings, or auto."""
+    if os.environ.get("WANDB_DISABLED", "").lower() not in ("", "0", "false", "no", "off"):
+        return "disabled"
+    return str(told.mode) if "mode" in told.model_fields_set else "auto"
+
+
+def _limits() -> dict[str, Any]:
+    """Settings of wandb that bound what a run may cost the training."""
+    return {
         "console": "off",
-        "silent": True,
         "init_timeout": INIT_SECONDS,
         "finish_timeout": FINISH_SECONDS,
         "x_transaction_log_flush_interval": FLUSH_SECONDS,
     }
-    return {key: value for key, value in wanted.items() if key in _wandb().Settings.model_fields}
 
 
 def _wandb() -> Any:
@@ -194,4 +265,5 @@ def _no_standard_error() -> Iterator[None]:
 
 def _line(error: object) -> str:
     """An error as one short line."""
-    return textwrap.shorten(str(error) or type(error).__name__, 200, placeholder=" …")
+    text = re.sub(r"wandb: (ERROR |WARNING )?", "", str(error))
+    return textwrap.shorten(text or type(error).__name__, 200, placeholder=" …")

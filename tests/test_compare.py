@@ -4,6 +4,7 @@ import json
 import shlex
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -91,6 +92,8 @@ def test_tables_and_charts_are_left_and_shown(compared):
 
 def test_wandb_has_a_run_for_each_placement_and_one_with_the_table(compared, wandb_server):
     folders = compared[0] / "wandb"
+    shown = shlex.split(compared[1].splitlines()[-1].split("wandb sync ")[1])
+    assert {Path(each).resolve() for each in shown} == set(folders.glob("offline-run-*"))
     last = (folders / "latest-run").resolve()
     media = {path.name.split("_")[0] for path in (last / "files" / "media").rglob("*.*")}
     assert media == {"comparison", "throughput", "step", "cost"}
