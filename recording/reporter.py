@@ -129,12 +129,16 @@ class MainReporter(Reporter):
         self.tracker = Tracker(
             config.tracking.mode,
             folder.path,
+            defaults={
+                "project": "alexnet",
+                "run_group": config.name,
+                "run_job_type": "train",
+                "run_name": folder.path.name,
+                "run_tags": (config.variant, facts["placement"]),
+            },
             id=totals.run_id,
             project=config.tracking.project,
-            group=config.tracking.group or config.name,
-            job_type="train",
-            name=folder.path.name,
-            tags=[config.variant, facts["placement"]],
+            group=config.tracking.group,
             config={**config.model_dump(mode="json"), **facts},
         )
         totals.run_id = self.tracker.run_id

@@ -136,11 +136,12 @@ class TrackingConfig(Section):
     """Weights & Biases."""
 
     mode: Changeable[Literal["auto", "online", "offline", "disabled"]] = "auto"
-    """auto: online if there is an API key, else offline."""
-    project: Changeable[str] = "alexnet"
-    """The project that the run is logged to."""
+    """auto: as wandb is set (WANDB_MODE, wandb offline, …); else online if there is an API key,
+    else offline."""
+    project: Changeable[str | None] = None
+    """The project that the run is logged to. null: WANDB_PROJECT, or alexnet."""
     group: Changeable[str | None] = None
-    """The group of runs to compare with. null: the run's name."""
+    """The group of runs to compare with. null: WANDB_RUN_GROUP, or the run's name."""
 
 
 class Config(Section):
