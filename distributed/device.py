@@ -1,6 +1,7 @@
 """The device of this process: all that differs between the CPU and CUDA, in one place.
 
-The CUDA lines have been run on no GPU yet; they are kept few for that reason.
+The CUDA lines have been run on no GPU yet; they are kept few for that reason. What a step does on a
+GPU is tested on a device without numbers (tests/training/test_on_a_device.py).
 """
 
 import contextlib
