@@ -91,7 +91,7 @@ class Soak:
                     error = self.play(random.Random(number), disk)
                     outcome = f"error {error:.0e}, {time.monotonic() - began:.0f} s"
                 except BaseException as error:
-                    outcome = "\n".join(["FAILED", *self.told, str(error)])
+                    outcome = "\n".join([type(error).__name__, *self.told, str(error)])
                     raise
                 finally:
                     self.clear(disk)
