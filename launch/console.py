@@ -23,7 +23,7 @@ class Console(logging.Handler):
 
     def check(self) -> None:
         """Raise ReportedError if a message could not be written, and no log file has it."""
-        kept = any(isinstance(each, _LogFile) for each in logging.getLogger().handlers)
+        kept = any(isinstance(each, logging.FileHandler) for each in logging.getLogger().handlers)
         if self.refusal and not kept:
             raise ReportedError(f"cannot write standard output: {self.refusal}")
 
@@ -46,6 +46,7 @@ def open_console(rank: int) -> Console:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # None where it was closed
             stream.reconfigure(errors="backslashreplace")  # a file's name may be no valid text
+    logging.raiseExceptions = False  # no traceback when a full disk refuses a log file, wandb's too
     console = Console()
     if rank == 0:
         logging.basicConfig(format="%(message)s", handlers=[console])
@@ -61,16 +62,9 @@ def _silence_standard_output() -> None:
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the life of the process
 
 
-class _LogFile(logging.FileHandler):
-    """Ignore a full disk: the terminal still has the message."""
-
-    @override
-    def handleError(self, record: logging.LogRecord) -> None: ...
-
-
 def log_to_file(path: Path) -> None:
     """Write messages to ``path`` too, with the time; raises ReportedError when it cannot be."""
     with writing(path):
-        handler = _LogFile(path, encoding="utf-8", errors="backslashreplace")
+        handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     logging.getLogger().addHandler(handler)

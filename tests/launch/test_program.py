@@ -204,6 +204,12 @@ def test_a_configuration_that_is_printed_loads_as_the_same(tmp_path):
     assert "batch_size: 7\n" in out
 
 
+def test_a_log_file_that_the_disk_refuses_is_passed_over(program):
+    body = "import logging\nlog = logging.getLogger('wandb')\n"
+    body += "log.addHandler(logging.FileHandler('/dev/full'))\nlog.warning('lost')\nreturn 0"
+    assert run(*ranks(0), program(body)) == (0, "lost\n", "")
+
+
 def test_a_configuration_that_cannot_be_printed_is_a_failure():
     shell = f"{shlex.quote(sys.executable)} train.py --print-config > /dev/full"
     status, _, err = run("sh", "-c", shell)
