@@ -174,6 +174,7 @@ def _find_rank_0(host: str) -> None:
 
 
 def group_store() -> dist.Store:
-    """The store of the running default process group."""
-    assert dist.group.WORLD is not None
+    """The store of the running default process group; raises RuntimeError if there is none."""
+    if dist.group.WORLD is None:
+        raise RuntimeError("no process group is running")
     return dist.group.WORLD.get_group_store()
