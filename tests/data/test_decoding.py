@@ -38,7 +38,10 @@ def test_a_tiff_of_16_bits_is_read_alike_in_every_mode(tmp_path, dtype, compress
 
 @pytest.mark.parametrize("mode", ["I;16", "I;16L", "I;16B", "I"])
 def test_every_mode_of_pil_with_16_bits_is_read_alike(tmp_path, mode):
-    Image.new(mode, (20, 30), 120 * 256 + 255).save(tmp_path / "one.tif")
+    try:
+        Image.new(mode, (20, 30), 120 * 256 + 255).save(tmp_path / "one.tif")
+    except OSError as error:  # older versions of Pillow write fewer modes than they read
+        pytest.skip(str(error))
     assert (grey(str(tmp_path / "one.tif")) == 120).all()
 
 
