@@ -29,7 +29,7 @@ DEEP = ("I", "F")
 FACTORS = {1: 65535 / 256, 255: 1, 65535: 1 / 256, 2**32 - 1: 1 / 2**24}
 """The largest number of a deep image's range, and the factor from it to 8 bits."""
 RANGES = {"I": (255, 65535, 2**32 - 1), "F": tuple(FACTORS)}
-"""What PIL's modes of 32 bits may hold; the others have 16 bits."""
+"""Ranges that PIL's modes of 32 bits may hold; the others have 16 bits."""
 SAMPLE_FORMAT, UNSIGNED = 339, (1,)
 """A tag of TIFF, and its default."""
 TURNS = {
@@ -41,7 +41,7 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""How to show an image with this orientation in its EXIF data upright."""
+"""The turn that puts an image with this orientation in its EXIF data upright."""
 
 # PIL does not name the file that it warns of; what it cannot read is an error, which does.
 warnings.filterwarnings("ignore", module=r"PIL\.")

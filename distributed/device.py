@@ -78,7 +78,7 @@ def compute_deterministically(device: torch.device) -> None:
 
 
 def name_of(device: torch.device) -> str:
-    """What a person calls the device: the GPU's model, or cpu."""
+    """The device in a person's words: the GPU's model, or cpu."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
@@ -113,7 +113,7 @@ def backend_for(device: torch.device) -> str:
 
 
 def patience_of(backend: str, timeout: float) -> timedelta:
-    """How long a collective library waits for a rank, where the trainer waits ``timeout`` seconds.
+    """The time a collective library waits for a rank, where the trainer waits ``timeout`` seconds.
 
     Gloo raises an error, which is reported. NCCL's watchdog aborts the process, which says nothing
     ("TORCH_NCCL_ASYNC_ERROR_HANDLING", ProcessGroupNCCL Environment Variables, PyTorch
@@ -251,7 +251,7 @@ class HostCopy:
     def __init__(self, numbers: Tensor) -> None:
         # Not blocking, so torch copies to pinned memory ("Good Usage of non_blocking and
         # pin_memory", PyTorch tutorials): the copy may be read once the event behind it has passed.
-        self._numbers = numbers.to("cpu", non_blocking=True, copy=True)
+        self._numbers = to_host(numbers)
         self._arrived = mark_time(numbers.device)
 
     def read(self, timeout: float) -> list[Any]:

@@ -97,7 +97,7 @@ class StepCost:
 
 
 class StepMarks(NamedTuple):
-    """What a step did when, and the bytes it sent; a GPU may not have come that far yet.
+    """The parts of a step in time, and the bytes it sent; a GPU may not have come that far yet.
 
     Each mark begins what its name says, or nothing in particular; the last one ends the step.
     """
@@ -152,7 +152,7 @@ class StepTimer:
         self._entries.append((name, mark_time(self.device)))
 
     def take(self) -> StepMarks:
-        """What was booked and sent since the last call."""
+        """The time and the bytes booked since the last call."""
         taken = StepMarks(self._entries, {at: round(count) for at, count in self.sent.items()})
         self._entries = []
         self.sent.clear()
