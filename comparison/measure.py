@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from launch.signals import held_signals
+
 from recording.folder import RunFolder
 from recording.metrics import read_metrics, step_speed
 
@@ -28,17 +30,9 @@ def train(
     command = [sys.executable, "-m", "launch", "--nproc-per-node", str(processes)]
     command += ["train.py", "--config", str(config.resolve()), *settings]
     command += [f"runs={runs.resolve()}", f"name={name}", "tracking.mode=disabled"]
-    with subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as process:
+    with held_signals() as release, _started(command) as process:
         try:
+            release()
             _, complaint = process.communicate()
         except BaseException:
             process.terminate()
@@ -48,6 +42,19 @@ def train(
         lines = complaint.strip().splitlines() or [f"it ended with status {process.returncode}"]
         raise TrainingError(lines[-1].removeprefix("error: "))
     return RunFolder(runs / name)
+
+
+def _started(command: Sequence[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
 
 
 def steady_speed(folder: RunFolder, warmup: int) -> dict[str, Any]:

@@ -4,10 +4,11 @@ Importing this module has SIGINT end the process at once, without a traceback. P
 before torch and the rest, which take seconds; ``run_program`` then takes over.
 """
 
+import contextlib
 import logging
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,29 @@ def _handle(handler: Callable[[int, FrameType | None], None] | signal.Handlers) 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     raise Interrupted(number)
+
+
+@contextlib.contextmanager
+def held_signals() -> Iterator[Callable[[], None]]:
+    """Hold ``SIGNALS`` back until the body calls what it is given, or ends.
+
+    A process is started so: a signal between its start and the ``try`` that would end it again
+    leaves it behind.
+    """
+    came: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    _handle(lambda number, frame: came.append(number))
+
+    def release() -> None:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        while came:
+            signal.raise_signal(came.pop())
+
+    try:
+        yield release
+    finally:
+        release()
 
 
 class StopRequest:

@@ -236,6 +236,7 @@ def test_two_do_not_pack_into_one_folder(slow_tree, undisturbed, tmp_path):
 
 def test_a_flat_folder_of_validation_images(tmp_path):
     tree = make_tree(tmp_path / "tree")
+    shutil.rmtree(tree / "val")
     lines = ["ImageId,PredictionString"]
     for number, name in enumerate(("bee", "ant", "bee")):
         stem = f"ILSVRC2012_val_{number:08d}"

@@ -131,10 +131,12 @@ def test_a_machine_whose_own_name_leads_nowhere_can_launch(tmp_path, free_port, 
     (tmp_path / "sitecustomize.py").write_text(HOSTLESS)
     path = tmp_path / "program.py"
     path.write_text(
+        "import sys\n"
         "from distributed.mesh import Mesh\n"
         "from launch.world import launched_world\n"
         "from training.config import Config\n"
-        "print(Mesh.start(Config().plan(launched_world().size)).largest(7))\n"
+        "largest = Mesh.start(Config().plan(launched_world().size)).largest(7)\n"
+        "sys.stdout.write(f'{largest}\\n')  # in one piece: two ranks write\n"
     )
     place = host if host == "localhost" else own_address()
     path_of = f"{tmp_path}:{os.getcwd()}"
