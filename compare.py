@@ -41,7 +41,6 @@ import torch
 
 from common.files import home_path, writing
 from comparison.forms import FORMS
-from comparison.formulas import Net
 from comparison.learning import compare_learning
 from comparison.learning_report import as_text, draw_errors, draw_learning
 from comparison.machine import describe_machine, in_words, measure_peak
@@ -51,6 +50,7 @@ from comparison.results import make_row
 from comparison.session import Comparison
 from data.datasets import open_dataset
 from launch.console import log_to_file
+from planning.formulas import Net
 from recording.folder import RunFolder
 from recording.tracking import check_tracking
 from training.precision import PRECISIONS

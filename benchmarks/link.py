@@ -34,10 +34,10 @@ from tqdm import tqdm
 
 from benchmarks.contest import Row, parser, report
 from common.files import writing
-from comparison.formulas import Net, bytes_sent
 from comparison.measure import ROOT, steady_speed
 from distributed.plan import Wish, plan_mesh
 from distributed.turns import SCHEMES
+from planning.formulas import Net, bytes_sent
 from recording.folder import RunFolder
 from recording.plots import COLORS
 

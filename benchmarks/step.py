@@ -15,11 +15,11 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import peers
 from benchmarks.contest import Contestant, Row, contest, parser, report
-from comparison.formulas import Net
 from comparison.machine import measure_peak
 from data.synthetic import Synthetic
 from distributed.mesh import Mesh
 from launch.world import launched_world
+from planning.formulas import Net
 from training.batches import LocalBatch, local_batches, make_preprocess
 from training.config import Config
 from training.trainer import StepResult, Trainer, build_model

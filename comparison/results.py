@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from comparison.formulas import Net, bytes_sent
 from comparison.placements import Placement
 from distributed.timer import StepCost
+from planning.formulas import Net, bytes_sent
 from training.config import Config
 from training.precision import PRECISIONS
 

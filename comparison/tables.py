@@ -7,8 +7,8 @@ from typing import Any
 import tabulate
 
 from common.files import writing
-from comparison.formulas import BOUNDARIES
 from distributed.timer import StepCost
+from planning.formulas import BOUNDARIES
 
 Rows = list[dict[str, Any]]
 

@@ -17,7 +17,8 @@ ALLOWED = {
     "weights": {"common", "model"},
     "training": {"common", "native", "model", "data", "distributed", "weights"},
     "recording": {"common", "native", "model", "launch", "distributed", "weights", "training"},
-    "comparison": {"common", "model", "launch", "distributed", "training", "recording"},
+    "planning": {"common", "model", "distributed", "training"},
+    "comparison": {"common", "launch", "distributed", "training", "recording", "planning"},
 }
 """Packages that each package imports; every row names rows above it."""
 ROOM_FOR_ALL = "benchmarks"  # and the programs: they import any package, and none imports them

@@ -9,11 +9,11 @@ from PIL import Image
 
 from common.errors import ReportedError
 from comparison.charts import draw_charts
-from comparison.formulas import BOUNDARIES, Net, parameters_per_rank
 from comparison.placements import chosen, placements
 from comparison.results import bytes_by_formula, make_row
 from comparison.session import Comparison, Job
 from comparison.tables import as_text, with_flat_keys, write_csv
+from planning.formulas import BOUNDARIES, Net, parameters_per_rank
 from tests.recording.samples import step_cost
 from training.config import Config
 from training.settings import resolve_config

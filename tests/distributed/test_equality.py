@@ -14,13 +14,13 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from comparison.formulas import Net, bytes_sent
 from data.loading import Batch
 from data.synthetic import Synthetic
 from model.alexnet import AlexNet
 from model.initialization import initialize
 from model.placement import Placement
 from model.variants import VARIANTS
+from planning.formulas import Net, bytes_sent
 from tests.ranks import mesh_of
 from training.batches import LocalBatch, make_preprocess
 from training.batches import test_batches as batches_for_testing

@@ -7,12 +7,12 @@ import torch
 from torchvision.models import alexnet as torchvision_alexnet
 
 from common.errors import ReportedError
-from comparison.formulas import Net
 from model.alexnet import AlexNet
 from model.initialization import SCHEMES, initialize
 from model.layers import ACTIVATIONS, Dropout
 from model.placement import Placement
 from model.variants import MEETINGS, VARIANTS
+from planning.formulas import Net
 from weights.torchvision import from_torchvision, to_torchvision
 
 

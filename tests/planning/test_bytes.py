@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import torch
 
-from comparison.formulas import Net, bytes_sent, parameters_per_rank
 from data.loading import Batch
 from distributed.mesh import Mesh
+from planning.formulas import Net, bytes_sent, parameters_per_rank
 from training.batches import LocalBatch, make_preprocess
 from training.config import Config
 from training.precision import PRECISIONS

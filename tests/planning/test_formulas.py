@@ -8,13 +8,13 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from comparison.formulas import Net, bytes_sent, parameters_per_rank
 from distributed.plan import Grid, Plan
 from model import alexnet
 from model.alexnet import AlexNet
 from model.layers import SpaceToDepthConv2d
 from model.placement import Placement
 from model.variants import VARIANTS
+from planning.formulas import Net, bytes_sent, parameters_per_rank
 
 
 @pytest.mark.parametrize(

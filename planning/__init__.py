@@ -1,0 +1,1 @@
+"""Predicting placements: machines, links, work, traffic and what they cost."""

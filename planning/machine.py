@@ -1,0 +1,115 @@
+"""What a machine can do, as ``check.py`` measures it and ``plan.py`` reads it: machine.json."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from common.errors import ReportedError
+from common.files import writing
+from planning.links import Collective, Link, Seconds
+from training.fields import Count, Section
+
+LARGEST_FILE = 2**24
+"""Bytes. A machine's file has a few thousand."""
+
+
+class Line(Section):
+    """Seconds as a line: ``fixed`` for any work at all, and ``each`` for a unit of it."""
+
+    fixed: Seconds
+    each: Annotated[float, Field(ge=0, le=1e3)]
+
+    def seconds(self, count: float, fixed: float = 1, each: float = 1) -> float:
+        """The time for ``count`` units, with both terms scaled."""
+        return fixed * self.fixed + each * self.each * count if count else 0.0
+
+
+class LayerWork(Section):
+    """A layer as one rank holds it, up to the next layer: activation, norm and pooling included.
+
+    ``macs`` are its multiply-adds for an image, ``parameters`` its own; the lines count images.
+    """
+
+    layer: str
+    macs: Count
+    parameters: Count
+    forward: Line
+    backward: Line
+
+
+class Work(Section):
+    """How fast a rank computes while ``ranks`` ranks of a node do.
+
+    ``input`` makes a network's input from an image, ``optimizer`` updates a parameter. ``hidden``
+    is the part of a collective's time in which a rank computes as fast as without it.
+    """
+
+    ranks: Count
+    layers: list[LayerWork] = Field(min_length=1)
+    input: Line
+    optimizer: Line
+    hidden: Annotated[float, Field(ge=0, le=1)]
+
+    @model_validator(mode="after")
+    def _check_together(self) -> "Work":
+        known = {row.layer for row in self.layers}
+        if missing := sorted(LAYERS - known):
+            raise ValueError(f"layers lacks {', '.join(missing)}")
+        return self
+
+
+LAYERS = {f"conv{number}" for number in range(1, 6)} | {"fc6", "fc7", "fc8"}
+
+
+class Machine(Section):
+    """Nodes of ``ranks_per_node`` ranks, one for each device.
+
+    ``within`` and ``between`` are the links of a node's ranks and of the nodes, by collective.
+    ``memory`` is a rank's, in bytes. ``source`` says where the numbers are from; ``precision`` is
+    that of the measurements.
+    """
+
+    version: Literal[1] = 1
+    device: str = Field(max_length=200)
+    source: Literal["measured", "data sheet"]
+    precision: str
+    ranks_per_node: Count
+    memory: Annotated[float, Field(gt=0, le=1e18)]
+    work: list[Work] = Field(min_length=1)
+    within: dict[Collective, Link]
+    between: dict[Collective, Link] = Field({})
+
+    @model_validator(mode="after")
+    def _check_together(self) -> "Machine":
+        for name, links in (("within", self.within), ("between", self.between)):
+            if links and len(links) < 2:
+                raise ValueError(f"{name} needs exchange and all_reduce")
+        return self
+
+    def work_of(self, ranks: int) -> Work:
+        """The work that was measured with the number of ranks nearest to ``ranks`` a node."""
+        return min(self.work, key=lambda work: (abs(work.ranks - ranks), work.ranks))
+
+
+def read_machine(path: Path) -> Machine:
+    """Read a machine's file; raises ReportedError if it is not one, or not whole."""
+    try:
+        if path.stat().st_size > LARGEST_FILE:
+            raise ReportedError(f"{path} is too large for a machine's file: make one with check.py")
+        return Machine.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise ReportedError(f"cannot read {path}: {error.strerror}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "its text"
+        raise ReportedError(
+            f"{path} is no machine's file of this version: {place}: {first['msg']}; make one with "
+            "check.py"
+        ) from None
+
+
+def write_machine(machine: Machine, path: Path) -> None:
+    """Write a machine's file."""
+    with writing(path):
+        path.write_text(machine.model_dump_json(indent=1) + "\n", encoding="utf-8")
