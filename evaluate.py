@@ -37,7 +37,7 @@ def main() -> int:
     config = source.config(arguments.config, arguments.overrides)
     weights = source.check_fits(config)
     plan = config.plan(launched_world().size)
-    mesh = Mesh.start(plan, config.timeout)
+    mesh = Mesh.start(plan, config.timeout, share_devices=config.share_devices)
     test_set = open_test_set(config.data, mesh)
     check_classes(weights, len(test_set.classes), config)
     check_channels(weights, test_set.channels, config)

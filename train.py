@@ -44,7 +44,7 @@ def main() -> int:
         return 0
 
     stop = StopRequest()
-    mesh = Mesh.start(plan, config.timeout)
+    mesh = Mesh.start(plan, config.timeout, share_devices=config.share_devices)
     train_set, test_set = open_sets(config.data, mesh)
     model = build_model(config, mesh, len(train_set.classes), train_set.channels)
     preprocess = make_preprocess(config, train_set.channels)

@@ -32,10 +32,11 @@ Mark = float | torch.cuda.Event
 Tensors = TypeVar("Tensors", bound=tuple[Tensor, ...])
 
 
-def take_device(local_rank: int, local_world_size: int) -> torch.device:
+def take_device(local_rank: int, local_world_size: int, *, shared: bool = False) -> torch.device:
     """The GPU of this process or, without any, the CPU with its share of the cores.
 
-    Raises ReportedError when there are fewer GPUs than processes on this machine.
+    If GPUs may be ``shared``, the processes take them in turn. Raises ReportedError when there are
+    fewer GPUs than processes on this machine, and they may not.
     """
     if not torch.cuda.is_available():
         if torch.backends.cuda.is_built() and FIRST_GPU.exists():
@@ -49,15 +50,17 @@ def take_device(local_rank: int, local_world_size: int) -> torch.device:
         keep_freed_memory()
         return torch.device("cpu")
     gpus = torch.cuda.device_count()
-    if local_world_size > gpus:
+    if local_world_size > gpus and not shared:
         raise ReportedError(
             f"{local_world_size} processes were started on a machine with {gpus} GPUs: start at "
-            f"most {gpus}, or set CUDA_VISIBLE_DEVICES to nothing to train on the CPU"
+            f"most {gpus}, set share_devices=true to have several use one GPU, or set "
+            "CUDA_VISIBLE_DEVICES to nothing to train on the CPU"
         )
     torch.backends.cudnn.benchmark = True
     allow_tf32()
-    torch.cuda.set_device(local_rank)
-    return torch.device("cuda", local_rank)
+    own = local_rank % gpus
+    torch.cuda.set_device(own)
+    return torch.device("cuda", own)
 
 
 def allow_tf32() -> None:
@@ -107,9 +110,17 @@ def keep_freed_memory() -> None:
         mallopt(arena_max, 1)
 
 
-def backend_for(device: torch.device) -> str:
-    """The collective library for tensors on ``device``."""
-    return "nccl" if device.type == "cuda" else "gloo"
+def backend_for(device: torch.device, *, shared: bool = False) -> str:
+    """The collective library for tensors on ``device``.
+
+    NCCL refuses two ranks on one GPU, so where GPUs are ``shared`` it is gloo, which takes their
+    tensors through the host.
+    """
+    return "nccl" if device.type == "cuda" and not shared else "gloo"
+
+
+def _is_nccl(group: dist.ProcessGroup) -> bool:
+    return dist.get_backend(group) == "nccl"
 
 
 def patience_of(backend: str, timeout: float) -> timedelta:
@@ -166,7 +177,7 @@ def start_gather(own: Tensor, counts: Sequence[int], group: dist.ProcessGroup) -
     Rank r has ``counts[r]`` rows, ``own`` (counts[own rank], N). Result: (1, sum of counts, N).
     """
     rows = own.new_empty(sum(counts), *own.shape[1:])
-    if own.is_cuda:
+    if _is_nccl(group):
         pieces = list(rows.split(list(counts)))
         return Started(rows[None], dist.all_gather(pieces, own, group=group, async_op=True))
     # gloo's all-gather wants equal parts
@@ -181,7 +192,7 @@ def start_sum(parts: Tensor, counts: Sequence[int], group: dist.ProcessGroup) ->
     Result: (…, counts[own rank], N), whose sum over the first dimension is the sum over ranks.
     """
     own = counts[group.rank()]
-    if parts.is_cuda:
+    if _is_nccl(group):
         total = parts.new_empty(1, own, *parts.shape[1:])
         pieces = list(parts.split(list(counts)))
         return Started(total, dist.reduce_scatter(total[0], pieces, group=group, async_op=True))
@@ -205,6 +216,24 @@ class Started(NamedTuple):
         if self.work is not None:
             self.work.wait()
         return self.result[0] if len(self.result) == 1 else self.result.sum(0)
+
+
+def all_done(
+    works: Sequence[dist.Work], device: torch.device, group: dist.ProcessGroup
+) -> torch.futures.Future[Any]:
+    """A future that is complete once all of a group's collectives on ``device`` are."""
+    if _is_nccl(group):
+        # Complete once its kernel is queued, and only its own then() makes the GPU wait for it. A
+        # group's kernels run in order, so the last stands for all.
+        return works[-1].get_future()
+    if device.type == "cuda":
+        for work in works:  # the GPU waits; gloo's futures know no stream in older torch
+            work.wait()
+        done: torch.futures.Future[Any] = torch.futures.Future()
+        done.set_result(None)
+        return done
+    # Gloo's collectives may end in any order.
+    return torch.futures.collect_all([work.get_future() for work in works])
 
 
 @functools.cache

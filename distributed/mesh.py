@@ -58,27 +58,28 @@ class Mesh:
     _turns: Iterator[int] = field(default_factory=itertools.count)
 
     @staticmethod
-    def start(plan: Plan, timeout: float = TIMEOUT) -> "Mesh":
+    def start(plan: Plan, timeout: float = TIMEOUT, *, share_devices: bool = False) -> "Mesh":
         """Take this process's device and join the process group; a single process gets its own.
 
-        A rank then waits ``timeout`` seconds for another. Raises ReportedError when there are too
-        few GPUs, and NoAnswerError when a rank does not start.
+        A rank then waits ``timeout`` seconds for another. With ``share_devices`` several may use
+        one GPU. Raises ReportedError when there are too few GPUs, and NoAnswerError when a rank
+        does not start.
         """
         world = launched_world()
-        device = take_device(world.local_rank, world.local_size)
+        device = take_device(world.local_rank, world.local_size, shared=share_devices)
         if world.is_one_machine:
             # Neither library need find, nor listen on, an address that others can reach.
             loopback = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
             os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
             os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={loopback}")
-        store, backend = join(world), backend_for(device)
+        store, backend = join(world), backend_for(device, shared=share_devices)
         dist.init_process_group(
             backend,
             store=store,
             rank=world.rank,
             world_size=world.size,
             timeout=patience_of(backend, timeout),
-            device_id=device if device.type == "cuda" else None,
+            device_id=device if backend == "nccl" else None,
         )
         mesh = Mesh.over_running_group(plan, device, timeout)
         if world.size > 1:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from distributed.collectives import Ranks
+from distributed.device import all_done
 
 BUCKET_MB = 5
 """DDP never splits a parameter, so fc8, fc7 and fc6 fill a bucket each. This size puts conv5 to
@@ -66,12 +67,5 @@ def _sum_bucket(state: _Summing, bucket: dist.GradBucket) -> torch.futures.Futur
     if state.ends_backward and bucket.is_last():  # no work is left to hide the rest behind
         copies.timer.switch("gradient_communication")
     sizes = [gradient.numel() for gradient in bucket.gradients()]
-    sums = [
-        dist.all_reduce(part, group=copies.group, async_op=True).get_future()
-        for part in sent.split(sizes)
-    ]
-    # A future of NCCL is complete once its kernel is queued, and only its own then() makes the GPU
-    # wait for it; one group's kernels run in order, so the last stands for all. Gloo's collectives
-    # may end in any order, so all of them are waited for.
-    done = sums[-1] if gradients.is_cuda else torch.futures.collect_all(sums)
-    return done.then(lambda _: gradients.copy_(sent))
+    sums = [dist.all_reduce(part, group=copies.group, async_op=True) for part in sent.split(sizes)]
+    return all_done(sums, sent.device, copies.group).then(lambda _: gradients.copy_(sent))

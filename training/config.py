@@ -186,6 +186,10 @@ class Config(Section):
     meant for comparing placements."""
     compress_gradients: bool = False
     """Send gradients between replicas as bf16: half the bytes, fewer digits."""
+    share_devices: Changeable[bool] = False
+    """Have several ranks use one GPU, in turn, where there are fewer GPUs than ranks. Ranks then
+    communicate by gloo, through the host: to try a placement, not to be fast. A CPU is shared
+    anyway."""
     overlap_communication: Changeable[bool] = True
     """Send activations while the layer that reads them computes. false: wait for them first."""
     channels_last: Changeable[bool] = True

@@ -12,10 +12,7 @@ import torch
 
 from common.errors import ReportedError
 from distributed import device
-from distributed.device import (
-    check_computes_in,
-    take_device,
-)
+from distributed.device import backend_for, check_computes_in, take_device
 from distributed.timer import PARTS, StepCost, StepTimer
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -49,8 +46,26 @@ def test_memory_that_was_freed_is_used_again_without_the_system():
 def test_more_processes_than_gpus_are_refused_with_both_numbers(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(ReportedError, match=r"4 processes .* 2 GPUs"):
+    with pytest.raises(ReportedError, match=r"4 processes .* 2 GPUs.* share_devices"):
         take_device(3, 4)
+
+
+@pytest.mark.parametrize(("ranks", "gpus"), [(4, 2), (3, 1), (2, 2)])
+def test_ranks_take_the_gpus_that_they_share_in_turn_over_gloo(monkeypatch, ranks, gpus):
+    taken: list[int] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    devices = [take_device(rank, ranks, shared=True) for rank in range(ranks)]
+    assert taken == [device.index for device in devices] == [rank % gpus for rank in range(ranks)]
+    assert {backend_for(device, shared=True) for device in devices} == {"gloo"}
+
+
+def test_devices_that_nobody_shares_have_their_own_library():
+    assert (backend_for(CUDA), backend_for(CPU), backend_for(CPU, shared=True)) == (
+        *("nccl", "gloo"),
+        "gloo",
+    )
 
 
 @pytest.mark.parametrize(

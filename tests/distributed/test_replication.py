@@ -1,11 +1,15 @@
 """Summing the gradients of a stage's copies, on real ranks whose losses differ."""
 
+from unittest.mock import patch
+
 import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
 
+from distributed import replication
 from distributed.collectives import Ranks
+from distributed.device import all_done
 from distributed.replication import replicate, summing
 from distributed.timer import StepTimer
 
@@ -69,6 +73,20 @@ def test_gradients_are_summed_and_the_bytes_sent_are_counted(pool, compress, siz
         assert found < error
         assert sent == {"gradients": pytest.approx(2 * 2 * (n - 1) / n * size * NUMBERS)}
     assert compress == (results[0][1] > 1e-5), "as bf16, digits are lost"
+
+
+def _sum_as_on_a_shared_gpu():
+    with patch.object(replication, "all_done", _all_done_on_a_gpu):
+        return _sum(False)
+
+
+def _all_done_on_a_gpu(works, device, group):
+    return all_done(works, torch.device("cuda"), group)
+
+
+def test_gradients_of_gpus_that_ranks_share_are_summed(two_ranks):
+    for _, error, _ in two_ranks.run(_sum_as_on_a_shared_gpu):
+        assert error < 1e-6
 
 
 def _accumulate():
