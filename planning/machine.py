@@ -77,7 +77,7 @@ class Machine(Section):
     ranks_per_node: Count
     memory: Annotated[float, Field(gt=0, le=1e18)]
     work: list[Work] = Field(min_length=1)
-    within: dict[Collective, Link]
+    within: dict[Collective, Link] = Field({})
     between: dict[Collective, Link] = Field({})
 
     @model_validator(mode="after")

@@ -17,7 +17,7 @@ ALLOWED = {
     "weights": {"common", "model"},
     "training": {"common", "native", "model", "data", "distributed", "weights"},
     "recording": {"common", "native", "model", "launch", "distributed", "weights", "training"},
-    "planning": {"common", "model", "distributed", "training"},
+    "planning": {"common", "model", "data", "launch", "distributed", "training"},
     "comparison": {"common", "launch", "distributed", "training", "recording", "planning"},
 }
 """Packages that each package imports; every row names rows above it."""

@@ -1,0 +1,104 @@
+"""The step of a plan on a machine: its time by part, its bytes and its memory."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from distributed.plan import Plan
+from model.alexnet import CLASSIFIER, FEATURES
+from planning.formulas import bytes_sent
+from planning.job import Job
+from planning.machine import Machine
+from planning.memory import memory_of
+from planning.traffic import Links, Transfer, activations, gradients
+from planning.work import Pace, pace
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A step, in seconds by part, with bytes by boundary and the bytes that a rank holds.
+
+    ``activations`` and ``gradients`` are the times that a rank waits for others.
+    """
+
+    compute: float
+    activations: float
+    gradients: float
+    optimizer: float
+    bytes_at: dict[str, int]
+    memory: float
+
+    @property
+    def seconds(self) -> float:
+        """The time of the step."""
+        return self.compute + self.activations + self.gradients + self.optimizer
+
+    @property
+    def parts(self) -> dict[str, float]:
+        """Seconds by part."""
+        names = ("compute", "activations", "gradients", "optimizer")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def bottleneck(self) -> str:
+        """The part that takes longest."""
+        return max(self.parts, key=lambda name: self.parts[name])
+
+
+def predict(job: Job, plan: Plan, machine: Machine) -> Prediction:
+    """Predict a step of ``plan``; see docs/planning.md for each formula, its source and limits."""
+    turns = plan.feeds if job.scheme != "a" and plan.feeds > 1 else 1
+    speed = pace(machine, job.net, plan, job.batch, turns)
+    links = Links(machine.within, machine.between or machine.within, machine.ranks_per_node)
+    computing = sum(sum(layer) for layer in speed.layers.values()) + speed.input
+    return Prediction(
+        computing,
+        _activations_exposed(job, plan, links, speed, turns),
+        _gradients_exposed(job, plan, links, speed),
+        speed.optimizer,
+        bytes_sent(job.net, plan, job.batch, job.activation_size, job.gradient_size),
+        memory_of(job, plan),
+    )
+
+
+def _activations_exposed(job: Job, plan: Plan, links: Links, speed: Pace, turns: int) -> float:
+    """The time that a rank waits for activations and their gradients.
+
+    A layer that gathers channels hides those of the others behind its work on the own ones, a part
+    1/n of it. Turns hide all but the first turn's images behind the classifier's work.
+    """
+    waits = 0.0
+    for name, transfer in activations(job.net, plan, job.batch, job.activation_size).items():
+        own = sum(speed.layers[name]) / transfer.group.size if name in speed.layers else 0.0
+        if name == "fc6" and plan.feeds > 1:
+            classifier = sum(sum(speed.layers[layer]) for layer in CLASSIFIER)
+            own = classifier * (turns - 1) / turns
+        taken = links.seconds(transfer._replace(calls=transfer.calls * 2 * turns))
+        waits += taken - (speed.hidden * min(taken, own) if job.overlaps else 0.0)
+    return waits
+
+
+def _gradients_exposed(job: Job, plan: Plan, links: Links, speed: Pace) -> float:
+    """The time by which the sums of gradients outlast the backward pass, or slow it.
+
+    Each sum starts when its bucket is full, and when the sum before it has ended.
+    """
+    sums = gradients(job.net, plan, job.gradient_size)
+    now = ready = finished = busy = 0.0
+    for bucket in _buckets():
+        now += sum(speed.layers[layer].backward for layer in bucket)
+        ready = now
+        taken = _together(links, (sums[layer] for layer in bucket if layer in sums))
+        finished = max(finished, ready) + taken if taken else finished
+        busy += taken
+    outlasts = max(0.0, finished - now)
+    return outlasts + (1 - speed.hidden) * (busy - outlasts)
+
+
+def _buckets() -> list[tuple[str, ...]]:
+    """The layers whose gradients are summed together, in the order of the backward pass."""
+    conv1, conv2, *others = FEATURES
+    return [*((layer,) for layer in reversed(CLASSIFIER)), tuple(reversed(others)), (conv2, conv1)]
+
+
+def _together(links: Links, transfers: Iterable[Transfer]) -> float:
+    return sum(map(links.seconds, transfers))

@@ -1,0 +1,93 @@
+"""What a rank computes in a step under a plan, and the time that it takes."""
+
+import math
+from typing import NamedTuple
+
+from distributed.plan import Plan
+from model.alexnet import CLASSIFIER, FEATURES
+from model.placement import Layers
+from planning.formulas import Net, parameters_per_rank
+from planning.machine import LayerWork, Machine
+
+
+class Held(NamedTuple):
+    """A rank's part of a layer: multiply-adds for an image, parameters, and images in a step."""
+
+    macs: int
+    parameters: int
+    images: int
+
+
+def parts_of(net: Net, plan: Plan, batch: int) -> dict[str, Held]:
+    """The part of each layer that rank 0, whose share is the largest, works on."""
+    shapes, parameters = net.shapes(), parameters_per_rank(net, plan)
+    own = -(-batch // plan.features.replicas)
+    fed = min(own * plan.feeds, batch)
+    held = {}
+    for layers, shards, images in (
+        (FEATURES, plan.features.shards, own),
+        (CLASSIFIER, plan.classifier.shards, fed),
+    ):
+        stage = Layers(net.towers, shards)
+        for name in layers:
+            inputs, outputs, reads, window, _, pixels = shapes[name]
+            seen = inputs // stage.groups(reads)
+            units = len(stage.units(outputs))
+            if name == "fc8":  # sliced along its inputs
+                seen, units = inputs // shards, outputs
+            held[name] = Held(window * seen * units * pixels, parameters[name], images)
+    return held
+
+
+class Seconds(NamedTuple):
+    """The time of a layer's forward and backward pass."""
+
+    forward: float
+    backward: float
+
+
+class Pace(NamedTuple):
+    """How fast a machine computes the layers of a plan, with ``crowd`` × the work's ranks."""
+
+    layers: dict[str, Seconds]
+    input: float
+    optimizer: float
+    hidden: float
+
+
+def pace(machine: Machine, net: Net, plan: Plan, batch: int, turns: int) -> Pace:
+    """The times of a step on a machine; the classifier works in ``turns``.
+
+    Where the machine has no row for a layer as it is here, the nearest one is scaled: what it takes
+    for any batch by its parameters, what it takes for an image by its multiply-adds. Ranks of a CPU
+    share its cores, so one of twice as many takes twice as long.
+    """
+    here = min(machine.ranks_per_node, plan.world_size)
+    work = machine.work_of(here)
+    crowd = here / work.ranks if machine.device == "cpu" else 1.0
+    parts, layers = parts_of(net, plan, batch), {}
+    for name, part in parts.items():
+        row = nearest(work.layers, name, part)
+        fixed, each = part.parameters / row.parameters, part.macs / row.macs
+        times = turns if name in CLASSIFIER else 1
+        forward, backward = (
+            crowd * line.seconds(part.images, fixed * times, each)
+            for line in (row.forward, row.backward)
+        )
+        layers[name] = Seconds(forward, backward)
+    held = sum(part.parameters for part in parts.values())
+    return Pace(
+        layers,
+        crowd * work.input.seconds(parts["conv1"].images),
+        crowd * work.optimizer.seconds(held),
+        work.hidden,
+    )
+
+
+def nearest(rows: list[LayerWork], layer: str, part: Held) -> LayerWork:
+    """The measured row of the layer whose size is nearest."""
+
+    def distance(row: LayerWork) -> float:
+        return abs(math.log(row.macs / part.macs)) + abs(math.log(row.parameters / part.parameters))
+
+    return min((row for row in rows if row.layer == layer), key=distance)

@@ -1,0 +1,81 @@
+"""The step of a plan, from parts that can be added up by hand."""
+
+from dataclasses import replace
+
+import pytest
+
+from planning.formulas import bytes_sent
+from planning.job import Job
+from planning.prediction import predict
+from tests.planning.machines import FLOPS, PAPER, make_links, make_machine
+from tests.planning.plans import DDP, HYBRID, LOCAL, SPLIT
+
+JOB = Job(PAPER, 128)
+PLAIN = replace(JOB, overlaps=False)
+
+
+def test_one_rank_waits_for_nobody():
+    found = predict(JOB, LOCAL, make_machine())
+    computing = 6 * 128 * sum(PAPER.macs().values()) / FLOPS
+    assert found.compute == pytest.approx(computing)
+    assert (found.activations, found.gradients, found.bytes_at) == (0, 0, {})
+    assert found.seconds == sum(found.parts.values())
+
+
+@pytest.mark.parametrize("plan", [DDP, SPLIT, HYBRID])
+def test_without_overlap_a_rank_waits_for_all_activations(plan):
+    found = predict(PLAIN, plan, make_machine())
+    sent = bytes_sent(PAPER, plan, 128, 4, 4)
+    waited = sum(n for name, n in sent.items() if "gradients" not in name) / 1e9
+    assert found.activations == pytest.approx(waited, abs=1e-9)
+    assert found.bytes_at == sent
+
+
+def test_overlap_hides_no_more_than_the_own_part_of_a_layer():
+    slow, fast = (make_machine(within=make_links(rate)) for rate in (1e8, 1e15))
+    plain, hidden = predict(PLAIN, SPLIT, slow), predict(JOB, SPLIT, slow)
+    layers = 6 * 128 * sum(PAPER.macs()[name] for name in ("conv3", "fc6", "fc7")) / 2 / FLOPS
+    assert plain.activations - hidden.activations == pytest.approx(layers / 2)
+    assert predict(JOB, SPLIT, fast).activations == pytest.approx(0, abs=1e-6)
+
+
+def test_work_that_hides_nothing_waits_for_all():
+    machine = make_machine(hidden=0.0)
+    assert predict(JOB, SPLIT, machine) == predict(PLAIN, SPLIT, machine)
+
+
+def test_gradients_outlast_the_backward_pass_on_a_slow_link():
+    machine = make_machine(within=make_links(1e6))
+    sums = sum(n for name, n in bytes_sent(PAPER, DDP, 128, 4, 4).items()) / 1e6
+    backward = 4 * 64 * sum(PAPER.macs().values()) / FLOPS
+    assert sums - backward < predict(JOB, DDP, machine).gradients < sums
+
+
+def test_only_the_last_gradients_are_waited_for_on_a_fast_link():
+    machine = make_machine(within=make_links(1e12))
+    last = 2 * sum(each for each in (34_944, 307_456)) * 2 / 1e12
+    assert predict(JOB, DDP, machine).gradients == pytest.approx(last, rel=1e-6)
+
+
+def test_turns_hide_the_images_of_a_hybrid_but_for_the_first():
+    machine = make_machine(within=make_links(1e10))
+    a, c = (predict(replace(JOB, scheme=scheme), HYBRID, machine) for scheme in "ac")
+    assert c.activations < a.activations
+    assert c.bytes_at == a.bytes_at
+
+
+def test_latency_is_paid_for_every_message():
+    none, some = (make_machine(within=make_links(1e9, each)) for each in (0.0, 1e-3))
+    slower = predict(PLAIN, SPLIT, some).activations - predict(PLAIN, SPLIT, none).activations
+    assert slower == pytest.approx(1e-3 * (3 * 2 + 2 * 2))
+
+
+def test_a_split_rank_needs_half_the_memory_of_the_parameters():
+    small = replace(JOB, batch=1)
+    whole, half = (predict(small, plan, make_machine()).memory for plan in (LOCAL, SPLIT))
+    assert 0.45 * whole < half < 0.55 * whole
+
+
+@pytest.mark.parametrize(("rate", "part"), [(1e6, "gradients"), (1e12, "compute")])
+def test_the_bottleneck_is_the_longest_part(rate, part):
+    assert predict(JOB, DDP, make_machine(within=make_links(rate))).bottleneck == part
