@@ -29,6 +29,7 @@ relative to that.
                                                    one of them (for Slurm, see README.md)
   ./launch.sh compare.py                           the placements side by side; it starts their
                                                    processes itself
+  ./launch.sh plan.py                              which placement would be the fastest, and why
   ./launch.sh prepare.py SOURCE TARGET             pack a folder of images for training
   ./launch.sh evaluate.py runs/fashion             score what was trained, on every GPU
   ./launch.sh predict.py a.jpg --weights runs/fashion

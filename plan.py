@@ -1,0 +1,257 @@
+"""Predict the step of every placement on a machine, and name the best with its command.
+
+  ./launch.sh plan.py                                  this machine, measured first if need be
+  ./launch.sh plan.py --ranks 8 --batches 128,1024     eight such ranks
+  ./launch.sh plan.py --machine node.json --ranks 64 --link 12.5GB/s --latency 20us
+  ./launch.sh plan.py --device a100 --ranks 16 --ranks-per-node 8 --between infiniband
+  ./launch.sh plan.py --html plan.html --charts plots  a page with dials, and pictures
+
+A machine's file is written by check.py; without one, and without --device, plan.py has it measure
+this machine. --device takes a GPU of a small table instead: its rate is a published one for a net
+like this, its links are nominal, so measure where you can.
+
+Tables: images/s; ms of a step, and of its parts: compute, waiting for activations and for
+gradients of other ranks, optimiser; MB that a rank sends; GiB of its tensors. A plan that does not
+fit says so, and is never the best. docs/planning.md has each formula, its source and its limits.
+"""
+
+import argparse
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from launch.program import ArgumentParser, run_program
+
+from common.errors import ReportedError
+from common.files import home_path, writing
+from data.datasets import open_dataset
+from planning.devices import DEVICES, WIRES, known_machine
+from planning.formulas import Net
+from planning.job import Job
+from planning.machine import Machine, read_machine
+from planning.quantities import duration, rate, size
+from planning.sweep import Space, batch_changes, link_changes, scaling, with_links
+from planning.tables import (
+    changes_in_words,
+    command,
+    machine_in_words,
+    placements_table,
+    scaling_table,
+)
+from training.config import Config
+from training.precision import PRECISIONS
+from training.settings import load_config
+
+log = logging.getLogger(__name__)
+
+ROOT = Path(__file__).parent
+CONFIG = Path("configs/compare.yaml")
+MACHINE = Path("machine.json")
+"""In the folder of the runs: where check.py writes what it measures."""
+MOST_RANKS = 2**16
+
+
+def main() -> int:
+    """Print the predictions; returns the exit status."""
+    arguments = parse_arguments()
+    source = arguments.config or CONFIG
+    config = load_config(source, arguments.overrides)
+    net = net_of(config)
+    machine = changed(choose_machine(arguments, config, net), arguments)
+    space = Space(job_of(config, net), machine, ranks_of(arguments, machine), arguments.compress)
+    check_links(space)
+
+    log.info("%s, %d tower(s), %d px", net.name, net.towers, net.size)
+    log.info("%s\n", machine_in_words(machine))
+    how = ["--config", str(source), *arguments.overrides]
+    answers = [answer(space.with_batch(batch), how) for batch in arguments.batches]
+    tell_changes(space.with_batch(arguments.batches[0]))
+    if arguments.json:
+        with writing(arguments.json):
+            arguments.json.write_text(json.dumps(answers, indent=1) + "\n")
+    return 0
+
+
+def net_of(config: Config) -> Net:
+    """The net that a configuration trains, with the channels and classes of its data."""
+    data = config.data
+    images = open_dataset(data.name, "train", data.folder, data.stored_size, synthetic_length=1)
+    shape = images.channels, data.size, len(images.classes)
+    return Net(config.variant, config.towers, *shape, config.net.changes)
+
+
+def job_of(config: Config, net: Net) -> Job:
+    """The training that is planned, on the configuration's batch."""
+    precision = PRECISIONS[config.precision]
+    return Job(
+        net,
+        config.batch_size,
+        precision.dtype.itemsize,
+        2 if config.compress_gradients else precision.weights.itemsize,
+        overlaps=config.overlap_communication,
+    )
+
+
+def choose_machine(arguments: argparse.Namespace, config: Config, net: Net) -> Machine:
+    """The machine of the command line; without one, this machine.
+
+    Raises ReportedError if its file cannot be read, or if its precision is not the configuration's.
+    """
+    if arguments.device:
+        per_node = arguments.ranks_per_node or 8
+        wires = arguments.within, arguments.between
+        return known_machine(arguments.device, config.precision, net, per_node, *wires)
+    path = arguments.machine or config.runs / MACHINE
+    if not path.exists():
+        raise ReportedError(
+            f"there is no {path}: measure this machine with ./launch.sh check.py, name a machine's "
+            "file with --machine, or a GPU with --device"
+        )
+    machine = read_machine(path)
+    if machine.precision != config.precision:
+        raise ReportedError(
+            f"{path} was measured in {machine.precision}, and the configuration's precision is "
+            f"{config.precision}: set precision={machine.precision}, or measure again"
+        )
+    return machine
+
+
+def changed(machine: Machine, arguments: argparse.Namespace) -> Machine:
+    """The machine with the node, the memory and the slowest links of the command line."""
+    update: dict[str, Any] = {}
+    if arguments.ranks_per_node:
+        update["ranks_per_node"] = arguments.ranks_per_node
+    if arguments.memory:
+        update["memory"] = arguments.memory
+    machine = machine.model_copy(update=update)
+    ranks = ranks_of(arguments, machine)
+    if ranks > machine.ranks_per_node and not machine.between:
+        machine = machine.model_copy(update={"between": machine.within})
+    link: dict[str, Any] = {}
+    if arguments.link:
+        link |= {"bandwidth": arguments.link, "shared": arguments.link}
+    if arguments.latency is not None:
+        link["latency"] = arguments.latency
+    return with_links(machine, ranks, lambda old: old.model_copy(update=link))
+
+
+def ranks_of(arguments: argparse.Namespace, machine: Machine) -> int:
+    """The ranks to plan for: those asked for, or a node's."""
+    return arguments.ranks or machine.ranks_per_node
+
+
+def check_links(space: Space) -> None:
+    """Raise ReportedError if the ranks cannot be planned for on the machine."""
+    ranks, here = space.ranks, space.machine.ranks_per_node
+    if ranks > here and ranks % here:
+        raise ReportedError(
+            f"{ranks} ranks are no whole number of nodes of {here}: change --ranks or "
+            "--ranks-per-node"
+        )
+    if ranks > 1 and not space.machine.within:
+        raise ReportedError(
+            "the machine's file has no links, since one rank was measured: measure with as many "
+            "ranks as devices (./launch.sh check.py)"
+        )
+
+
+def answer(space: Space, source: list[str]) -> dict[str, Any]:
+    """Print the placements for a batch and the best one's command; returns them for JSON.
+
+    Raises ReportedError for a batch smaller than the ranks, and if no placement fits.
+    """
+    batch = space.job.batch
+    if batch < space.ranks:
+        raise ReportedError(
+            f"batch {batch} is smaller than {space.ranks} ranks: use a larger one of --batches"
+        )
+    ranked = space.ranked()
+    best = ranked[0]
+    log.info("%s", placements_table(ranked, batch, space.ranks))
+    if not best.fits:
+        raise ReportedError(
+            f"no placement of batch {batch} on {space.ranks} ranks fits in "
+            f"{space.machine.memory / 2**30:.1f} GiB: use a smaller batch or more ranks"
+        )
+    run = command(best.candidate, batch, space.machine, source)
+    log.info("\nThe best: %s\n  %s\n", best.candidate.name, run)
+    rows = [
+        {
+            "placement": each.candidate.name,
+            "overrides": each.candidate.overrides,
+            "fits": each.fits,
+            "seconds": each.prediction.seconds,
+            "images_per_second": batch / each.prediction.seconds,
+            **{f"seconds_{name}": s for name, s in each.prediction.parts.items()},
+            "bytes_at": each.prediction.bytes_at,
+            "memory": each.prediction.memory,
+        }
+        for each in ranked
+    ]
+    return {"batch": batch, "ranks": space.ranks, "best": run, "placements": rows}
+
+
+def tell_changes(space: Space) -> None:
+    """Print what would change the best placement, and how it scales."""
+    batch, ranks = space.job.batch, space.ranks
+    if ranks > 1:
+        log.info(
+            "What would change the best on %d ranks, %s at batch %d:", ranks, _name(space), batch
+        )
+        log.info("%s\n", changes_in_words(space, batch_changes(space), link_changes(space)))
+    log.info(
+        "Other numbers of ranks, global batch %d\n%s\n",
+        batch,
+        scaling_table(scaling(space, lambda ranks: batch)),
+    )
+    each = max(1, batch // ranks)
+    log.info(
+        "Other numbers of ranks, %d images on each\n%s",
+        each,
+        scaling_table(scaling(space, lambda ranks: each * ranks)),
+    )
+
+
+def _name(space: Space) -> str:
+    return space.best.candidate.plan.placement
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Parse the command line."""
+    parser = ArgumentParser(
+        description=__doc__, epilog="Overrides are train.py's: see python train.py --help."
+    )
+    add = parser.add_argument
+    add("--config", type=home_path, metavar="FILE", help=f"default: {CONFIG}")
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument("--machine", type=home_path, metavar="FILE", help="a file of check.py")
+    chosen.add_argument("--device", choices=DEVICES, help="a known GPU, by published rates")
+    add("--within", choices=WIRES, default="nvlink", help="links in a node of --device")
+    add("--between", choices=WIRES, default="100gbe", help="links between nodes of --device")
+    add("--ranks", type=count, metavar="N", help="default: those of a node")
+    add("--ranks-per-node", type=count, metavar="N", help="default: the machine's")
+    add("--batches", type=counts, default=[32, 128, 512], metavar="N,N", help="global batches")
+    add("--link", type=rate, metavar="RATE", help="of the slowest links: 12.5GB/s, 100Gbit/s")
+    add("--latency", type=duration, metavar="TIME", help="of the slowest links: 20us")
+    add("--memory", type=size, metavar="SIZE", help="of a rank: 40GB, 16GiB")
+    add("--compress", action="store_true", help="also plan with gradients sent as bf16")
+    add("--json", type=home_path, metavar="FILE", help="write the predictions to FILE")
+    add("overrides", nargs="*", metavar="key.sub=value", help="change a setting")
+    return parser.parse_intermixed_args()
+
+
+def counts(text: str) -> list[int]:
+    """Parse positive integers in N,N; raises ValueError for others."""
+    return [count(part) for part in text.split(",")]
+
+
+def count(text: str) -> int:
+    """Parse an integer from 1 to ``MOST_RANKS``; raises ValueError for others."""
+    if not 1 <= int(text) <= MOST_RANKS:
+        raise ValueError
+    return int(text)
+
+
+if __name__ == "__main__":
+    run_program(main, most_ranks=1)

@@ -1,0 +1,113 @@
+"""Predictions as text, at most 100 columns wide."""
+
+import shlex
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import tabulate
+
+from planning.machine import Machine
+from planning.search import Candidate, Ranked
+from planning.sweep import Change, Scale, Space, slowest_links
+
+SHOWN = 12
+"""Rows of a table of placements; the others are slower."""
+
+
+def machine_in_words(machine: Machine) -> str:
+    """The machine in a line or two."""
+    lines = [
+        f"{machine.device}, {machine.precision}, {machine.ranks_per_node} ranks a node, "
+        f"{machine.memory / 2**30:.0f} GiB each; {machine.source}"
+    ]
+    for name in ("within", "between"):
+        for collective, link in getattr(machine, name).items():
+            shared = f", {_rate(link.shared)} for a node" if link.shared else ""
+            lines.append(
+                f"{name} a node, {collective.replace('_', '-')}: {_rate(link.bandwidth)} a rank"
+                f"{shared}, {1e6 * link.latency:.0f} µs a message".replace(
+                    "between a", "between"
+                ).replace("between node", "between nodes")
+            )
+    return "\n".join(lines)
+
+
+def placements_table(ranked: Sequence[Ranked], batch: int, ranks: int) -> str:
+    """The placements in the order of their speed."""
+    rows = [
+        {
+            "placement": each.candidate.name,
+            "images/s": f"{batch / each.prediction.seconds:.0f}",
+            "ms": f"{1e3 * each.prediction.seconds:.1f}",
+            **{name[:8]: f"{1e3 * s:.1f}" for name, s in each.prediction.parts.items()},
+            "MB sent": f"{sum(each.prediction.bytes_at.values()) / 1e6:.1f}",
+            "GiB": f"{each.prediction.memory / 2**30:.2f}" + ("" if each.fits else " too much"),
+        }
+        for each in _distinct(ranked)[:SHOWN]
+    ]
+    names = {"activati": "act.", "gradient": "grad.", "optimize": "optim."}
+    rows = [{names.get(key, key): value for key, value in row.items()} for row in rows]
+    return f"global batch {batch} on {ranks} ranks\n{_table(rows, 1)}"
+
+
+def _distinct(ranked: Sequence[Ranked]) -> list[Ranked]:
+    """The best scheme of each grid; the others follow it closely and say little more."""
+    seen: dict[Any, Ranked] = {}
+    for each in ranked:
+        seen.setdefault((each.candidate.plan, each.candidate.compressed), each)
+    return list(seen.values())
+
+
+def command(candidate: Candidate, batch: int, machine: Machine, source: Sequence[str]) -> str:
+    """The command that runs it, with ``source``'s arguments for train.py."""
+    ranks, here = candidate.plan.world_size, machine.ranks_per_node
+    if ranks <= here:
+        start = ["--nproc", str(ranks)]
+    else:
+        start = ["--nnodes", str(ranks // here), "--nproc", str(here)]
+        start += ["--rdzv-endpoint", "FIRST_NODE:29500"]
+    settings = [*source, *candidate.overrides, f"batch_size={batch}"]
+    return shlex.join(["./launch.sh", *start, "train.py", *settings])
+
+
+def changes_in_words(space: Space, batches: Iterable[Change], links: Iterable[Change]) -> str:
+    """What would change the best placement."""
+    lines = [f"from global batch {round(at)} on: {after}" for at, _, after in batches]
+    name = slowest_links(space.machine, space.ranks)
+    here = getattr(space.machine, name)["exchange"].bandwidth if space.ranks > 1 else 0.0
+    lines += [
+        f"with links {name} nodes of {_rate(at * here)} and faster: {after}".replace(
+            "within nodes", "within a node"
+        )
+        for at, _, after in links
+    ]
+    return "\n".join(lines) or "no batch and no link would change the best placement"
+
+
+def scaling_table(rows: Sequence[Scale]) -> str:
+    """The best on each number of ranks."""
+    return _table(
+        [
+            {
+                "ranks": str(row.ranks),
+                "batch": str(row.batch),
+                "best": row.best.candidate.name,
+                "images/s": f"{row.images_per_second:.0f}",
+                "effic.": f"{row.efficiency:.0%}",
+                "bottleneck": row.best.prediction.bottleneck,
+            }
+            for row in rows
+        ],
+        2,
+    )
+
+
+def _table(rows: list[dict[str, str]], left: int) -> str:
+    keys = list(rows[0]) if rows else []
+    words = {"placement", "best", "bottleneck"}
+    align = ["left" if key in words else "right" for key in keys]
+    return tabulate.tabulate(rows, headers="keys", disable_numparse=True, colalign=align or None)
+
+
+def _rate(bytes_per_second: float) -> str:
+    return f"{bytes_per_second / 1e9:.3g} GB/s"

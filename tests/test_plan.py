@@ -1,0 +1,85 @@
+"""plan.py: what it prints can be run, and what it cannot plan it refuses in a line."""
+
+import json
+import shlex
+
+import pytest
+
+from planning.machine import write_machine
+from tests.calls import call, refusal
+from tests.planning.machines import make_links, make_machine
+from training.settings import load_config
+
+
+@pytest.fixture
+def machine(tmp_path):
+    """Two nodes' worth of links, eight ranks a node, as a file."""
+    path = tmp_path / "machine.json"
+    write_machine(make_machine(between=make_links(1e8, 1e-5, 1e8)), path)
+    return path
+
+
+FP32 = "precision=fp32"
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 8, 16])
+def test_the_command_of_the_best_is_a_training_of_it(machine, tmp_path, ranks):
+    found = tmp_path / "plan.json"
+    options = ("--machine", machine, "--ranks", ranks, "--batches", "64,256", "--json", found)
+    status, told = call("plan", *options, FP32)
+    assert status == 0
+    tables = [line for line in told.splitlines() if "./launch.sh" not in line]
+    assert max(map(len, tables)) <= 100
+    for answer in json.loads(found.read_text()):
+        assert answer["best"] in told
+        words = shlex.split(answer["best"])
+        start, program = words[: words.index("train.py")], words[words.index("train.py") + 1 :]
+        nodes = int(start[start.index("--nnodes") + 1]) if "--nnodes" in start else 1
+        assert nodes * int(start[start.index("--nproc") + 1]) == ranks
+        assert program[0] == "--config"
+        config = load_config(program[1], program[2:])
+        best = answer["placements"][0]
+        assert config.plan(ranks).placement == best["overrides"][0].removeprefix("placement=")
+        assert config.batch_size == answer["batch"]
+        speeds = [each["images_per_second"] for each in answer["placements"]]
+        assert speeds == sorted(speeds, reverse=True)
+
+
+def test_a_known_device_is_marked_as_such():
+    status, told = call("plan", "--device", "a100", "--batches", "256", FP32)
+    assert status == 0
+    assert "data sheet" in told
+
+
+def test_a_faster_link_is_used(machine):
+    slow, fast = (
+        call("plan", "--machine", machine, "--ranks", "16", "--link", link, FP32)[1]
+        for link in ("1MB/s", "1TB/s")
+    )
+    assert slow != fast
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--ranks", "0"], "--ranks"),
+        (["--ranks", "12"], "12 ranks"),
+        (["--ranks", "8", "--batches", "4"], "batch 4"),
+        (["--batches", "0"], "--batches"),
+        (["--link", "0GB/s"], "--link"),
+        (["--link", "fast"], "--link"),
+        (["--latency", "-1us"], "--latency"),
+        (["--memory", "1kB"], "fits"),
+        (["precision=bf16"], "precision=fp32"),
+        (["placment=split"], "placment"),
+    ],
+)
+def test_bad_input_is_refused_in_a_line(machine, arguments, named):
+    settings = [] if "precision=bf16" in arguments else [FP32]
+    assert named in refusal("plan", "--machine", machine, *arguments, *settings)
+
+
+def test_a_machine_that_was_not_measured_is_named(tmp_path):
+    assert str(tmp_path / "machine.json") in refusal("plan", f"runs={tmp_path}")
+    write_machine(make_machine().model_copy(update={"within": {}}), tmp_path / "machine.json")
+    assert "links" in refusal("plan", "--ranks", "2", f"runs={tmp_path}", FP32)
