@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from pathlib import Path
 
 import pytest
 
@@ -37,7 +38,7 @@ def test_the_command_of_the_best_is_a_training_of_it(machine, tmp_path, ranks):
         nodes = int(start[start.index("--nnodes") + 1]) if "--nnodes" in start else 1
         assert nodes * int(start[start.index("--nproc") + 1]) == ranks
         assert program[0] == "--config"
-        config = load_config(program[1], program[2:])
+        config = load_config(Path(program[1]), program[2:])
         best = answer["placements"][0]
         assert config.plan(ranks).placement == best["overrides"][0].removeprefix("placement=")
         assert config.batch_size == answer["batch"]
