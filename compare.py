@@ -27,10 +27,13 @@ Those on twice as many ranks are compared if there are as many GPUs, or if they 
 three if they are named. × local holds the net fixed for all that have towers, × single for the
 single stream.
 
-The results are in runs/NAME: results.json, .csv and .md, charts, and W&B runs of one group.
+With a machine's file (check.py writes runs/machine.json) each measurement stands beside its
+prediction. The results are in runs/NAME: results.json, .csv and .md, charts, and W&B runs of one
+group.
 """
 
 import argparse
+import itertools
 import logging
 import shutil
 from pathlib import Path
@@ -45,12 +48,14 @@ from comparison.learning import compare_learning
 from comparison.learning_report import as_text, draw_errors, draw_learning
 from comparison.machine import describe_machine, in_words, measure_peak
 from comparison.placements import chosen
+from comparison.predicted import usable_machine, with_prediction
 from comparison.report import track_learning, track_results, write_results
 from comparison.results import make_row
 from comparison.session import Comparison
 from data.datasets import open_dataset
 from launch.console import log_to_file
-from planning.formulas import Net
+from planning.job import job_of
+from planning.machine import MACHINE
 from recording.folder import RunFolder
 from recording.tracking import check_tracking
 from training.precision import PRECISIONS
@@ -94,26 +99,22 @@ def compare_speeds(arguments: argparse.Namespace) -> int:
 
     data, peak = config.data, measure_peak(PRECISIONS[config.precision].dtype)
     images = open_dataset(data.name, "train", data.folder, data.stored_size, synthetic_length=1)
-    rows = [
-        make_row(
+    known = usable_machine(arguments.machine or config.runs / MACHINE, config.precision)
+    rows = []
+    for batch, placement in itertools.product(comparison.batches, comparison.placements):
+        own = configs[placement.name]
+        job = job_of(own, batch, images.channels, len(images.classes))
+        row = make_row(
             placement,
             batch,
             measurements,
-            net=Net(
-                config.variant,
-                configs[placement.name].towers,
-                images.channels,
-                data.size,
-                len(images.classes),
-                config.net.changes,
-            ),
-            config=configs[placement.name],
+            net=job.net,
+            config=own,
             peak_gflops=peak,
             devices=devices,
         )
-        for batch in comparison.batches
-        for placement in comparison.placements
-    ]
+        plan = own.plan(placement.ranks)
+        rows.append(with_prediction(row, job, plan, known) if known else row)
     machine = describe_machine()
     charts = write_results(folder, machine, peak, rows)
     if arguments.json:
@@ -187,6 +188,12 @@ def parse_arguments() -> argparse.Namespace:
         "--warmup", type=int, default=3, metavar="N", help="steps before them, default: %(default)s"
     )
     add("--json", type=home_path, metavar="FILE", help="copy results.json to FILE")
+    add(
+        "--machine",
+        type=home_path,
+        metavar="FILE",
+        help="predict with this file of check.py, default: runs/machine.json if it is there",
+    )
     add("--resume", action="store_true", help="continue the newest comparison")
     add("--train", action="store_true", help="compare learning instead of speed")
     add("--forms", choices=FORMS, default="towers", help="forms of the net for --train")

@@ -28,8 +28,8 @@ from common.files import home_path, writing
 from data.datasets import open_dataset
 from planning.devices import DEVICES, WIRES, known_machine
 from planning.formulas import Net
-from planning.job import Job
-from planning.machine import Machine, read_machine
+from planning.job import Job, job_of
+from planning.machine import MACHINE, Machine, read_machine
 from planning.quantities import duration, rate, size
 from planning.sweep import Space, batch_changes, link_changes, scaling, with_links
 from planning.tables import (
@@ -40,15 +40,12 @@ from planning.tables import (
     scaling_table,
 )
 from training.config import Config
-from training.precision import PRECISIONS
 from training.settings import load_config
 
 log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).parent
 CONFIG = Path("configs/compare.yaml")
-MACHINE = Path("machine.json")
-"""In the folder of the runs: where check.py writes what it measures."""
 MOST_RANKS = 2**16
 
 
@@ -57,9 +54,9 @@ def main() -> int:
     arguments = parse_arguments()
     source = arguments.config or CONFIG
     config = load_config(source, arguments.overrides)
-    net = net_of(config)
-    machine = changed(choose_machine(arguments, config, net), arguments)
-    space = Space(job_of(config, net), machine, ranks_of(arguments, machine), arguments.compress)
+    job = planned(config)
+    net, machine = job.net, changed(choose_machine(arguments, config, job.net), arguments)
+    space = Space(job, machine, ranks_of(arguments, machine), arguments.compress)
     check_links(space)
 
     log.info("%s, %d tower(s), %d px", net.name, net.towers, net.size)
@@ -73,24 +70,11 @@ def main() -> int:
     return 0
 
 
-def net_of(config: Config) -> Net:
-    """The net that a configuration trains, with the channels and classes of its data."""
+def planned(config: Config) -> Job:
+    """The training of a configuration, on its data."""
     data = config.data
     images = open_dataset(data.name, "train", data.folder, data.stored_size, synthetic_length=1)
-    shape = images.channels, data.size, len(images.classes)
-    return Net(config.variant, config.towers, *shape, config.net.changes)
-
-
-def job_of(config: Config, net: Net) -> Job:
-    """The training that is planned, on the configuration's batch."""
-    precision = PRECISIONS[config.precision]
-    return Job(
-        net,
-        config.batch_size,
-        precision.dtype.itemsize,
-        2 if config.compress_gradients else precision.weights.itemsize,
-        overlaps=config.overlap_communication,
-    )
+    return job_of(config, config.batch_size, images.channels, len(images.classes))
 
 
 def choose_machine(arguments: argparse.Namespace, config: Config, net: Net) -> Machine:

@@ -7,6 +7,7 @@ from typing import Any
 import tabulate
 
 from common.files import writing
+from comparison.predicted import PARTS
 from distributed.timer import StepCost
 from planning.formulas import BOUNDARIES
 
@@ -23,12 +24,13 @@ def as_text(rows: Rows, style: str = "simple") -> str:
     good = [row for row in rows if "images_per_second" in row]
     speed, cost = (_table([each(row) for row in good], style) for each in (_speed, _cost))
     sent = _table(_sent([row for row in good if row["bytes_sent"]]), style)
+    predicted = _table([_predicted(row) for row in good if "prediction_error" in row], style)
     failed = [
         f"{row['placement']} at batch {row['global_batch']} failed: {row['error']}"
         for row in rows
         if row["error"]
     ]
-    return "\n\n".join(filter(None, [speed, cost, sent, *failed, _caution(good)]))
+    return "\n\n".join(filter(None, [speed, cost, sent, predicted, *failed, _caution(good)]))
 
 
 def write_csv(rows: Rows, path: Path) -> None:
@@ -54,7 +56,7 @@ def with_flat_keys(row: dict[str, Any]) -> dict[str, Any]:
 
 def _table(rows: list[dict[str, str]], style: str) -> str:
     align = [
-        "right" if key not in ("placement", "ms of", "MB of") else "left"
+        "right" if key not in ("placement", "ms of", "MB of", "predicted/ms of") else "left"
         for key in (rows or [{}])[0]
     ]
     return tabulate.tabulate(
@@ -92,6 +94,22 @@ def _cost(row: dict[str, Any]) -> dict[str, str]:
     }
 
 
+def _predicted(row: dict[str, Any]) -> dict[str, str]:
+    """Predicted / measured ms of the step and of its parts."""
+    cost = StepCost.read(row)
+    found = {name: 1e3 * sum(cost.parts[part] for part in parts) for name, parts in PARTS.items()}
+    wanted = {name: 1e3 * row[f"predicted_seconds_{name}"] for name in PARTS}
+    step = 1e3 * row["global_batch"] / row["images_per_second"]
+    pairs = {"step": (sum(wanted.values()), step)}
+    pairs |= {name: (wanted[name], found[name]) for name in PARTS}
+    return {
+        "batch": str(row["global_batch"]),
+        "predicted/ms of": row["placement"],
+        **{_SHORT.get(name, name): f"{p:.0f}/{m:.0f}" for name, (p, m) in pairs.items()},
+        "error": f"{row['prediction_error']:+.0%}",
+    }
+
+
 def _sent(rows: Rows) -> list[dict[str, str]]:
     """What a rank sends at each boundary that occurs in any of the rows."""
     occurring = [name for name in BOUNDARIES if any(name in row["bytes_at"] for row in rows)]
@@ -115,6 +133,8 @@ def _megabytes(size: int | None) -> str:
 _SHORT = {
     "activation_communication": "act.",
     "gradient_communication": "grad.",
+    "activations": "act.",
+    "gradients": "grad.",
     "optimizer": "optim.",
     "conv gradients": "∇conv",
     "fc gradients": "∇fc",

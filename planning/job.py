@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 from planning.formulas import Net
+from training.config import Config
+from training.precision import PRECISIONS
 
 
 @dataclass(frozen=True)
@@ -18,3 +20,17 @@ class Job:
     gradient_size: int = 4
     scheme: str = "a"
     overlaps: bool = True
+
+
+def job_of(config: Config, batch: int, channels: int, classes: int) -> Job:
+    """The training of a configuration on a global batch of images with such a shape."""
+    precision = PRECISIONS[config.precision]
+    size = config.data.size
+    return Job(
+        Net(config.variant, config.towers, channels, size, classes, config.net.changes),
+        batch,
+        precision.dtype.itemsize,
+        2 if config.compress_gradients else precision.weights.itemsize,
+        config.classifier_scheme,
+        config.overlap_communication,
+    )

@@ -10,6 +10,8 @@ from common.files import writing
 from planning.links import Collective, Link, Seconds
 from training.fields import Count, Section
 
+MACHINE = Path("machine.json")
+"""In the folder of the runs: where check.py writes what it measures."""
 LARGEST_FILE = 2**24
 """Bytes. A machine's file has a few thousand."""
 

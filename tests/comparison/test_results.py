@@ -10,10 +10,15 @@ from PIL import Image
 from common.errors import ReportedError
 from comparison.charts import draw_charts
 from comparison.placements import chosen, placements
+from comparison.predicted import usable_machine, with_prediction
 from comparison.results import bytes_by_formula, make_row
 from comparison.session import Comparison, Job
 from comparison.tables import as_text, with_flat_keys, write_csv
 from planning.formulas import BOUNDARIES, Net, parameters_per_rank
+from planning.job import job_of
+from planning.machine import write_machine
+from planning.prediction import predict
+from tests.planning.machines import make_machine
 from tests.recording.samples import step_cost
 from training.config import Config
 from training.settings import resolve_config
@@ -292,3 +297,37 @@ def test_an_unknown_placement_names_the_known_ones():
 def test_one_tower_cannot_be_split():
     with pytest.raises(ReportedError, match="towers"):
         chosen([], 1, 1)
+
+
+def test_a_prediction_stands_beside_the_measurement(measurements):
+    [split] = chosen(["split"], 2, 0)
+    config = _config(split, precision="fp32")
+    job = job_of(config, 32, 3, 1000)
+    row = make_row(
+        split, 32, measurements, net=job.net, config=config, peak_gflops=100.0, devices=1
+    )
+    machine = make_machine()
+    found = with_prediction(row, job, config.plan(2), machine)
+    expected = predict(job, config.plan(2), machine)
+    measured = 32 / row["images_per_second"]
+    assert found["prediction_error"] == pytest.approx(expected.seconds / measured - 1)
+    assert found["predicted_seconds_compute"] == expected.compute
+    text = as_text([found])
+    assert f"{1e3 * expected.seconds:.0f}/{1e3 * measured:.0f}" in text
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_without_a_measurement_there_is_no_error():
+    [split] = chosen(["split"], 2, 0)
+    config = _config(split, precision="fp32")
+    job = job_of(config, 32, 3, 1000)
+    row = {"placement": "split", "global_batch": 32, "error": "out of memory"}
+    assert with_prediction(row, job, config.plan(2), make_machine()) == row
+
+
+def test_a_machine_measured_in_another_precision_is_not_used(tmp_path):
+    path = tmp_path / "machine.json"
+    assert usable_machine(path, "fp32") is None
+    write_machine(make_machine(), path)
+    assert usable_machine(path, "bf16") is None
+    assert usable_machine(path, "fp32") == make_machine()
