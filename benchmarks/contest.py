@@ -145,12 +145,18 @@ def contest(
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
-    """A parser with the options of every benchmark. All of them are for CPUs: hide any GPU."""
+    """A parser with the options of every benchmark that times. All are for CPUs: hide any GPU."""
+    made = plain_parser(description)
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    made.add_argument("--rounds", type=int, default=5, metavar="N", help="default: %(default)s")
+    return made
+
+
+def plain_parser(description: str | None) -> argparse.ArgumentParser:
+    """A parser with the options of every benchmark."""
     made = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    made.add_argument("--rounds", type=int, default=5, metavar="N", help="default: %(default)s")
     made.add_argument(
         "--json",
         type=home_path,
@@ -166,7 +172,7 @@ def report(name: str, tables: dict[str, list[Row]], path: Path | None) -> None:
     machine = describe_machine()
     print(f"\n{in_words(machine)}")
     for title, rows in tables.items():
-        print(f"\n{title}\n{tabulate(rows, headers='keys', floatfmt='.2f')}")
+        print(f"\n{title}\n{tabulate(rows, headers='keys', floatfmt='.2f', maxcolwidths=52)}")
     path = path or Path("runs", "benchmarks", f"{name}.json")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
