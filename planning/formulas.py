@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from distributed.plan import Plan
@@ -39,7 +40,7 @@ class Net:
     classes: int
     changes: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def variant(self) -> Variant:
         """The variant's row, with the changes."""
         return net_form(self.name, self.changes)
@@ -58,6 +59,10 @@ class Net:
 
     def shapes(self) -> dict[str, Shape]:
         """The layers with parameters, by name."""
+        return self._shapes
+
+    @cached_property
+    def _shapes(self) -> dict[str, Shape]:
         variant, hidden = self.variant, self.variant.hidden
         shapes, inputs = {}, self.channels
         layers = zip(self.sides().items(), variant.convolutions, variant.windows, strict=True)
