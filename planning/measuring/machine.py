@@ -183,4 +183,4 @@ def _read(path: Path, what: list[Any]) -> dict[str, Any]:
 
 def _keep(path: Path, piece: dict[str, Any]) -> None:
     with writing(path), path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(piece) + "\n")
+        file.write(f"\n{json.dumps(piece)}\n")  # apart from a line that was cut short

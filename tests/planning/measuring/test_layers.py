@@ -1,0 +1,74 @@
+"""The time of each layer is booked to that layer."""
+
+import time
+from dataclasses import replace
+from unittest.mock import patch
+
+import pytest
+import torch
+
+from distributed.plan import Grid, Plan
+from model.variants import VARIANTS
+from planning.formulas import Net
+from planning.measuring import layers
+from planning.measuring.layers import Rehearsal, StepTimes, layer_rows
+from training.batches import make_preprocess
+from training.config import Config
+
+NARROW = {name: replace(variant, hidden=64) for name, variant in VARIANTS.items()}
+HYBRID = Plan(2, Grid(1, 2), Grid(2, 1))
+DELAY = 0.3
+
+
+class _Slow(torch.autograd.Function):
+    """The identity, which takes a while in one direction."""
+
+    @staticmethod
+    def forward(ctx, x, forward, backward):
+        ctx.backward_delay = backward
+        time.sleep(forward)
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        time.sleep(ctx.backward_delay)
+        return gradient, None, None
+
+
+def _rehearsal(plan):
+    config = Config.model_validate(
+        {"data": {"name": "synthetic", "size": 64, "stored_size": 64}, "precision": "bf16"}
+    )
+    net = Net("paper", 2, channels=3, size=64, classes=10)
+    return Rehearsal(config, plan, net, make_preprocess(config, 3), torch.device("cpu"))
+
+
+@patch.dict(VARIANTS, NARROW)
+@pytest.mark.parametrize("way", ["forward", "backward"])
+@pytest.mark.parametrize("layer", ["conv1", "conv3", "conv5", "fc6", "fc7", "fc8"])
+def test_a_layer_that_is_slow_is_found_to_be(layer, way):
+    rehearsal = _rehearsal(HYBRID)
+    delays = (DELAY, 0.0) if way == "forward" else (0.0, DELAY)
+    module = getattr(rehearsal.model, layer)
+    module.register_forward_hook(lambda module, inputs, out: _Slow.apply(out, *delays))
+    with patch.multiple(layers, WARMUP=1, STEPS=2):
+        times = rehearsal.times(2)
+    parts = {("forward", name): seconds for name, seconds in times.forward.items()}
+    parts |= {("backward", name): seconds for name, seconds in times.backward.items()}
+    parts |= {("input", ""): times.input, ("optimizer", ""): times.optimizer}
+    assert max(parts, key=parts.__getitem__) == (way, layer)
+    assert parts[way, layer] >= DELAY
+
+
+def test_lines_count_the_images_that_a_layer_works_on():
+    net = Net("paper", 2, channels=3, size=64, classes=10)
+    names = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
+    steps = [
+        StepTimes(images, dict.fromkeys(names, 1.0 + images), dict.fromkeys(names, 2.0), 0, 0, 0)
+        for images in (8, 32)
+    ]
+    rows = {row.layer: row for row in layer_rows(net, HYBRID, steps)}
+    assert rows["conv1"].forward.each == pytest.approx(1.0)
+    assert rows["fc6"].forward.each == pytest.approx(0.5)
+    assert rows["fc6"].forward.fixed == pytest.approx(1.0)
+    assert rows["fc6"].backward.fixed == pytest.approx(2.0)
