@@ -26,10 +26,10 @@ def _measure(shared):
 
     size = dist.get_world_size()
     mesh = mesh_of(Plan(1, Grid(1, size), Grid(1, size)))
-    pair = dist.new_group([0, 1])
+    pair, everyone = dist.new_group([0, 1]), mesh.features.copies.group
     some = pair if dist.get_rank() < 2 else None
     with patch.dict(links.CALLS, {"all_reduce": all_reduce}):
-        return links.measure_links(mesh, some, dist.group.WORLD, size)
+        return links.measure_links(mesh, some, everyone, size)
 
 
 def test_a_known_link_is_found(two_ranks):

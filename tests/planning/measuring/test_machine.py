@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -26,7 +27,8 @@ def _measure(path, ranks_per_node, pieces=None):
     config = Config.model_validate(
         {"data": {"name": "synthetic", "size": 64, "stored_size": 64}, "placement": "ddp"}
     )
-    measured, rehearse = [], machine._rehearse
+    measured: list[Any] = []
+    rehearse = machine._rehearse
 
     def rehearse_some(*arguments):
         if len(measured) == pieces:
