@@ -1,6 +1,7 @@
 """Links whose latency and rate are known, measured on real ranks."""
 
 import time
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -26,7 +27,8 @@ def _measure(shared):
 
     size = dist.get_world_size()
     mesh = mesh_of(Plan(1, Grid(1, size), Grid(1, size)))
-    pair, everyone = dist.new_group([0, 1]), mesh.features.copies.group
+    pair: Any = dist.new_group([0, 1])
+    everyone = mesh.features.copies.group
     some = pair if dist.get_rank() < 2 else None
     with patch.dict(links.CALLS, {"all_reduce": all_reduce}):
         return links.measure_links(mesh, some, everyone, size)
