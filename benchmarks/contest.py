@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
+from textwrap import fill
 from typing import Any
 
 import torch.multiprocessing as mp
@@ -29,6 +30,8 @@ from common.files import home_path, writing
 from comparison.machine import describe_machine, in_words
 
 Row = dict[str, Any]
+LONGEST_CELL = 52
+"""Characters; longer text takes several lines."""
 
 
 @dataclass
@@ -172,9 +175,16 @@ def report(name: str, tables: dict[str, list[Row]], path: Path | None) -> None:
     machine = describe_machine()
     print(f"\n{in_words(machine)}")
     for title, rows in tables.items():
-        print(f"\n{title}\n{tabulate(rows, headers='keys', floatfmt='.2f', maxcolwidths=52)}")
+        print(f"\n{title}\n{tabulate(map(_wrapped, rows), headers='keys', floatfmt='.2f')}")
     path = path or Path("runs", "benchmarks", f"{name}.json")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"machine": machine, **tables}, indent=2))
     print(f"\nwritten to {path}")
+
+
+def _wrapped(row: Row) -> Row:
+    return {
+        name: fill(cell, LONGEST_CELL) if isinstance(cell, str) else cell
+        for name, cell in row.items()
+    }

@@ -121,13 +121,17 @@ def test_a_system_without_two_devices_or_without_one_is_shown_apart(table):
 
 
 def test_the_program_writes_what_it_prints(tmp_path, monkeypatch, capsys, table):
-    rows = [row(devices, 90 * devices + 10) for devices in (1, 2, 4, 8)]
+    long = "of_a_long_name_" * 9
+    rows = [row(devices, 90 * devices + 10, system=long) for devices in (1, 2, 4, 8)]
     json_file = tmp_path / "made" / "published.json"
     arguments = ["published", "--data", str(table(*rows)), "--json", str(json_file)]
     monkeypatch.setattr("sys.argv", arguments)
     assert main() == 0
     written = json.loads(json_file.read_text())
-    assert [each["N"] for each in written[published.SPEEDS]] == [4, 8]
+    assert [(each["system"], each["N"]) for each in written[published.SPEEDS]] == [
+        (long, 4),
+        (long, 8),
+    ]
     printed = capsys.readouterr().out
     assert published.SPEEDS in printed
     assert max(map(len, printed.splitlines())) <= 100 + len(str(json_file))
