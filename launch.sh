@@ -27,6 +27,7 @@ relative to that.
   ./launch.sh --nnodes 2 --rdzv-endpoint HOST:29500 train.py …
                                                    on two nodes: run the same on both, HOST being
                                                    one of them (for Slurm, see README.md)
+  ./launch.sh check.py                             prove that what is promised holds here
   ./launch.sh compare.py                           the placements side by side; it starts their
                                                    processes itself
   ./launch.sh plan.py                              which placement would be the fastest, and why

@@ -3,12 +3,11 @@
 import os
 import platform
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from distributed.device import allow_tf32
+from distributed.device import allow_tf32, cpu_name
 
 SIDE = {"cpu": 2048, "cuda": 8192}
 SECONDS = 1.5
@@ -18,7 +17,7 @@ def describe_machine() -> dict[str, Any]:
     """The facts about the machine that go with every result."""
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "gpus": gpus,
@@ -52,10 +51,3 @@ def measure_peak(dtype: torch.dtype) -> float:
             torch.cuda.synchronize()
         best = min(best, time.perf_counter() - start)
     return 2 * side**3 / best / 1e9
-
-
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

@@ -83,10 +83,16 @@ def prepare(folder: Path | None = None) -> Path:
             f"{folder} does not hold the four files of Fashion-MNIST ({', '.join(MD5)}, with or "
             "without .gz): put them there, or omit data.folder to download them"
         )
-    if found := _files_in(SYSTEM_FOLDER):
-        return found
-    cache = cache_folder() / "fashion-mnist"
-    return _files_in(cache) or _download(cache)
+    return find() or _download(_own_folder())
+
+
+def find() -> Path | None:
+    """The folder of the four files, where nobody named one; None if they are not there yet."""
+    return _files_in(SYSTEM_FOLDER) or _files_in(_own_folder())
+
+
+def _own_folder() -> Path:
+    return cache_folder() / "fashion-mnist"
 
 
 def _files_in(folder: Path) -> Path | None:

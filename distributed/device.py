@@ -9,6 +9,7 @@ import ctypes
 import functools
 import logging
 import os
+import platform
 import resource
 import sys
 import time
@@ -80,9 +81,41 @@ def compute_deterministically(device: torch.device) -> None:
         torch.use_deterministic_algorithms(True)
 
 
+@contextlib.contextmanager
+def exactly(device: torch.device) -> Iterator[None]:
+    """Inside, a GPU computes in all digits of fp32 and, where it can, the same ones every time.
+
+    Enter it before the first matrix product: cuBLAS is asked only then how it may work.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    try:
+        _choose_arithmetic(exact=True)
+        yield
+    finally:
+        _choose_arithmetic(exact=False)
+
+
+def _choose_arithmetic(*, exact: bool) -> None:
+    torch.set_float32_matmul_precision("highest" if exact else "high")
+    torch.backends.cudnn.allow_tf32 = not exact
+    torch.backends.cudnn.benchmark = not exact
+    torch.use_deterministic_algorithms(exact, warn_only=True)
+
+
 def name_of(device: torch.device) -> str:
     """The device in a person's words: the GPU's model, or cpu."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def cpu_name() -> str:
+    """The model of the processor."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def check_computes_in(device: torch.device, dtype: torch.dtype) -> None:

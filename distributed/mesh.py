@@ -105,6 +105,14 @@ class Mesh:
         rank = dist.get_rank()
         return Mesh(plan, rank, device, features, classifier, feeders, timer, timeout)
 
+    def alone(self, towers: int) -> "Mesh":
+        """A mesh of this process alone, for a net of ``towers``; all ranks must make theirs."""
+        everyone = [[rank] for rank in range(self.plan.world_size)]
+        group = _Groups(patience_of(dist.get_backend(), self.timeout)).own(everyone)
+        own = Ranks(group, StepTimer(self.device))
+        stage, plan = StageRanks(own, own, own), Plan(towers, Grid(1, 1), Grid(1, 1))
+        return Mesh(plan, 0, self.device, stage, stage, own, own.timer, self.timeout)
+
     @property
     def replica(self) -> int:
         """The number of the features' replica that this rank belongs to."""

@@ -1,7 +1,9 @@
 """The ranks' environment, set by a launcher, and the store at which they meet."""
 
 import os
+import re
 import socket
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +26,11 @@ NUMBERS = {
     "TORCHELASTIC_RESTART_COUNT": 0,
 }
 """What torchrun sets for each rank; the values of a process alone."""
+OF_A_LAUNCH = re.compile(
+    rf"((LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|ROLE_NAME|(MASTER|TORCHELASTIC)_\w+|{LAUNCHER}"
+    "|OMP_NUM_THREADS)"
+)
+"""The variables that a launcher sets for its ranks."""
 MPI = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 """What the launchers of MPI tell each process of their number."""
 
@@ -41,6 +48,11 @@ class World(NamedTuple):
     def is_one_machine(self) -> bool:
         """True if all ranks are on this machine."""
         return self.size == self.local_size
+
+
+def outside_launch(environment: Mapping[str, str]) -> dict[str, str]:
+    """The ``environment`` without what a launcher has set for its ranks, to start another."""
+    return {name: value for name, value in environment.items() if not OF_A_LAUNCH.fullmatch(name)}
 
 
 def launched_world() -> World:

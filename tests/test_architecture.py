@@ -18,6 +18,9 @@ ALLOWED = {
     "training": {"common", "native", "model", "data", "distributed", "weights"},
     "recording": {"common", "native", "model", "launch", "distributed", "weights", "training"},
     "planning": {"common", "model", "data", "launch", "distributed", "training"},
+    "checking": {
+        *("common", "native", "model", "data", "launch", "distributed", "training", "recording"),
+    },
     "comparison": {"common", "launch", "distributed", "training", "recording", "planning"},
 }
 """Packages that each package imports; every row names rows above it."""

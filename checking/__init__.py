@@ -1,0 +1,1 @@
+"""Checks that training on this machine does what is promised."""
