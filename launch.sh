@@ -111,8 +111,7 @@ setup() {
         if [ "$(cat $stamp 2>/dev/null)" = unfinished ]; then rm -rf $venv; fi
         [ -x $venv/bin/python ] || make_venv
         echo unfinished >$stamp
-        install_dependencies >&2
-        echo "$wanted" >$stamp
+        install_dependencies >&2 && echo "$wanted" >$stamp
     ) 9<launch.sh </dev/null || die "set-up failed; start again once its cause is gone."
 }
 

@@ -2,6 +2,8 @@
 
 import ast
 import shlex
+import shutil
+import sys
 
 import pytest
 
@@ -84,3 +86,15 @@ def test_launch_sh_says_what_is_wrong_in_a_line():
     assert (status, out) == (1, "")
     assert err.startswith("launch.sh: ")
     assert err.count("\n") == 1
+
+
+@pytest.mark.programs
+def test_a_set_up_that_fails_says_so_each_time_it_is_tried(tmp_path):
+    shutil.copy(LAUNCH_SH, tmp_path)
+    (tmp_path / "pyproject.toml").write_text('[project]\ndependencies = ["no-such-package>=1"]\n')
+    for _ in range(2):
+        status, _, err = run(
+            tmp_path / "launch.sh", "setup", PIP_NO_INDEX="1", PYTHON=sys.executable
+        )
+        assert status == 1
+        assert "set-up failed" in err.splitlines()[-1]
