@@ -3,13 +3,15 @@
 Says what is there, and proves on these devices that every placement which fits the ranks takes the
 steps of one process, that gradients are summed right while a rank is late, and that a run goes on
 from a checkpoint bit for bit; on GPUs also that logits equal the CPU's and that the host waits for
-no step. It needs no data, no network, no compiler and no W&B.
+no step. Then measures each layer and each link, for plan.py. It needs no data, no network, no
+compiler and no W&B.
 
   ./launch.sh check.py                     on every GPU, or on two CPU processes
   ./launch.sh --nproc 4 check.py           on four; more placements fit
   ./launch.sh --nproc 4 check.py --share-devices
                                            four ranks on fewer GPUs, over gloo
   python check.py                          one process: all but the placements
+  ./launch.sh check.py --only speed        measure for plan.py: runs/machine.json
   ./launch.sh check.py --faults            also kills and stops a rank in launches of their own
 
 Exit status 1 if something that is promised does not hold. report.txt and report.json name no host,
@@ -30,16 +32,21 @@ from checking.gradients import check_gradients
 from checking.machine import describe
 from checking.report import Report
 from checking.resume import check_resume
+from checking.speed import measure_speed
 from checking.steps import Trainings, small_config
 from common.errors import ReportedError
 from common.files import home_path
 from distributed.device import exactly
 from distributed.mesh import Mesh
 from launch.world import launched_world
+from planning.machine import MACHINE
+from training.settings import load_config
 
 log = logging.getLogger(__name__)
 
-FOLDER = Path(__file__).parent / "runs" / "check"
+RUNS = Path(__file__).parent / "runs"
+FOLDER = RUNS / "check"
+CONFIG = Path(__file__).parent / "configs" / "compare.yaml"
 
 
 def main() -> int:
@@ -50,7 +57,14 @@ def main() -> int:
     mesh = Mesh.start(plan, share_devices=arguments.share_devices)
     report = Report()
     try:
-        check(Trainings(mesh), report, arguments.folder, faults=arguments.faults)
+        report.begin("what is there")
+        report.describe(describe(mesh))
+        if arguments.only != "speed":
+            prove(Trainings(mesh), report, arguments.folder, faults=arguments.faults)
+        if arguments.only != "proofs":
+            report.begin(f"speed, for {arguments.machine}")
+            config = load_config(arguments.config, arguments.overrides)
+            report.describe(measure_speed(config, mesh, arguments.machine))
     except Exception:
         report.say(traceback.format_exc())
         raise
@@ -67,12 +81,10 @@ def main() -> int:
     return 0
 
 
-def check(trainings: Trainings, report: Report, folder: Path, *, faults: bool) -> None:
-    """Run all checks; every rank must call it, and its outcomes are equal on each."""
+def prove(trainings: Trainings, report: Report, folder: Path, *, faults: bool) -> None:
+    """Prove all claims; every rank must call it, and its outcomes are equal on each."""
     mesh = trainings.mesh
     precision, tolerance = EXACT[mesh.device.type]
-    report.begin("what is there")
-    report.describe(describe(mesh))
     with exactly(mesh.device):
         report.begin(f"{STEPS} steps equal those of one process ({precision}, to {tolerance})")
         report.take(check_placements(trainings))
@@ -105,7 +117,23 @@ def parse_arguments() -> argparse.Namespace:
         metavar="FOLDER",
         help="where the report is written (default: runs/check)",
     )
-    return parser.parse_args()
+    add("--only", choices=("proofs", "speed"), help="leave out the other part")
+    add(
+        "--machine",
+        type=home_path,
+        default=RUNS / MACHINE,
+        metavar="FILE",
+        help="where the speed is written (default: runs/machine.json)",
+    )
+    add(
+        "--config",
+        type=home_path,
+        default=CONFIG,
+        metavar="FILE",
+        help="the net whose layers are timed (default: configs/compare.yaml)",
+    )
+    add("overrides", nargs="*", metavar="key.sub=value", help="change a setting of that net")
+    return parser.parse_intermixed_args()
 
 
 if __name__ == "__main__":

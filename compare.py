@@ -46,7 +46,7 @@ from common.files import home_path, writing
 from comparison.forms import FORMS
 from comparison.learning import compare_learning
 from comparison.learning_report import as_text, draw_errors, draw_learning
-from comparison.machine import describe_machine, in_words, measure_peak
+from comparison.machine import describe_machine, in_words
 from comparison.placements import chosen
 from comparison.predicted import usable_machine, with_prediction
 from comparison.report import track_learning, track_results, write_results
@@ -56,6 +56,7 @@ from data.datasets import open_dataset
 from launch.console import log_to_file
 from planning.job import job_of
 from planning.machine import MACHINE
+from planning.measuring.rates import matrix_rate
 from recording.folder import RunFolder
 from recording.tracking import check_tracking
 from training.precision import PRECISIONS
@@ -97,7 +98,8 @@ def compare_speeds(arguments: argparse.Namespace) -> int:
     folder = open_folder(config.runs, config.name, resume=arguments.resume)
     measurements = comparison.measure(folder)
 
-    data, peak = config.data, measure_peak(PRECISIONS[config.precision].dtype)
+    data, device = config.data, torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    peak = matrix_rate(PRECISIONS[config.precision].dtype, device) / 1e9
     images = open_dataset(data.name, "train", data.folder, data.stored_size, synthetic_length=1)
     known = usable_machine(arguments.machine or config.runs / MACHINE, config.precision)
     rows = []

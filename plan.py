@@ -25,10 +25,10 @@ from launch.program import ArgumentParser, run_program
 
 from common.errors import ReportedError
 from common.files import home_path, writing
-from data.datasets import open_dataset
+from launch.children import run_launcher
 from planning.devices import DEVICES, WIRES, known_machine
 from planning.formulas import Net
-from planning.job import Job, job_of
+from planning.job import planned
 from planning.machine import MACHINE, Machine, read_machine
 from planning.quantities import duration, rate, size
 from planning.sweep import Space, batch_changes, link_changes, scaling, with_links
@@ -70,13 +70,6 @@ def main() -> int:
     return 0
 
 
-def planned(config: Config) -> Job:
-    """The training of a configuration, on its data."""
-    data = config.data
-    images = open_dataset(data.name, "train", data.folder, data.stored_size, synthetic_length=1)
-    return job_of(config, config.batch_size, images.channels, len(images.classes))
-
-
 def choose_machine(arguments: argparse.Namespace, config: Config, net: Net) -> Machine:
     """The machine of the command line; without one, this machine.
 
@@ -87,11 +80,8 @@ def choose_machine(arguments: argparse.Namespace, config: Config, net: Net) -> M
         wires = arguments.within, arguments.between
         return known_machine(arguments.device, config.precision, net, per_node, *wires)
     path = arguments.machine or config.runs / MACHINE
-    if not path.exists():
-        raise ReportedError(
-            f"there is no {path}: measure this machine with ./launch.sh check.py, name a machine's "
-            "file with --machine, or a GPU with --device"
-        )
+    if not (path.exists() or arguments.machine):
+        measure_here(path, arguments)
     machine = read_machine(path)
     if machine.precision != config.precision:
         raise ReportedError(
@@ -99,6 +89,17 @@ def choose_machine(arguments: argparse.Namespace, config: Config, net: Net) -> M
             f"{config.precision}: set precision={machine.precision}, or measure again"
         )
     return machine
+
+
+def measure_here(path: Path, arguments: argparse.Namespace) -> None:
+    """Have check.py measure this machine; raises ReportedError if it fails."""
+    log.info("measuring this machine, which takes minutes; check.py does it with more ranks, too\n")
+    config = arguments.config or ROOT / CONFIG
+    command = ["check.py", "--only", "speed", "--machine", str(path.resolve())]
+    command += ["--config", str(config.resolve()), *arguments.overrides]
+    status, _ = run_launcher(command, quietly=False)
+    if status:
+        raise ReportedError("this machine could not be measured, see above", retry=True)
 
 
 def changed(machine: Machine, arguments: argparse.Namespace) -> Machine:

@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 from benchmarks import peers
 from benchmarks.contest import Contestant, Row, contest, parser, report
-from comparison.measure import ROOT, train
+from comparison.measure import train
+from launch.children import ROOT
 
 RECIPES: dict[str, list[str]] = {
     "default": [],

@@ -34,9 +34,10 @@ from tqdm import tqdm
 
 from benchmarks.contest import Row, parser, report
 from common.files import writing
-from comparison.measure import ROOT, steady_speed
+from comparison.measure import steady_speed
 from distributed.plan import Wish, plan_mesh
 from distributed.turns import SCHEMES
+from launch.children import ROOT
 from planning.formulas import Net, bytes_sent
 from recording.folder import RunFolder
 from recording.plots import COLORS

@@ -14,7 +14,7 @@ from statistics import median
 from tqdm import tqdm
 
 from benchmarks.contest import Row, parser, report
-from comparison.measure import ROOT
+from launch.children import ROOT
 
 FIRST_LINE, FIRST_STEP = "command to first line", "command to first step done"
 STAGES = {

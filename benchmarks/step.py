@@ -15,11 +15,11 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import peers
 from benchmarks.contest import Contestant, Row, contest, parser, report
-from comparison.machine import measure_peak
 from data.synthetic import Synthetic
 from distributed.mesh import Mesh
 from launch.world import launched_world
 from planning.formulas import Net
+from planning.measuring.rates import matrix_rate
 from training.batches import LocalBatch, local_batches, make_preprocess
 from training.config import Config
 from training.trainer import StepResult, Trainer, build_model
@@ -150,7 +150,7 @@ def main() -> None:
     add.add_argument("--batch", type=int, default=128, metavar="N", help="default: %(default)s")
     arguments = add.parse_args()
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler is loud where there is no GPU
-    peak = measure_peak(torch.bfloat16)
+    peak = matrix_rate(torch.bfloat16, torch.device("cpu")) / 1e9
     tables = {"peak": [{"bf16 matrix product, GFLOP/s": peak}]}
     for variant, (towers, _, _) in NETS.items():
         title = f"{variant}, {towers} tower(s), {SIZE} px, batch {arguments.batch}"

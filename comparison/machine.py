@@ -1,16 +1,12 @@
-"""A description of this machine, and its peak rate of matrix products."""
+"""A description of this machine."""
 
 import os
 import platform
-import time
 from typing import Any
 
 import torch
 
-from distributed.device import allow_tf32, cpu_name
-
-SIDE = {"cpu": 2048, "cuda": 8192}
-SECONDS = 1.5
+from distributed.device import cpu_name
 
 
 def describe_machine() -> dict[str, Any]:
@@ -34,20 +30,3 @@ def in_words(machine: dict[str, Any]) -> str:
         f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB{gpus}, "
         f"torch {machine['torch']}"
     )
-
-
-def measure_peak(dtype: torch.dtype) -> float:
-    """The fastest of many matrix products in GFLOP/s, on all CPU cores or on one GPU."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda":
-        allow_tf32()
-    side = SIDE[device]
-    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    best, began = float("inf"), time.perf_counter()
-    while time.perf_counter() - began < SECONDS:
-        start = time.perf_counter()
-        a @ b
-        if device == "cuda":
-            torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - start)
-    return 2 * side**3 / best / 1e9

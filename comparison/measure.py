@@ -1,19 +1,13 @@
 """One measurement: runs the real training program and reads its metrics."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from launch.signals import held_signals
-
+from launch.children import run_launcher
 from recording.folder import RunFolder
 from recording.metrics import read_metrics, step_speed
-
-ROOT = Path(__file__).parents[1]
 
 
 class TrainingError(Exception):
@@ -27,34 +21,14 @@ def train(
 
     Raises TrainingError if it fails. On Ctrl-C, ends the ranks before raising KeyboardInterrupt.
     """
-    command = [sys.executable, "-m", "launch", "--nproc-per-node", str(processes)]
-    command += ["train.py", "--config", str(config.resolve()), *settings]
+    command = ["--nproc-per-node", str(processes), "train.py"]
+    command += ["--config", str(config.resolve()), *settings]
     command += [f"runs={runs.resolve()}", f"name={name}", "tracking.mode=disabled"]
-    with held_signals() as release, _started(command) as process:
-        try:
-            release()
-            _, complaint = process.communicate()
-        except BaseException:
-            process.terminate()
-            process.communicate()
-            raise
-    if process.returncode:
-        lines = complaint.strip().splitlines() or [f"it ended with status {process.returncode}"]
+    status, complaints = run_launcher(command, quietly=True)
+    if status:
+        lines = complaints.strip().splitlines() or [f"it ended with status {status}"]
         raise TrainingError(lines[-1].removeprefix("error: "))
     return RunFolder(runs / name)
-
-
-def _started(command: Sequence[str]) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
 
 
 def steady_speed(folder: RunFolder, warmup: int) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from data.datasets import open_dataset
 from planning.formulas import Net
 from training.config import Config
 from training.precision import PRECISIONS
@@ -34,3 +35,10 @@ def job_of(config: Config, batch: int, channels: int, classes: int) -> Job:
         config.classifier_scheme,
         config.overlap_communication,
     )
+
+
+def planned(config: Config) -> Job:
+    """The training of a configuration, on its data."""
+    data = config.data
+    images = open_dataset(data.name, "train", data.folder, data.stored_size, synthetic_length=1)
+    return job_of(config, config.batch_size, images.channels, len(images.classes))

@@ -20,6 +20,7 @@ ALLOWED = {
     "planning": {"common", "model", "data", "launch", "distributed", "training"},
     "checking": {
         *("common", "native", "model", "data", "launch", "distributed", "training", "recording"),
+        "planning",
     },
     "comparison": {"common", "launch", "distributed", "training", "recording", "planning"},
 }

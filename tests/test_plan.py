@@ -2,13 +2,15 @@
 
 import json
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
 
-from planning.machine import write_machine
+from planning.machine import read_machine, write_machine
 from tests.calls import call, refusal
 from tests.planning.machines import make_links, make_machine
+from tests.programs import run
 from training.settings import load_config
 
 
@@ -81,6 +83,21 @@ def test_bad_input_is_refused_in_a_line(machine, arguments, named):
 
 
 def test_a_machine_that_was_not_measured_is_named(tmp_path):
-    assert str(tmp_path / "machine.json") in refusal("plan", f"runs={tmp_path}")
+    path = tmp_path / "none.json"
+    assert str(path) in refusal("plan", "--machine", path)
+
+
+def test_a_machine_without_links_cannot_be_planned_for(tmp_path):
     write_machine(make_machine().model_copy(update={"within": {}}), tmp_path / "machine.json")
     assert "links" in refusal("plan", "--ranks", "2", f"runs={tmp_path}", FP32)
+
+
+@pytest.mark.programs
+def test_this_machine_is_measured_first_and_once(tmp_path):
+    settings = [f"runs={tmp_path}", "data.size=64", "data.stored_size=64", "net.hidden=64"]
+    status, out, err = run(sys.executable, "plan.py", "--batches", "8", *settings)
+    assert status == 0, err
+    assert "measuring" in out
+    assert read_machine(tmp_path / "machine.json").ranks_per_node == 2
+    status, out, err = run(sys.executable, "plan.py", "--batches", "8", *settings)
+    assert (status, "measuring" in out) == (0, False), err

@@ -7,7 +7,7 @@ from launch.signals import SIGNALS, Interrupted, held_signals, interrupt_on_sign
 
 import pytest
 
-import comparison.measure
+from launch import children
 
 
 @pytest.fixture(autouse=True)
@@ -42,15 +42,15 @@ def test_an_ignored_signal_stays_ignored():
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
-def test_a_signal_while_a_training_starts_ends_it(tmp_path, monkeypatch):
+def test_a_signal_while_a_launch_starts_ends_it(monkeypatch):
     started = []
 
-    def slow_to_start(command):
+    def slow_to_start(arguments, quietly):
         started.append(subprocess.Popen(["sleep", "600"], stderr=subprocess.PIPE))
         signal.raise_signal(signal.SIGTERM)
         return started[0]
 
-    monkeypatch.setattr(comparison.measure, "_started", slow_to_start)
+    monkeypatch.setattr(children, "_started", slow_to_start)
     with pytest.raises(Interrupted):
-        comparison.measure.train(tmp_path / "any.yaml", 1, [], "name", tmp_path)
+        children.run_launcher([], quietly=True)
     assert started[0].returncode == -signal.SIGTERM
