@@ -1,6 +1,6 @@
 """The step of a plan on a machine: its time by part, its bytes and its memory."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from distributed.plan import Plan
@@ -46,28 +46,48 @@ class Prediction:
 
 def predict(job: Job, plan: Plan, machine: Machine) -> Prediction:
     """Predict a step of ``plan``; see docs/planning.md for each formula, its source and limits."""
+    return predict_over([links_of(machine)], job, plan, machine)[0]
+
+
+def links_of(machine: Machine) -> Links:
+    """The links of a machine; between its nodes those within them, if it has no others."""
+    return Links(machine.within, machine.between or machine.within, machine.ranks_per_node)
+
+
+def predict_over(
+    links: Iterable[Links], job: Job, plan: Plan, machine: Machine
+) -> list[Prediction]:
+    """Predict a step of ``plan`` on the machine if it had each of the links."""
     turns = plan.feeds if job.scheme != "a" and plan.feeds > 1 else 1
     speed = pace(machine, job.net, plan, job.batch, turns)
-    links = Links(machine.within, machine.between or machine.within, machine.ranks_per_node)
     computing = sum(sum(layer) for layer in speed.layers.values()) + speed.input
-    return Prediction(
-        computing,
-        _activations_exposed(job, plan, links, speed, turns),
-        _gradients_exposed(job, plan, links, speed),
-        speed.optimizer,
-        bytes_sent(job.net, plan, job.batch, job.activation_size, job.gradient_size),
-        memory_of(job, plan),
-    )
+    sent = activations(job.net, plan, job.batch, job.activation_size)
+    sums = gradients(job.net, plan, job.gradient_size)
+    bytes_at = bytes_sent(job.net, plan, job.batch, job.activation_size, job.gradient_size)
+    memory = memory_of(job, plan)
+    return [
+        Prediction(
+            computing,
+            _activations_exposed(job, plan, sent, each, speed, turns),
+            _gradients_exposed(sums, each, speed),
+            speed.optimizer,
+            bytes_at,
+            memory,
+        )
+        for each in links
+    ]
 
 
-def _activations_exposed(job: Job, plan: Plan, links: Links, speed: Pace, turns: int) -> float:
+def _activations_exposed(
+    job: Job, plan: Plan, sent: Mapping[str, Transfer], links: Links, speed: Pace, turns: int
+) -> float:
     """The time that a rank waits for activations and their gradients.
 
     A layer that gathers channels hides those of the others behind its work on the own ones, a part
     1/n of it. Turns hide all but the first turn's images behind the classifier's work.
     """
     waits = 0.0
-    for name, transfer in activations(job.net, plan, job.batch, job.activation_size).items():
+    for name, transfer in sent.items():
         own = sum(speed.layers[name]) / transfer.group.size if name in speed.layers else 0.0
         if name == "fc6" and plan.feeds > 1:
             classifier = sum(sum(speed.layers[layer]) for layer in CLASSIFIER)
@@ -77,12 +97,11 @@ def _activations_exposed(job: Job, plan: Plan, links: Links, speed: Pace, turns:
     return waits
 
 
-def _gradients_exposed(job: Job, plan: Plan, links: Links, speed: Pace) -> float:
+def _gradients_exposed(sums: Mapping[str, Transfer], links: Links, speed: Pace) -> float:
     """The time by which the sums of gradients outlast the backward pass, or slow it.
 
     Each sum starts when its bucket is full, and when the sum before it has ended.
     """
-    sums = gradients(job.net, plan, job.gradient_size)
     now = ready = finished = busy = 0.0
     for bucket in _buckets():
         now += sum(speed.layers[layer].backward for layer in bucket)

@@ -1,6 +1,6 @@
 """Every plan that train.py can run, what each would cost, and the best."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from common.errors import ReportedError
@@ -8,7 +8,8 @@ from distributed.plan import Grid, Plan
 from model.variants import Variant
 from planning.job import Job
 from planning.machine import Machine
-from planning.prediction import Prediction, predict
+from planning.prediction import Prediction, links_of, predict_over
+from planning.traffic import Links
 
 HYBRID_SCHEMES = ("a", "b", "c")
 
@@ -82,9 +83,16 @@ def candidates(ranks: int, towers: int, variant: Variant, *, compress: bool) -> 
 
 def cost(candidate: Candidate, job: Job, machine: Machine) -> Prediction:
     """The step of a candidate."""
+    return costs([links_of(machine)], candidate, job, machine)[0]
+
+
+def costs(
+    links: Iterable[Links], candidate: Candidate, job: Job, machine: Machine
+) -> list[Prediction]:
+    """The step of a candidate on the machine if it had each of the links."""
     size = 2 if candidate.compressed else job.gradient_size
     own = replace(job, scheme=candidate.scheme, gradient_size=size)
-    return predict(own, candidate.plan, machine)
+    return predict_over(links, own, candidate.plan, machine)
 
 
 @dataclass(frozen=True)
