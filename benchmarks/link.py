@@ -33,6 +33,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from benchmarks.contest import Row, parser, report
+from common.colors import COLORS
 from common.files import writing
 from comparison.measure import steady_speed
 from distributed.plan import Wish, plan_mesh
@@ -40,7 +41,6 @@ from distributed.turns import SCHEMES
 from launch.children import ROOT
 from planning.formulas import Net, bytes_sent
 from recording.folder import RunFolder
-from recording.plots import COLORS
 
 NAMESPACES, ADDRESSES, CABLE = ("alexnet-a", "alexnet-b"), ("10.77.0.1", "10.77.0.2"), "alexnet0"
 PORT, TOWERS, WARMUP = 29555, 2, 2

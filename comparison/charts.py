@@ -6,9 +6,9 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from common.colors import COLORS
 from common.files import writing
 from distributed.timer import PARTS
-from recording.plots import COLORS
 
 Rows = list[dict[str, Any]]
 

@@ -6,8 +6,8 @@ from typing import Any
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
+from common.colors import COLORS
 from common.files import writing
-from recording.plots import COLORS
 
 Outcomes = list[dict[str, Any]]
 

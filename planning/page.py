@@ -13,6 +13,7 @@ from typing import Any
 
 from plotly.offline import get_plotlyjs
 
+from common.colors import COLORS
 from common.files import writing
 from planning.links import Collective, Link
 from planning.machine import Machine
@@ -20,7 +21,6 @@ from planning.prediction import links_of
 from planning.search import Candidate, costs
 from planning.sweep import Space, scaled, slowest_links, with_links
 from planning.tables import command, machine_in_words
-from recording.plots import COLORS
 
 TEMPLATE = Path(__file__).with_suffix(".html")
 

@@ -7,12 +7,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from common.colors import COLORS
 from common.files import writing
 from distributed.timer import LABELS, StepCost
 from recording.metrics import read_metrics
 
-# The palette of Okabe and Ito: color-blind readers can tell these apart.
-COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 SMOOTHED_POINTS = 60
 
 

@@ -3,10 +3,10 @@
 import pytest
 from PIL import Image
 
+from common.colors import COLORS
 from common.errors import ReportedError
 from comparison.forms import FORMS
 from comparison.learning_report import as_text, draw_errors, reached
-from recording.plots import COLORS
 from training.settings import load_config
 
 ALL = [pytest.param(f, id=f"{name}: {form}") for name, s in FORMS.items() for form, f in s.items()]

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from common.colors import COLORS
 from common.errors import ReportedError
-from recording.plots import COLORS, _smooth, draw_curves
+from recording.plots import _smooth, draw_curves
 from tests.recording.samples import evaluation_metrics, step_metrics
 
 TRAINING, SPEED, TEST = COLORS[0], COLORS[2], COLORS[5]
