@@ -4,13 +4,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from distributed.mesh import Mesh
+from distributed.plan import Grid, Plan
 from planning.formulas import Net
 from planning.job import planned
 from planning.machine import Machine, Work, write_machine
 from planning.measuring.machine import measure_machine
 from planning.measuring.rates import call_seconds, matrix_rate, memory_rate
+from planning.work import nearest, parts_of
 from training.config import Config
 from training.precision import PRECISIONS
+
+NAMES = {"exchange": "exchange", "all_reduce": "sums"}
 
 
 def measure_speed(config: Config, mesh: Mesh, path: Path) -> dict[str, str]:
@@ -39,8 +43,8 @@ def measure_speed(config: Config, mesh: Mesh, path: Path) -> dict[str, str]:
 
 def _work(work: Work, net: Net) -> str:
     """The speed of the whole net in one rank, forward and backward, on many images."""
-    whole = net.macs()
-    rows = [row for row in work.layers if row.macs == whole[row.layer]][: len(whole)]
+    parts = parts_of(net, Plan(net.towers, Grid(1, 1), Grid(1, 1)), 1)
+    rows = [nearest(work.layers, name, part) for name, part in parts.items()]
     each = sum(row.forward.each + row.backward.each for row in rows) + work.input.each
     fixed = sum(row.forward.fixed + row.backward.fixed for row in rows)
     return (
@@ -54,7 +58,7 @@ def _links(machine: Machine) -> Iterator[tuple[str, str]]:
         for collective, link in getattr(machine, place).items():
             together = f", {link.shared / 1e9:.2f} GB/s for a node" if link.shared else ""
             yield (
-                f"{collective.replace('_', '-')} {place}",
+                f"{NAMES[collective]} {place}",
                 f"{link.bandwidth / 1e9:.2f} GB/s a rank{together}, {1e6 * link.latency:.0f} µs",
             )
     if machine.within:

@@ -4,11 +4,14 @@ from collections.abc import Callable, Iterable
 
 from planning.machine import Line
 
+APART = 1.5
+"""Counts that tell the two terms of a line apart, as a ratio."""
+
 
 def fit(points: Iterable[tuple[float, float]]) -> Line:
     """The line through (count, seconds) with the smallest relative errors, neither term negative.
 
-    Through points of one count, the line through zero.
+    Through points whose counts are nearly one, the line through zero.
     """
     points = [(count, seconds) for count, seconds in points if count]
     weights = [1 / max(seconds, 1e-12) ** 2 for _, seconds in points]
@@ -19,7 +22,8 @@ def fit(points: Iterable[tuple[float, float]]) -> Line:
     n, t = total(lambda c, s: 1), total(lambda c, s: s)
     c1, c2, cs = total(lambda c, s: c), total(lambda c, s: c * c), total(lambda c, s: c * s)
     spread = n * c2 - c1 * c1
-    if len({count for count, _ in points}) < 2 or spread <= 0:
+    counts = [count for count, _ in points]
+    if max(counts) < APART * min(counts):
         return Line(fixed=0.0, each=cs / c2)
     each = (n * cs - c1 * t) / spread
     fixed = (t - each * c1) / n

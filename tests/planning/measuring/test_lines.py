@@ -15,6 +15,7 @@ def test_points_of_a_line_give_it():
     ("points", "line"),
     [
         ([(8, 4.0)], Line(fixed=0, each=0.5)),
+        ([(8, 4.0), (8.001, 4.0005)], Line(fixed=0, each=0.5)),
         ([(8, 1.0), (32, 8.0)], "no fixed"),
         ([(8, 2.0), (32, 1.0)], "no each"),
     ],
@@ -28,4 +29,4 @@ def test_neither_term_is_negative(points, line):
         assert found.each == 0
         assert 1 < found.fixed < 2
     else:
-        assert found == line
+        assert (found.fixed, found.each) == (line.fixed, pytest.approx(line.each))
