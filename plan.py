@@ -4,7 +4,7 @@
   ./launch.sh plan.py --ranks 8 --batches 128,1024     eight such ranks
   ./launch.sh plan.py --machine node.json --ranks 64 --link 12.5GB/s --latency 20us
   ./launch.sh plan.py --device a100 --ranks 16 --ranks-per-node 8 --between infiniband
-  ./launch.sh plan.py --html plan.html --charts plots  a page with dials, and pictures
+  ./launch.sh plan.py --html plan.html                 a page with dials, to open in a browser
 
 A machine's file is written by check.py; without one, and without --device, plan.py has it measure
 this machine. --device takes a GPU of a small table instead: its rate is a published one for a net
@@ -30,6 +30,7 @@ from planning.devices import DEVICES, WIRES, known_machine
 from planning.formulas import Net
 from planning.job import planned
 from planning.machine import MACHINE, Machine, read_machine
+from planning.page import write_page
 from planning.quantities import duration, rate, size
 from planning.sweep import Space, batch_changes, link_changes, scaling, with_links
 from planning.tables import (
@@ -64,6 +65,8 @@ def main() -> int:
     how = ["--config", str(source), *arguments.overrides]
     answers = [answer(space.with_batch(batch), how) for batch in arguments.batches]
     tell_changes(space.with_batch(arguments.batches[0]))
+    if arguments.html:
+        write_page(space.with_batch(arguments.batches[0]), how, arguments.html)
     if arguments.json:
         with writing(arguments.json):
             arguments.json.write_text(json.dumps(answers, indent=1) + "\n")
@@ -221,6 +224,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--latency", type=duration, metavar="TIME", help="of the slowest links: 20us")
     add("--memory", type=size, metavar="SIZE", help="of a rank: 40GB, 16GiB")
     add("--compress", action="store_true", help="also plan with gradients sent as bf16")
+    add("--html", type=home_path, metavar="FILE", help="write a page on which all of it moves")
     add("--json", type=home_path, metavar="FILE", help="write the predictions to FILE")
     add("overrides", nargs="*", metavar="key.sub=value", help="change a setting")
     return parser.parse_intermixed_args()

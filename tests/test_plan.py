@@ -54,6 +54,12 @@ def test_a_known_device_is_marked_as_such():
     assert "data sheet" in told
 
 
+def test_the_page_is_written(machine, tmp_path):
+    page = tmp_path / "plan.html"
+    call("plan", "--machine", machine, "--ranks", "2", "--batches", "64", "--html", page, FP32)
+    assert "placement=" in page.read_text()
+
+
 def test_a_faster_link_is_used(machine):
     slow, fast = (
         call("plan", "--machine", machine, "--ranks", "16", "--link", link, FP32)[1]
