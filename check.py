@@ -24,6 +24,7 @@ import traceback
 from pathlib import Path
 
 from launch.program import ArgumentParser, run_program
+from launch.signals import held_signals
 
 from checking.equality import EXACT, STEPS, check_placements
 from checking.faults import check_faults
@@ -52,10 +53,11 @@ CONFIG = Path(__file__).parent / "configs" / "compare.yaml"
 def main() -> int:
     """Check everything; returns the exit status."""
     arguments = parse_arguments()
-    ranks = launched_world().size
+    config, ranks = load_config(arguments.config, arguments.overrides), launched_world().size
     plan = small_config(ranks, "fp32", placement="ddp").plan(ranks)
     mesh = Mesh.start(plan, share_devices=arguments.share_devices)
     report = Report()
+    mesh.from_main(lambda: report.write(arguments.folder))  # a disk that refuses says so now
     try:
         report.begin("what is there")
         report.describe(describe(mesh))
@@ -63,15 +65,15 @@ def main() -> int:
             prove(Trainings(mesh), report, arguments.folder, faults=arguments.faults)
         if arguments.only != "proofs":
             report.begin(f"speed, for {arguments.machine}")
-            config = load_config(arguments.config, arguments.overrides)
             report.describe(measure_speed(config, mesh, arguments.machine))
-    except Exception:
-        report.say(traceback.format_exc())
+    except BaseException:
+        report.keep(traceback.format_exc())
+        with held_signals():  # another rank's end has the launcher end this one
+            if mesh.is_main:
+                report.write(arguments.folder)
         raise
-    finally:
-        if mesh.is_main:
-            report.write(arguments.folder)
-    log.info("\nreport in %s", arguments.folder)
+    mesh.from_main(lambda: report.write(arguments.folder))
+    log.info("\n%s\nreport in %s", report.summary(), arguments.folder)
     if report.failed:
         raise ReportedError(
             f"what is promised does not hold here: {', '.join(report.failed)}; please report it "
@@ -115,7 +117,7 @@ def parse_arguments() -> argparse.Namespace:
         type=home_path,
         default=FOLDER,
         metavar="FOLDER",
-        help="where the report is written (default: runs/check)",
+        help="where the report is written, which all ranks must see (default: runs/check)",
     )
     add("--only", choices=("proofs", "speed"), help="leave out the other part")
     add(

@@ -96,7 +96,7 @@ def check_placements(trainings: Trainings) -> Iterator[Outcome]:
 
 def _ranks_for(name: str, more_than: int) -> int | str:
     """The next number of ranks on which a placement can be checked."""
-    numbers = range(more_than + 1, 2 * more_than + 4)
+    numbers = range(more_than + 1, more_than + 8)
     return next((number for number in numbers if name in fitting(number, "fp32")[0]), "other")
 
 

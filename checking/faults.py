@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from launch.signals import held_signals
+
 from checking.report import Outcome
 from checking.victim import TIMEOUT
 from launch.world import outside_launch
@@ -51,7 +53,21 @@ def check_faults() -> Iterator[Outcome]:
 def launch_victim(number: signal.Signals) -> tuple[int | None, str]:
     """(status, errors) of a launch in which rank 1 gets a signal; no status if it did not end."""
     flags = ["--nproc-per-node", str(RANKS), "-m", "checking.victim", number.name]
-    with subprocess.Popen(
+    with held_signals() as release, _started(flags) as process:
+        try:
+            release()
+            said = process.communicate(timeout=PATIENCE)[1]
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return None, process.communicate()[1]
+        except BaseException:
+            process.kill()  # and its ranks end with it
+            raise
+    return process.returncode, said
+
+
+def _started(flags: list[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
         [sys.executable, "-m", "launch", *flags],
         cwd=ROOT,
         env={**outside_launch(os.environ), "PYTHONPATH": str(ROOT)},
@@ -61,13 +77,4 @@ def launch_victim(number: signal.Signals) -> tuple[int | None, str]:
         text=True,
         errors="replace",
         start_new_session=True,
-    ) as process:
-        try:
-            said = process.communicate(timeout=PATIENCE)[1]
-        except subprocess.TimeoutExpired:
-            process.kill()
-            return None, process.communicate()[1]
-        except BaseException:
-            process.kill()  # and its ranks end with it
-            raise
-    return process.returncode, said
+    )

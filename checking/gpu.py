@@ -27,14 +27,18 @@ def check_logits(trainings: Trainings) -> Iterator[Outcome]:
     if mesh.device.type != "cuda":
         yield Outcome(name, None, NO_GPU)
         return
+    error = mesh.largest(logits_error(mesh.device))
+    yield Outcome(name, error <= TOLERANCE, f"largest relative error {error:.1e}")
+
+
+@torch.no_grad()
+def logits_error(device: torch.device) -> float:
+    """The largest difference between a device's logits and the CPU's, relative to the largest."""
     model = AlexNet(VARIANTS["paper"], CLASSES, 3, Placement(2)).eval()
     initialize(model, 0)
     images = torch.randn(IMAGES, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        expected = model(images)
-        found = model.to(mesh.device)(images.to(mesh.device)).cpu()
-    error = mesh.largest(relative_error(found, expected))
-    yield Outcome(name, error <= TOLERANCE, f"largest relative error {error:.1e}")
+    expected = model(images)
+    return relative_error(model.to(device)(images.to(device)).cpu(), expected)
 
 
 def check_host_is_free(trainings: Trainings) -> Iterator[Outcome]:

@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).parents[1]
 VERDICTS = {True: "holds", False: "FAILS", None: "not checked"}
+COUNTED = {True: "hold", False: "fail", None: "not checked"}
 ABSOLUTE = re.compile(r"(?<![\w.~/])/(?:[\w.+@%-]+/)+[\w.+@%-]*")
 """An absolute path of at least two parts."""
 
@@ -42,6 +43,10 @@ class Report:
         log.info("%s", line)
         self.lines.append(line)
 
+    def keep(self, text: str) -> None:
+        """Keep what is printed elsewhere, such as an error."""
+        self.lines += text.splitlines()
+
     def begin(self, section: str) -> None:
         """Begin a section of the report."""
         self._section = section
@@ -66,6 +71,11 @@ class Report:
     def failed(self) -> list[str]:
         """The names of the claims that do not hold."""
         return [outcome.name for _, outcome in self.outcomes if outcome.holds is False]
+
+    def summary(self) -> str:
+        """How many claims hold, in words."""
+        found = [outcome.holds for _, outcome in self.outcomes]
+        return ", ".join(f"{found.count(holds)} {word}" for holds, word in COUNTED.items())
 
     def as_json(self) -> dict[str, Any]:
         """The machine, the outcomes and the names of those that failed."""

@@ -64,8 +64,7 @@ class Trainings:
         """A trainer on all ranks, with its initial values."""
         plan: Plan = config.plan(self.ranks)
         if plan not in self._meshes:
-            device, timeout = self.mesh.device, self.mesh.timeout
-            self._meshes[plan] = Mesh.over_running_group(plan, device, timeout)
+            self._meshes[plan] = self.mesh.replanned(plan)
         return _trainer(config, self._meshes[plan])
 
     def start_alone(self, config: Config) -> Trainer:

@@ -55,6 +55,7 @@ class Mesh:
     feeders: Ranks
     timer: StepTimer
     timeout: float = TIMEOUT
+    _groups: "_Groups" = field(default_factory=lambda: _Groups())
     _turns: Iterator[int] = field(default_factory=itertools.count)
 
     @staticmethod
@@ -89,29 +90,19 @@ class Mesh:
     @staticmethod
     def over_running_group(plan: Plan, device: torch.device, timeout: float = TIMEOUT) -> "Mesh":
         """The mesh over a default process group that already exists."""
-        timer, groups = StepTimer(device), _Groups(patience_of(dist.get_backend(), timeout))
+        groups = _Groups(patience_of(dist.get_backend(), timeout))
+        return _place(plan, device, timeout, groups)
 
-        def own(partition: list[list[int]]) -> Ranks:
-            return Ranks(groups.own(partition), timer)
-
-        def stage(grid: Grid) -> StageRanks:
-            together = grid.copies()
-            spread = max(1, grid.shards // plan.towers)
-            return StageRanks(own(together), own(_across(together)), own(grid.parts(spread)))
-
-        features, classifier = stage(plan.features), stage(plan.classifier)
-        fed = [_across(ranks) for ranks in _feeding(plan)]
-        feeders = own([group for groups in fed for group in groups])
-        rank = dist.get_rank()
-        return Mesh(plan, rank, device, features, classifier, feeders, timer, timeout)
+    def replanned(self, plan: Plan) -> "Mesh":
+        """A mesh of the same ranks by another plan, with the groups that this one has."""
+        return _place(plan, self.device, self.timeout, self._groups)
 
     def alone(self, towers: int) -> "Mesh":
         """A mesh of this process alone, for a net of ``towers``; all ranks must make theirs."""
         everyone = [[rank] for rank in range(self.plan.world_size)]
-        group = _Groups(patience_of(dist.get_backend(), self.timeout)).own(everyone)
-        own = Ranks(group, StepTimer(self.device))
+        own = Ranks(self._groups.own(everyone), StepTimer(self.device))
         stage, plan = StageRanks(own, own, own), Plan(towers, Grid(1, 1), Grid(1, 1))
-        return Mesh(plan, 0, self.device, stage, stage, own, own.timer, self.timeout)
+        return Mesh(plan, 0, self.device, stage, stage, own, own.timer, self.timeout, self._groups)
 
     @property
     def replica(self) -> int:
@@ -189,6 +180,24 @@ class Mesh:
             wait_for_key(store, turn, 0, self.timeout, MAIN_WORK)
 
 
+def _place(plan: Plan, device: torch.device, timeout: float, groups: "_Groups") -> Mesh:
+    timer = StepTimer(device)
+
+    def own(partition: list[list[int]]) -> Ranks:
+        return Ranks(groups.own(partition), timer)
+
+    def stage(grid: Grid) -> StageRanks:
+        together = grid.copies()
+        spread = max(1, grid.shards // plan.towers)
+        return StageRanks(own(together), own(_across(together)), own(grid.parts(spread)))
+
+    features, classifier = stage(plan.features), stage(plan.classifier)
+    fed = [_across(ranks) for ranks in _feeding(plan)]
+    feeders = own([group for groups in fed for group in groups])
+    rank = dist.get_rank()
+    return Mesh(plan, rank, device, features, classifier, feeders, timer, timeout, groups)
+
+
 def _across(rows: list[list[int]]) -> list[list[int]]:
     """The columns of ``rows``."""
     return [list(column) for column in zip(*rows, strict=True)]
@@ -203,7 +212,7 @@ def _feeding(plan: Plan) -> list[list[list[int]]]:
 class _Groups:
     """The process groups of this rank, each made once. All ranks must ask for the same ones."""
 
-    def __init__(self, timeout: timedelta) -> None:
+    def __init__(self, timeout: timedelta | None = None) -> None:
         self.timeout = timeout
         self.made: dict[str, dist.ProcessGroup] = {}
 

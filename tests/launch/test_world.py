@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from common.errors import ReportedError
-from launch.world import NUMBERS, World, launched_world, twins_of
+from launch.world import NUMBERS, World, launched_world, outside_launch, twins_of
 from tests.programs import run
 
 WORLD = {
@@ -94,3 +94,12 @@ def test_a_task_that_is_no_rank_warns_of_its_twins():
     status, out, err = run(sys.executable, "train.py", "--print-config", SLURM_NTASKS="2")
     assert (status, err) == (0, "")
     assert out.startswith("this job has 2 tasks")
+
+
+def test_another_launch_inherits_nothing_of_this_one():
+    ours = {"PATH": "/bin", "HOME": "/root", "NCCL_DEBUG": "WARN", "MASTERY": "1"}
+    set_by_a_launcher = {
+        *(*NUMBERS, "GROUP_RANK", "ROLE_WORLD_SIZE", "ROLE_NAME", "MASTER_PORT"),
+        *("TORCHELASTIC_RUN_ID", "ALEXNET_LAUNCHER", "OMP_NUM_THREADS"),
+    }
+    assert outside_launch({**ours, **dict.fromkeys(set_by_a_launcher, "1")}) == ours
