@@ -19,7 +19,7 @@ from planning.links import Collective, Link
 from planning.machine import Machine
 from planning.prediction import links_of
 from planning.search import Candidate, costs
-from planning.sweep import Space, scaled, slowest_links, with_links
+from planning.sweep import Space, can_have, scaled, slowest_links, with_links
 from planning.tables import command, machine_in_words
 
 TEMPLATE = Path(__file__).with_suffix(".html")
@@ -65,7 +65,7 @@ def data(space: Space, how: Sequence[str]) -> dict[str, Any]:
     space = _joined(space)
     machine, job = space.machine, space.job
     batches = sorted({*BATCHES, job.batch})
-    ranks = sorted({each for each in RANKS if _can_have(machine, each)} | {space.ranks})
+    ranks = sorted({each for each in RANKS if can_have(machine, each)} | {space.ranks})
     spaces = [space.with_ranks(each) for each in ranks]
     return {
         "batches": batches,
@@ -90,12 +90,6 @@ def _joined(space: Space) -> Space:
     machine = space.machine
     between = machine.between or machine.within
     return space._replace(machine=machine.model_copy(update={"between": between}))
-
-
-def _can_have(machine: Machine, ranks: int) -> bool:
-    if ranks > 1 and not machine.within:
-        return False
-    return ranks <= machine.ranks_per_node or ranks % machine.ranks_per_node == 0
 
 
 def shown(space: Space) -> list[Candidate]:

@@ -74,6 +74,12 @@ def scaled(factor: float) -> Callable[[Link], Link]:
     return change
 
 
+def can_have(machine: Machine, ranks: int) -> bool:
+    """True if so many ranks fill a machine's nodes, and its links are known."""
+    here = machine.ranks_per_node
+    return ranks == 1 or (bool(machine.within) and (ranks <= here or ranks % here == 0))
+
+
 class Change(NamedTuple):
     """The value from which on another placement is the best."""
 
@@ -128,14 +134,17 @@ class Scale(NamedTuple):
 def scaling(space: Space, batch_of: Callable[[int], int]) -> list[Scale]:
     """The best on 1, 2, … ``RANKS``, with the global batch that ``batch_of`` gives for each.
 
-    Numbers of ranks that exceed the batch, and those on which nothing fits, are left out.
+    Numbers of ranks that exceed the batch, that fill no nodes, and on which nothing fits, are left
+    out.
     """
     alone = space.with_ranks(1).with_batch(batch_of(1))
     one = alone.job.batch / alone.best.prediction.seconds
     rows = []
     for ranks in (1, *RANKS):
         here = space.with_ranks(ranks).with_batch(batch_of(ranks))
-        if here.job.batch < ranks or not (best := here.best).fits:
+        if here.job.batch < ranks or not can_have(here.machine, ranks):
+            continue
+        if not (best := here.best).fits:
             continue
         speed = here.job.batch / best.prediction.seconds
         rows.append(Scale(ranks, here.job.batch, best, speed, speed / one / ranks))

@@ -43,14 +43,14 @@ def placements_table(ranked: Sequence[Ranked], batch: int, ranks: int) -> str:
             "MB sent": f"{sum(each.prediction.bytes_at.values()) / 1e6:.1f}",
             "GiB": f"{each.prediction.memory / 2**30:.2f}" + ("" if each.fits else " too much"),
         }
-        for each in _distinct(ranked)[:SHOWN]
+        for each in distinct(ranked)[:SHOWN]
     ]
     names = {"activati": "act.", "gradient": "grad.", "optimize": "optim."}
     rows = [{names.get(key, key): value for key, value in row.items()} for row in rows]
     return f"global batch {batch} on {ranks} ranks\n{_table(rows, 1)}"
 
 
-def _distinct(ranked: Sequence[Ranked]) -> list[Ranked]:
+def distinct(ranked: Sequence[Ranked]) -> list[Ranked]:
     """The best scheme of each grid; the others follow it closely and say little more."""
     seen: dict[Any, Ranked] = {}
     for each in ranked:

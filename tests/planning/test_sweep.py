@@ -67,3 +67,10 @@ def test_the_batch_of_a_rank_fixed_scales_better_than_the_global_batch():
     assert [row.ranks for row in fixed] == [1, 2, 4, 8, 16, 32, 64, 128]
     assert [row.ranks for row in grown][-1] == 1024
     assert fixed[5].efficiency < grown[5].efficiency
+
+
+def test_ranks_that_fill_no_nodes_or_lack_links_are_left_out():
+    threes, alone = make_machine(ranks_per_node=3), make_machine().model_copy(update={"within": {}})
+    for machine, ranks in ((threes, [1, 2]), (alone, [1])):
+        rows = scaling(Space(Job(PAPER, 128), machine, 1), lambda ranks: 128)
+        assert [row.ranks for row in rows] == ranks
