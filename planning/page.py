@@ -50,7 +50,7 @@ def page(space: Space, how: Sequence[str]) -> str:
     towers = f"{net.towers} towers" if net.towers > 1 else "one tower"
     parts = {
         "title": html.escape(f"AlexNet ({net.name}, {towers}) on {space.machine.device}"),
-        "source": html.escape(SOURCES[space.machine.source]),
+        "source": html.escape(_source(space.machine)),
         "measured": space.machine.source.replace(" ", "-"),
         "machine": html.escape(machine_in_words(space.machine)),
         "data": json.dumps(data(space, how), separators=(",", ":")).replace("<", "\\u003c"),
@@ -58,6 +58,14 @@ def page(space: Space, how: Sequence[str]) -> str:
     }
     text = TEMPLATE.read_text(encoding="utf-8")
     return re.sub(r"\[\[(\w+)\]\]", lambda match: parts[match[1]], text)
+
+
+def _source(machine: Machine) -> str:
+    """What the predictions are from, as a sentence's end."""
+    source = SOURCES[machine.source]
+    if machine.between in ({}, machine.within):
+        source += "; links between nodes are taken to be like those within a node"
+    return source
 
 
 def data(space: Space, how: Sequence[str]) -> dict[str, Any]:
