@@ -5,6 +5,7 @@
   ./launch.sh plan.py --machine node.json --ranks 64 --link 12.5GB/s --latency 20us
   ./launch.sh plan.py --device a100 --ranks 16 --ranks-per-node 8 --between infiniband
   ./launch.sh plan.py --html plan.html                 a page with dials, to open in a browser
+  ./launch.sh plan.py --charts plots                   pictures of the same
 
 A machine's file is written by check.py; without one, and without --device, plan.py has it measure
 this machine. --device takes a GPU of a small table instead: its rate is a published one for a net
@@ -26,6 +27,7 @@ from launch.program import ArgumentParser, run_program
 from common.errors import ReportedError
 from common.files import home_path, writing
 from launch.children import run_launcher
+from planning.charts import draw_charts
 from planning.devices import DEVICES, WIRES, known_machine
 from planning.formulas import Net
 from planning.job import planned
@@ -65,6 +67,8 @@ def main() -> int:
     how = ["--config", str(source), *arguments.overrides]
     answers = [answer(space.with_batch(batch), how) for batch in arguments.batches]
     tell_changes(space.with_batch(arguments.batches[0]))
+    if arguments.charts:
+        draw_charts(space.with_batch(arguments.batches[0]), arguments.batches, arguments.charts)
     if arguments.html:
         write_page(space.with_batch(arguments.batches[0]), how, arguments.html)
     if arguments.json:
@@ -224,6 +228,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--latency", type=duration, metavar="TIME", help="of the slowest links: 20us")
     add("--memory", type=size, metavar="SIZE", help="of a rank: 40GB, 16GiB")
     add("--compress", action="store_true", help="also plan with gradients sent as bf16")
+    add("--charts", type=home_path, metavar="FOLDER", help="draw pictures into FOLDER")
     add("--html", type=home_path, metavar="FILE", help="write a page on which all of it moves")
     add("--json", type=home_path, metavar="FILE", help="write the predictions to FILE")
     add("overrides", nargs="*", metavar="key.sub=value", help="change a setting")

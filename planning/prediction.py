@@ -102,12 +102,11 @@ def _gradients_exposed(sums: Mapping[str, Transfer], links: Links, speed: Pace) 
 
     Each sum starts when its bucket is full, and when the sum before it has ended.
     """
-    now = ready = finished = busy = 0.0
+    now = finished = busy = 0.0
     for bucket in _buckets():
         now += sum(speed.layers[layer].backward for layer in bucket)
-        ready = now
         taken = _together(links, (sums[layer] for layer in bucket if layer in sums))
-        finished = max(finished, ready) + taken if taken else finished
+        finished = max(finished, now) + taken if taken else finished
         busy += taken
     outlasts = max(0.0, finished - now)
     return outlasts + (1 - speed.hidden) * (busy - outlasts)

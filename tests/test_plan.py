@@ -54,10 +54,12 @@ def test_a_known_device_is_marked_as_such():
     assert "data sheet" in told
 
 
-def test_the_page_is_written(machine, tmp_path):
-    page = tmp_path / "plan.html"
-    call("plan", "--machine", machine, "--ranks", "2", "--batches", "64", "--html", page, FP32)
+def test_the_page_and_the_charts_are_written(machine, tmp_path):
+    page, charts = tmp_path / "plan.html", tmp_path / "charts"
+    options = ("--ranks", "2", "--batches", "64", "--html", page, "--charts", charts)
+    call("plan", "--machine", machine, *options, FP32)
     assert "placement=" in page.read_text()
+    assert {path.name for path in charts.iterdir()} == {"step_time.png", "scaling.png"}
 
 
 def test_a_faster_link_is_used(machine):
