@@ -36,7 +36,7 @@ PROMISES = (
     ),
     Promise(
         *("a stopped rank is named", signal.SIGSTOP, 1),
-        rf"no answer within {TIMEOUT:.0f} s\n(.*\n)*\s*rank 1 +silent for",
+        rf"no answer within {TIMEOUT:.0f} s\n(.*\n)*\s*rank 1 +silent for \d+ s",
     ),
 )
 
@@ -45,9 +45,10 @@ def check_faults() -> Iterator[Outcome]:
     """Launch ranks, of which one is killed or stopped, and read what is reported."""
     for name, number, status, words in PROMISES:
         found, said = launch_victim(number)
-        holds = found == status and re.search(words, said) is not None
-        first = next(iter(said.strip().splitlines()), "nothing")
-        yield Outcome(name, holds, f"status {found}: {first}")
+        told = re.search(words, said)
+        line = (told[0] if told else said.strip() or "nothing").splitlines()[-1]
+        holds = found == status and told is not None
+        yield Outcome(name, holds, f"status {found}, {' '.join(line.split())}")
 
 
 def launch_victim(number: signal.Signals) -> tuple[int | None, str]:

@@ -19,6 +19,8 @@ VERDICTS = {True: "holds", False: "FAILS", None: "not checked"}
 COUNTED = {True: "hold", False: "fail", None: "not checked"}
 ABSOLUTE = re.compile(r"(?<![\w.~/])/(?:[\w.+@%-]+/)+[\w.+@%-]*")
 """An absolute path of at least two parts."""
+ADDRESS = re.compile(r"(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}(?![\d.])(?::\d+)?")
+"""An IPv4 address, with or without a port."""
 
 
 class Outcome(NamedTuple):
@@ -99,10 +101,11 @@ class Report:
 
 
 def anonymous(text: str) -> str:
-    """The text without names of this host and its user, and without absolute paths."""
+    """The text without absolute paths, addresses, and names of this host and its user."""
     for place in (ROOT, Path(sys.prefix)):
         text = text.replace(f"{place}/", "")
     text = ABSOLUTE.sub("PATH", text.replace(str(Path.home()), "PATH"))
+    text = ADDRESS.sub("ADDRESS", text)
     for word, name in _names().items():
         text = re.sub(rf"(?<![A-Za-z0-9]){re.escape(name)}(?![A-Za-z0-9])", word, text)
     return text

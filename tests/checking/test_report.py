@@ -23,10 +23,18 @@ def test_neither_host_nor_user_nor_a_path_is_named(monkeypatch):
     assert "check.py" in found
 
 
-@pytest.mark.parametrize("text", ["12.5GB/s, 3/4 of it", "a name like adams", "https/2 and n/a"])
+@pytest.mark.parametrize(
+    "text", ["12.5GB/s, 3/4 of it", "a name like adams", "https/2 and n/a", "NCCL 2.27.5"]
+)
 def test_what_is_no_name_and_no_path_stays(monkeypatch, text):
     monkeypatch.setattr(getpass, "getuser", lambda: "ada")
     assert anonymous(text) == text
+
+
+def test_addresses_are_left_out():
+    assert (
+        anonymous("by peer [10.20.1.2]:32660, 10.20.1.2:80") == "by peer [ADDRESS]:32660, ADDRESS"
+    )
 
 
 def test_a_user_id_without_a_name_is_no_fault(monkeypatch):
