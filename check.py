@@ -45,7 +45,7 @@ from training.settings import load_config
 
 log = logging.getLogger(__name__)
 
-RUNS = Path(__file__).parent / "runs"
+RUNS = Path("runs")
 FOLDER = RUNS / "check"
 CONFIG = Path(__file__).parent / "configs" / "compare.yaml"
 
