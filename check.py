@@ -73,7 +73,8 @@ def main() -> int:
                 report.write(arguments.folder)
         raise
     mesh.from_main(lambda: report.write(arguments.folder))
-    log.info("\n%s\nreport in %s", report.summary(), arguments.folder)
+    summary = f"{report.summary()}\n" if report.outcomes else ""
+    log.info("\n%sreport in %s", summary, arguments.folder)
     if report.failed:
         raise ReportedError(
             f"what is promised does not hold here: {', '.join(report.failed)}; please report it "
