@@ -20,6 +20,7 @@ from tests.runs import train
 from tests.wandb_server import KEY, WandbServer
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup all that tests start would ignore it
 
 
 @pytest.fixture(scope="session", autouse=True)
