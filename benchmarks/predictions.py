@@ -99,7 +99,7 @@ def row_of(
 
 
 def choices(rows: list[Row]) -> Iterator[Row]:
-    """How good the choice is for each number of ranks and batch."""
+    """The quality of the choice for each number of ranks and batch."""
     for ranks, batch in sorted({(row["ranks"], row["batch"]) for row in rows}):
         here = [row for row in rows if (row["ranks"], row["batch"]) == (ranks, batch)]
         chosen, best = (min(here, key=lambda r: r[key]) for key in ("predicted", "measured, ms"))

@@ -65,7 +65,7 @@ ERRORS = "errors in %"
 KEPT: Constants = (SHARED, GROUP)
 CANDIDATES = list(product((16e9, 20e9, 25e9, 32e9, 40e9, 50e9, 64e9, 80e9, 100e9), (2, 4, 8)))
 SOFTWARE = r"_(?:NVLink|XLA|trt|TF\d|HP16)"
-"""What follows the machine in the name of a system that was measured in several ways."""
+"""The part after the machine, in the name of a system that was measured in several ways."""
 
 THEANO_MPI = {1: (20.50, 0.0), 2: (10.35, 0.78), 4: (5.13, 0.54), 8: (2.63, 0.61)}
 """Seconds to compute and to communicate for 5120 images by K80s, 128 images on each at a time."""
@@ -95,7 +95,7 @@ HALVES = Halves(size=4, within=6e9, across=3e9)
 
 
 class Key(NamedTuple):
-    """What is fitted by itself."""
+    """A system, a precision and a batch, which are fitted by themselves."""
 
     system: str
     precision: str

@@ -1,4 +1,4 @@
-"""Whether a rank that is stopped or killed is reported as promised, in launches of their own."""
+"""The promise that a stopped or a killed rank is reported, tried in launches of their own."""
 
 import os
 import re

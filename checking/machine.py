@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from common.errors import ReportedError
 from data.fashion_mnist import find
-from distributed.device import cpu_name, name_of
+from distributed.device import cpu_name, host_memory, name_of
 from distributed.mesh import Mesh
 from native.compiler import COMPILERS
 from native.fusion import why_not_compiled
@@ -29,7 +29,7 @@ def describe(mesh: Mesh) -> dict[str, str]:
     devices = ", ".join(sorted(mesh.union({name_of(mesh.device)})))
     ranks = mesh.plan.world_size
     return {
-        "processor": f"{cpu_name()}, {_cores()} cores, {_memory():.1f} GiB",
+        "processor": f"{cpu_name()}, {_cores()} cores, {host_memory() / GIB:.1f} GiB",
         "GPUs": _gpus() or "none",
         **_topology(),
         "ranks": f"{ranks} on {devices}, {torch.get_num_threads()} thread(s) each",
@@ -52,10 +52,6 @@ def _system() -> str:
 def _cores() -> int:
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1
-
-
-def _memory() -> float:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
 
 
 def _gpus() -> str:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from distributed.mesh import Mesh
-from distributed.plan import Grid, Plan
+from distributed.plan import plan_alone
 from planning.formulas import Net
 from planning.job import planned
 from planning.machine import Machine, Work, write_machine
@@ -43,7 +43,7 @@ def measure_speed(config: Config, mesh: Mesh, path: Path) -> dict[str, str]:
 
 def _work(work: Work, net: Net) -> str:
     """The speed of the whole net in one rank, forward and backward, on many images."""
-    parts = parts_of(net, Plan(net.towers, Grid(1, 1), Grid(1, 1)), 1)
+    parts = parts_of(net, plan_alone(net.towers), 1)
     rows = [nearest(work.layers, name, part) for name, part in parts.items()]
     each = sum(row.forward.each + row.backward.each for row in rows) + work.input.each
     fixed = sum(row.forward.fixed + row.backward.fixed for row in rows)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from distributed.device import cpu_name
+from distributed.device import cpu_name, host_memory
 
 
 def describe_machine() -> dict[str, Any]:
@@ -15,7 +15,7 @@ def describe_machine() -> dict[str, Any]:
     return {
         "cpu": cpu_name(),
         "cores": len(os.sched_getaffinity(0)),
-        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "memory_gib": round(host_memory() / 2**30, 1),
         "gpus": gpus,
         "torch": torch.__version__,
         "python": platform.python_version(),

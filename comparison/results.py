@@ -4,13 +4,11 @@ from dataclasses import asdict
 from statistics import median
 from typing import Any
 
-import torch
-
 from comparison.placements import Placement
 from distributed.timer import StepCost
 from planning.formulas import Net, bytes_sent
+from planning.job import job_of
 from training.config import Config
-from training.precision import PRECISIONS
 
 Measurement = dict[str, Any]
 """``placement``, ``global_batch``, ``round``, and the keys of ``steady_speed`` or an ``error``."""
@@ -18,10 +16,8 @@ Measurement = dict[str, Any]
 
 def bytes_by_formula(config: Config, ranks: int, net: Net, batch: int) -> dict[str, int]:
     """Bytes that a rank sends in a step, by boundary: activations and gradients."""
-    precision = PRECISIONS[config.precision]
-    gradients = torch.bfloat16 if config.compress_gradients else precision.weights
-    sizes = precision.dtype.itemsize, gradients.itemsize
-    return bytes_sent(net, config.plan(ranks), batch, *sizes)
+    job = job_of(config, batch, net.channels, net.classes)
+    return bytes_sent(net, config.plan(ranks), batch, job.activation_size, job.gradient_size)
 
 
 def make_row(

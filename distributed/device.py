@@ -118,6 +118,11 @@ def cpu_name() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
+def host_memory() -> int:
+    """Bytes of this machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def check_computes_in(device: torch.device, dtype: torch.dtype) -> None:
     """Raise ReportedError for bf16 on a GPU that only emulates it: older than Ampere."""
     if device.type == "cuda" and dtype == torch.bfloat16:

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from common.errors import ReportedError
 from distributed.collectives import Ranks
 from distributed.device import HostCopy, backend_for, patience_of, take_device
-from distributed.plan import Grid, Plan
+from distributed.plan import Grid, Plan, plan_alone
 from distributed.timer import StepTimer
 from launch.heartbeat import send_heartbeats, wait_for_key
 from launch.world import group_store, join, launched_world
@@ -101,7 +101,7 @@ class Mesh:
         """A mesh of this process alone, for a net of ``towers``; all ranks must make theirs."""
         everyone = [[rank] for rank in range(self.plan.world_size)]
         own = Ranks(self._groups.own(everyone), StepTimer(self.device))
-        stage, plan = StageRanks(own, own, own), Plan(towers, Grid(1, 1), Grid(1, 1))
+        stage, plan = StageRanks(own, own, own), plan_alone(towers)
         return Mesh(plan, 0, self.device, stage, stage, own, own.timer, self.timeout, self._groups)
 
     @property

@@ -101,6 +101,11 @@ class Plan:
                 )
 
 
+def plan_alone(towers: int) -> Plan:
+    """The plan of one process."""
+    return Plan(towers, Grid(1, 1), Grid(1, 1))
+
+
 class Wish(NamedTuple):
     """What a configuration asks of a plan; None is a placement's own choice."""
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import NamedTuple, TypeVar
 
 from common.errors import ReportedError
-from distributed.plan import Grid, Plan
+from distributed.plan import plan_alone
 from planning.formulas import Net
 from planning.links import Collective, Link
 from planning.machine import LayerWork, Line, Machine, Work
@@ -86,7 +86,7 @@ def known_machine(
     flops = row.images_per_second[wanted] * PUBLISHED_FLOP
     width = 4 if wanted == "fp32" else 2
     layers = []
-    for name, part in parts_of(net, Plan(net.towers, Grid(1, 1), Grid(1, 1)), 1).items():
+    for name, part in parts_of(net, plan_alone(net.towers), 1).items():
         fixed = LAUNCH + width * part.parameters / row.memory_rate
         forward = Line(fixed=fixed, each=2 * part.macs / flops)
         backward = Line(fixed=2 * fixed, each=(2 if name == "conv1" else 4) * part.macs / flops)

@@ -7,11 +7,13 @@ from pydantic import Field, ValidationError, model_validator
 
 from common.errors import ReportedError
 from common.files import writing
+from model.alexnet import CLASSIFIER, FEATURES
 from planning.links import Collective, Link, Seconds
 from training.fields import Count, Section
 
 MACHINE = Path("machine.json")
 """In the folder of the runs: where check.py writes what it measures."""
+LAYERS = {*FEATURES, *CLASSIFIER}
 LARGEST_FILE = 2**24
 """Bytes. A machine's file has a few thousand."""
 
@@ -59,9 +61,6 @@ class Work(Section):
         if missing := sorted(LAYERS - known):
             raise ValueError(f"layers lacks {', '.join(missing)}")
         return self
-
-
-LAYERS = {f"conv{number}" for number in range(1, 6)} | {"fc6", "fc7", "fc8"}
 
 
 class Machine(Section):

@@ -10,6 +10,8 @@ from planning.machine import Machine
 from planning.search import Candidate, Ranked
 from planning.sweep import Change, Scale, Space, slowest_links
 
+PLACES = {"within": "within a node", "between": "between nodes"}
+_SHORT = {"compute": "compute", "activations": "act.", "gradients": "grad.", "optimizer": "optim."}
 SHOWN = 12
 """Rows of a table of placements; the others are slower."""
 
@@ -24,10 +26,8 @@ def machine_in_words(machine: Machine) -> str:
         for collective, link in getattr(machine, name).items():
             shared = f", {_rate(link.shared)} for a node" if link.shared else ""
             lines.append(
-                f"{name} a node, {collective.replace('_', '-')}: {_rate(link.bandwidth)} a rank"
-                f"{shared}, {1e6 * link.latency:.0f} µs a message".replace(
-                    "between a", "between"
-                ).replace("between node", "between nodes")
+                f"{PLACES[name]}, {collective.replace('_', '-')}: {_rate(link.bandwidth)} a rank"
+                f"{shared}, {1e6 * link.latency:.0f} µs a message"
             )
     return "\n".join(lines)
 
@@ -39,15 +39,13 @@ def placements_table(ranked: Sequence[Ranked], batch: int, ranks: int) -> str:
             "placement": each.candidate.name,
             "images/s": f"{batch / each.prediction.seconds:.0f}",
             "ms": f"{1e3 * each.prediction.seconds:.1f}",
-            **{name[:8]: f"{1e3 * s:.1f}" for name, s in each.prediction.parts.items()},
+            **{_SHORT[part]: f"{1e3 * s:.1f}" for part, s in each.prediction.parts.items()},
             "MB sent": f"{sum(each.prediction.bytes_at.values()) / 1e6:.1f}",
             "GiB": f"{each.prediction.memory / 2**30:.2f}" + ("" if each.fits else " too much"),
         }
         for each in distinct(ranked)[:SHOWN]
     ]
-    names = {"activati": "act.", "gradient": "grad.", "optimize": "optim."}
-    rows = [{names.get(key, key): value for key, value in row.items()} for row in rows]
-    return f"global batch {batch} on {ranks} ranks\n{_table(rows, 1)}"
+    return f"global batch {batch} on {ranks} ranks\n{_table(rows)}"
 
 
 def distinct(ranked: Sequence[Ranked]) -> list[Ranked]:
@@ -76,9 +74,7 @@ def changes_in_words(space: Space, batches: Iterable[Change], links: Iterable[Ch
     name = slowest_links(space.machine, space.ranks)
     here = getattr(space.machine, name)["exchange"].bandwidth if space.ranks > 1 else 0.0
     lines += [
-        f"with links {name} nodes of {_rate(at * here)} and faster: {after}".replace(
-            "within nodes", "within a node"
-        )
+        f"with links {PLACES[name]} of {_rate(at * here)} and faster: {after}"
         for at, _, after in links
     ]
     return "\n".join(lines) or "no batch and no link would change the best placement"
@@ -97,12 +93,11 @@ def scaling_table(rows: Sequence[Scale]) -> str:
                 "bottleneck": row.best.prediction.bottleneck,
             }
             for row in rows
-        ],
-        2,
+        ]
     )
 
 
-def _table(rows: list[dict[str, str]], left: int) -> str:
+def _table(rows: list[dict[str, str]]) -> str:
     keys = list(rows[0]) if rows else []
     words = {"placement", "best", "bottleneck"}
     align = ["left" if key in words else "right" for key in keys]

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -14,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from common.files import writing
-from distributed.device import name_of
+from distributed.device import host_memory, name_of
 from distributed.mesh import Mesh
 from distributed.plan import Grid, Plan
 from launch.threads import share_of_cores
@@ -165,7 +164,7 @@ def _line(pieces: list[dict[str, Any]], part: str) -> Line:
 def _memory(device: torch.device) -> float:
     if device.type == "cuda":
         return float(torch.cuda.get_device_properties(device).total_memory)
-    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    return float(host_memory())
 
 
 def _read(path: Path, what: list[Any]) -> dict[str, Any]:
