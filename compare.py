@@ -9,7 +9,7 @@ round.
   python compare.py --placements split,ddp --batches 32,128,512 --rounds 5
   python compare.py --placements single,dense-split,dense-ddp,dense-hybrid
   python compare.py --resume                         continue after an interruption
-  python compare.py --train --images 120000          compare what forms of the net learn
+  python compare.py --train --seeds 5                compare what forms of the net learn
   python compare.py --train --forms activations      ReLU against tanh, figure 1 of the paper
 
   single        the dense single-stream net, in one process
@@ -26,6 +26,9 @@ round.
 Those on twice as many ranks are compared if there are as many GPUs, or if they are named; the last
 three if they are named. × local holds the net fixed for all that have towers, × single for the
 single stream.
+
+--train trains each form to the end, with each seed. The learning rate of a form is the best of some
+shorter trials, which are tested on training images held out, never on the test set.
 
 With a machine's file (check.py writes runs/machine.json) each measurement stands beside its
 prediction. The results are in runs/NAME: results.json, .csv and .md, charts, and W&B runs of one
@@ -44,7 +47,7 @@ import torch
 
 from common.files import home_path, writing
 from comparison.forms import FORMS
-from comparison.learning import compare_learning
+from comparison.learning import Learning, Study
 from comparison.learning_report import as_text, draw_errors, draw_learning
 from comparison.machine import describe_machine, in_words
 from comparison.placements import chosen
@@ -59,12 +62,16 @@ from planning.machine import MACHINE
 from planning.measuring.rates import matrix_rate
 from recording.folder import RunFolder
 from recording.tracking import check_tracking
+from training.batches import count_steps
+from training.config import Config
 from training.precision import PRECISIONS
 from training.settings import load_config
 
 log = logging.getLogger(__name__)
 
 CONFIGS = Path(__file__).parent / "configs"
+MOST_HELD_OUT = 5000
+"""Training images on which learning rates are compared; a tenth of them, if there are fewer."""
 
 
 def main() -> int:
@@ -132,18 +139,9 @@ def compare_forms(arguments: argparse.Namespace) -> int:
     source = arguments.config or CONFIGS / "fashion.yaml"
     config = load_config(source, arguments.overrides)
     check_tracking(config.tracking.mode)
+    study = study_of(arguments, config, source)
     folder = open_folder(config.runs, f"learn-{config.name}", resume=arguments.resume)
-    outcomes = compare_learning(
-        FORMS[arguments.forms],
-        config,
-        source,
-        arguments.overrides,
-        torch.cuda.device_count() or 2,
-        folder,
-        images=arguments.images,
-        minutes=arguments.minutes,
-        evaluations=arguments.evaluations,
-    )
+    outcomes = Learning(study, folder).run()
     words = in_words(describe_machine())
     title = f"{config.data.name} at {config.data.size} px on {words}"
     draw_learning(outcomes, folder / "learning.png", title)
@@ -154,6 +152,32 @@ def compare_forms(arguments: argparse.Namespace) -> int:
     place = track_learning(folder, config.tracking, outcomes)
     log.info("\n%s\n\n%s\n\nresults in %s, W&B: %s", words, as_text(outcomes), folder, place)
     return 0
+
+
+def study_of(arguments: argparse.Namespace, config: Config, source: Path) -> Study:
+    """What --train compares; lengths in images become steps."""
+    data = config.data
+    images = len(
+        open_dataset(data.name, "train", data.folder, data.stored_size, data.synthetic_length)
+    )
+    steps = count_steps(config, images)
+    if arguments.images:
+        steps = max(1, arguments.images // config.batch_size)
+    trial_steps = steps // 4
+    if arguments.trial_images is not None:
+        trial_steps = arguments.trial_images // config.batch_size
+    return Study(
+        FORMS[arguments.forms],
+        config,
+        source,
+        arguments.overrides,
+        torch.cuda.device_count() or 2,
+        seeds=arguments.seeds,
+        steps=steps,
+        trial_steps=trial_steps,
+        held_out=min(MOST_HELD_OUT, images // 10),
+        evaluations=arguments.evaluations,
+    )
 
 
 def open_folder(runs: Path, name: str, *, resume: bool) -> Path:
@@ -206,11 +230,25 @@ def parse_arguments() -> argparse.Namespace:
         metavar="N",
         help="evaluations in each training of --train, default: %(default)s",
     )
-    budget = parser.add_mutually_exclusive_group()
-    budget.add_argument(
-        "--images", type=number, default=60000, metavar="N", help="budget of --train"
+    add(
+        "--seeds",
+        type=number,
+        default=1,
+        metavar="N",
+        help="trainings of each form in --train, default: 1; --resume can add more",
     )
-    budget.add_argument("--minutes", type=float, metavar="M", help="budget of --train as time")
+    add(
+        "--images",
+        type=number,
+        metavar="N",
+        help="length of each training in --train, default: the config's epochs",
+    )
+    add(
+        "--trial-images",
+        type=count,
+        metavar="N",
+        help="length of each trial of a learning rate; 0: none, default: a quarter of a training",
+    )
     add("overrides", nargs="*", metavar="key.sub=value", help="change a setting")
     return parser.parse_intermixed_args()
 
@@ -230,6 +268,11 @@ def number(text: str) -> int:
     if int(text) < 1:
         raise ValueError
     return int(text)
+
+
+def count(text: str) -> int:
+    """Parse zero or a positive integer; raises ValueError for others."""
+    return number(text) if int(text) else 0
 
 
 if __name__ == "__main__":

@@ -91,32 +91,36 @@ def slow_link(rate: str) -> Iterator[None]:
             subprocess.run(["ip", "netns", "del", name], capture_output=True)
 
 
-def train(settings: Sequence[str], steps: int) -> dict[str, Any]:
-    """Run both ranks, each in its namespace and on its core; returns ``steady_speed``'s keys."""
+def run(program: Sequence[str]) -> None:
+    """Run a program and its arguments as two ranks, each in its namespace and on its core."""
     cores = sorted(os.sched_getaffinity(0))
+    ranks = []
+    for rank, namespace in enumerate(NAMESPACES):
+        environment = {
+            **os.environ,
+            "RANK": str(rank),
+            "WORLD_SIZE": "2",
+            "LOCAL_RANK": "0",
+            "LOCAL_WORLD_SIZE": "1",
+            "GLOO_SOCKET_IFNAME": CABLE,
+            "MASTER_ADDR": ADDRESSES[0],
+            "MASTER_PORT": str(PORT),
+        }
+        command = ["ip", "netns", "exec", namespace, "taskset", "-c", str(cores[rank])]
+        command += [sys.executable, *program]
+        ranks.append(
+            subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
+        )
+    statuses = [process.wait() for process in ranks]
+    if any(statuses):
+        sys.exit(f"{' '.join(program)} failed")
+
+
+def train(settings: Sequence[str], steps: int) -> dict[str, Any]:
+    """Train on both ranks; returns ``steady_speed``'s keys."""
     with tempfile.TemporaryDirectory() as runs:
-        ranks = []
-        for rank, namespace in enumerate(NAMESPACES):
-            environment = {
-                **os.environ,
-                "RANK": str(rank),
-                "WORLD_SIZE": "2",
-                "LOCAL_RANK": "0",
-                "LOCAL_WORLD_SIZE": "1",
-                "GLOO_SOCKET_IFNAME": CABLE,
-                "MASTER_ADDR": ADDRESSES[0],
-                "MASTER_PORT": str(PORT),
-            }
-            command = ["ip", "netns", "exec", namespace, "taskset", "-c", str(cores[rank])]
-            command += [sys.executable, "train.py", "--config", "configs/compare.yaml"]
-            command += [f"runs={runs}", "name=run", f"max_steps={steps}", *settings]
-            command += ["tracking.mode=disabled"]
-            ranks.append(
-                subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
-            )
-        statuses = [process.wait() for process in ranks]
-        if any(statuses):
-            sys.exit(f"{' '.join(settings)} failed")
+        own = [f"runs={runs}", "name=run", f"max_steps={steps}", "tracking.mode=disabled"]
+        run(["train.py", "--config", "configs/compare.yaml", *settings, *own])
         return steady_speed(RunFolder(Path(runs, "run")), warmup=WARMUP)
 
 

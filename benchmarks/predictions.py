@@ -1,107 +1,142 @@
 """Predicted steps beside measured ones, on this machine.
 
-For each number of ranks, check.py first measures the machine. Then every plan that train.py can run
-is trained for some steps, in rounds of A B C D, and its median step compared with the prediction.
-``error`` is predicted over measured time, less 1. For each number of ranks and batch the second
-table says how good the choice is: ``regret`` is the time of the plan that was predicted to be the
-best over that of the best measured, less 1; ``order`` is the part of all pairs of plans whose order
-was predicted right, where they differ by more than 2 %.
+The speed of a machine drifts, and a prediction is only as good as what was measured. So in every
+round, for every batch, check.py measures the machine anew; then each plan that train.py can run is
+trained for some steps. ``error`` is predicted over measured time, less 1; all figures are medians
+of the rounds. The second table says how good the choice is: ``regret`` is the time of the plan that
+was predicted to be the best over that of the best measured, less 1; ``order`` is the part of all
+pairs of plans whose order was predicted right, where they differ by more than 2 %.
+
+With --links, two ranks stand for two hosts that a cable of each rate joins (see benchmarks.link):
+python -m benchmarks.predictions --links 1gbit 10gbit --batches 128
 
 Interrupted, it goes on where it was when started again with the same --folder.
 """
 
+import json
+import sys
+import tempfile
 from collections.abc import Iterator
-from itertools import combinations
+from contextlib import nullcontext
+from itertools import combinations, product
 from pathlib import Path
 from statistics import mean, median
-from typing import Any
+from typing import Any, NamedTuple
 
+from tqdm import tqdm
+
+from benchmarks import link
 from benchmarks.contest import Row, plain_parser, report
-from common.errors import ReportedError
 from common.files import home_path
-from comparison.placements import Placement
-from comparison.session import Comparison
+from comparison.measure import TrainingError, steady_speed, train
 from launch.children import ROOT, run_launcher
 from planning.job import job_of
 from planning.machine import Machine, read_machine
 from planning.search import Candidate, candidates, cost
+from recording.metrics import read_objects
 from training.settings import load_config
 
 CONFIG = ROOT / "configs" / "compare.yaml"
 CHANNELS, CLASSES = 3, 10
-APART = 1.02
+WARMUP, APART = 2, 1.02
 
 
-def machine_of(ranks: int, folder: Path) -> Machine:
-    """This machine with so many ranks, measured unless the folder holds it."""
-    path = folder / f"machine-{ranks}.json"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        arguments = ["--nproc-per-node", str(ranks), "check.py", "--only", "speed"]
-        status, _ = run_launcher([*arguments, "--machine", str(path)], quietly=False)
-        if status:
-            raise ReportedError("check.py failed, see above", retry=True)
-    return read_machine(path)
+class Place(NamedTuple):
+    """Ranks of this machine or, with the rate of a ``link``, two of two hosts that it joins."""
+
+    ranks: int
+    link: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Such as 2 ranks, or 2 ranks at 1gbit."""
+        return f"{self.ranks} ranks" + (f" at {self.link}" if self.link else "")
+
+    def machine(self, path: Path) -> Machine:
+        """The machine as check.py measures it now, or did before an interruption."""
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            program = ["check.py", "--only", "speed", "--folder", str(path.parent)]
+            program += ["--machine", str(path)]
+            if self.link:
+                link.run(program)
+            elif run_launcher(["--nproc-per-node", str(self.ranks), *program], quietly=True)[0]:
+                sys.exit(f"{' '.join(program)} failed on {self.ranks} ranks")
+        return read_machine(path)
+
+    def measure(self, candidate: Candidate, batch: int, steps: int) -> dict[str, Any]:
+        """Train for some steps; returns ``steady_speed``'s keys."""
+        settings = [*candidate.overrides, f"batch_size={batch}", "keep_checkpoints=0"]
+        settings += [f"data.synthetic_length={batch * (WARMUP + steps)}"]
+        if self.link:
+            return link.train(settings, WARMUP + steps)
+        settings.append(f"max_steps={WARMUP + steps}")
+        with tempfile.TemporaryDirectory() as runs:
+            try:
+                return steady_speed(train(CONFIG, self.ranks, settings, "run", Path(runs)), WARMUP)
+            except TrainingError as failure:
+                sys.exit(f"{candidate.name}: {failure}")
 
 
-def rows_of(ranks: int, batches: list[int], rounds: int, steps: int, folder: Path) -> list[Row]:
-    """Predicted and measured steps of all plans on so many ranks."""
-    config, machine = load_config(CONFIG, []), machine_of(max(2, ranks), folder)
-    plans = {
-        each.name: each for each in candidates(ranks, config.towers, config.form, compress=False)
-    }
-    session = Comparison(
-        config,
-        CONFIG,
-        [],
-        [Placement(name, ranks, tuple(each.overrides)) for name, each in plans.items()],
-        batches,
-        rounds,
-        steps,
-        warmup=2,
-    )
-    own = folder / f"ranks-{ranks}"
-    own.mkdir(parents=True, exist_ok=True)
-    measured = [each for each in session.measure(own.resolve()) if "error" not in each]
-    return [
-        row_of(plans[name], batch, [each for each in measured if _is(each, batch, name)], machine)
-        for batch in batches
-        for name in plans
-        if any(_is(each, batch, name) for each in measured)
-    ]
-
-
-def _is(measurement: dict[str, Any], batch: int, name: str) -> bool:
-    return measurement["global_batch"] == batch and measurement["placement"] == name
+def block(place: Place, batch: int, steps: int, folder: Path, bar: "tqdm[Any]") -> list[Row]:
+    """Measure the machine and then every plan, unless ``folder`` holds it; returns their rows."""
+    bar.set_description(f"{place.name}, batch {batch}: the machine")
+    machine, path = place.machine(folder.resolve() / "machine.json"), folder / "measured.jsonl"
+    config, rows = load_config(CONFIG, []), []
+    found = {each["plan"]: each for each in read_objects(path)}
+    for candidate in candidates(place.ranks, config.towers, config.form, compress=False):
+        bar.set_description(f"{place.name}, batch {batch}: {candidate.name}")
+        if candidate.name not in found:
+            measured = {"plan": candidate.name, **place.measure(candidate, batch, steps)}
+            found[candidate.name] = measured
+            with path.open("a") as file:
+                file.write(json.dumps(measured) + "\n")
+        rows.append(row_of(place, candidate, batch, found[candidate.name], machine))
+    return rows
 
 
 def row_of(
-    candidate: Candidate, batch: int, measured: list[dict[str, Any]], machine: Machine
+    place: Place, candidate: Candidate, batch: int, measured: dict[str, Any], machine: Machine
 ) -> Row:
-    """A plan's row at one batch."""
+    """A plan's row at one batch, from one round."""
     job = job_of(load_config(CONFIG, []), batch, CHANNELS, CLASSES)
-    found = cost(candidate, job, machine)
-    seconds = median(batch / each["images_per_second"] for each in measured)
-    waited = ("seconds_activation_communication", "seconds_gradient_communication")
-    waits = median(sum(each[name] for name in waited) for each in measured)
+    found, seconds = cost(candidate, job, machine), batch / measured["images_per_second"]
+    waits = sum(measured[f"seconds_{what}_communication"] for what in ("activation", "gradient"))
     return {
-        "ranks": candidate.plan.world_size,
+        "": place.name,
         "batch": batch,
-        "": candidate.name,
+        "plan": candidate.name,
         "measured, ms": 1e3 * seconds,
         "predicted": 1e3 * found.seconds,
         "error, %": 100 * (found.seconds / seconds - 1),
         "waits, ms": 1e3 * waits,
         "predicted waits": 1e3 * (found.activations + found.gradients),
-        "peak, GiB": max(each["peak_memory_bytes"] for each in measured) / 2**30,
+        "peak, GiB": measured["peak_memory_bytes"] / 2**30,
         "predicted GiB": found.memory / 2**30,
     }
 
 
+KEYS = ("", "batch", "plan")
+
+
+def medians(rows: list[Row]) -> list[Row]:
+    """One row for each plan at a place and batch: the medians of its rounds."""
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[key] for key in KEYS), []).append(row)
+    return [
+        {
+            key: group[0][key] if key in KEYS else median(row[key] for row in group)
+            for key in group[0]
+        }
+        for group in groups.values()
+    ]
+
+
 def choices(rows: list[Row]) -> Iterator[Row]:
-    """The quality of the choice for each number of ranks and batch."""
-    for ranks, batch in sorted({(row["ranks"], row["batch"]) for row in rows}):
-        here = [row for row in rows if (row["ranks"], row["batch"]) == (ranks, batch)]
+    """The quality of the choice at each place and batch."""
+    for place, batch in dict.fromkeys((row[""], row["batch"]) for row in rows):
+        here = [row for row in rows if (row[""], row["batch"]) == (place, batch)]
         chosen, best = (min(here, key=lambda r: r[key]) for key in ("predicted", "measured, ms"))
         pairs = [pair for pair in combinations(here, 2) if _apart(*pair)]
         right = [
@@ -109,11 +144,11 @@ def choices(rows: list[Row]) -> Iterator[Row]:
             for a, b in pairs
         ]
         yield {
-            "ranks": ranks,
+            "": place,
             "batch": batch,
             "mean |error|, %": mean(abs(row["error, %"]) for row in here),
-            "chosen": chosen[""],
-            "best": best[""],
+            "chosen": chosen["plan"],
+            "best": best["plan"],
             "regret, %": 100 * (chosen["measured, ms"] / best["measured, ms"] - 1),
             "order": mean(right) if right else None,
         }
@@ -127,26 +162,38 @@ def _apart(a: Row, b: Row) -> bool:
 def main() -> None:
     """Measure, predict and compare."""
     add = plain_parser(__doc__)
-    add.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4], metavar="K")
+    where = add.add_mutually_exclusive_group()
+    where.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4], metavar="K")
+    where.add_argument("--links", nargs="+", metavar="RATE", help="as tc writes it, such as 1gbit")
     add.add_argument("--batches", type=int, nargs="+", default=[32, 128, 512], metavar="B")
     add.add_argument("--rounds", type=int, default=2, metavar="N", help="default: %(default)s")
-    add.add_argument("--steps", type=int, default=4, metavar="N", help="default: %(default)s")
+    add.add_argument("--steps", type=int, default=5, metavar="N", help="default: %(default)s")
     add.add_argument(
         "--folder", type=home_path, default=Path("runs", "predictions"), metavar="FOLDER"
     )
     arguments = add.parse_args()
-    rows: list[Row] = []
-    for ranks in arguments.ranks:
-        rows += rows_of(
-            ranks, arguments.batches, arguments.rounds, arguments.steps, arguments.folder
-        )
+    if arguments.links and (reason := link.why_not()):
+        print(f"skipped: this machine does not allow a slow link: {reason}")
+        return
+    places = [Place(2, rate) for rate in arguments.links or ()]
+    places = places or [Place(ranks) for ranks in arguments.ranks]
+    rounds, rows = range(1, arguments.rounds + 1), []
+    for number, place, batch in (
+        bar := tqdm(list(product(rounds, places, arguments.batches)), disable=None)
+    ):
+        folder = arguments.folder / place.name.replace(" ", "-") / f"batch-{batch}-round-{number}"
+        with link.slow_link(place.link) if place.link else nullcontext():
+            rows += block(place, batch, arguments.steps, folder, bar)
+    steps = medians(rows)
+    chosen = list(choices(steps))
+    orders = [row["order"] for row in chosen if row["order"] is not None]
     overall = {
-        "steps": len(rows),
-        "mean |error|, %": mean(abs(row["error, %"]) for row in rows),
-        "mean regret, %": mean(row["regret, %"] for row in choices(rows)),
+        "steps": len(steps),
+        "mean |error|, %": mean(abs(row["error, %"]) for row in steps),
+        "mean regret, %": mean(row["regret, %"] for row in chosen),
+        "mean order": mean(orders) if orders else None,
     }
-    tables = {"steps": rows, "choices": list(choices(rows)), "overall": [overall]}
-    report("predictions", tables, arguments.json)
+    report("predictions", {"steps": steps, "choices": chosen, "overall": [overall]}, arguments.json)
 
 
 if __name__ == "__main__":

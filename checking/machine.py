@@ -1,6 +1,5 @@
 """What is there: devices, memory, topology, libraries, compilers and data."""
 
-import os
 import platform
 import shutil
 import subprocess
@@ -13,6 +12,7 @@ from common.errors import ReportedError
 from data.fashion_mnist import find
 from distributed.device import cpu_name, host_memory, name_of
 from distributed.mesh import Mesh
+from launch.threads import usable_cores
 from native.compiler import COMPILERS
 from native.fusion import why_not_compiled
 
@@ -29,7 +29,7 @@ def describe(mesh: Mesh) -> dict[str, str]:
     devices = ", ".join(sorted(mesh.union({name_of(mesh.device)})))
     ranks = mesh.plan.world_size
     return {
-        "processor": f"{cpu_name()}, {_cores()} cores, {host_memory() / GIB:.1f} GiB",
+        "processor": f"{cpu_name()}, {usable_cores()} cores, {host_memory() / GIB:.1f} GiB",
         "GPUs": _gpus() or "none",
         **_topology(),
         "ranks": f"{ranks} on {devices}, {torch.get_num_threads()} thread(s) each",
@@ -47,11 +47,6 @@ def describe(mesh: Mesh) -> dict[str, str]:
 def _system() -> str:
     library = " ".join(platform.libc_ver())
     return f"{platform.system()} {platform.machine()} {library}".rstrip()
-
-
-def _cores() -> int:
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def _gpus() -> str:

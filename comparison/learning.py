@@ -1,96 +1,168 @@
-"""Trains the forms of the net on the same budget and records accuracy and time."""
+"""Trains forms of the net to the end, with several seeds, each at a learning rate of its own."""
 
 import json
 import logging
 import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
+
+from tqdm import tqdm
 
 from common.errors import ReportedError
-from common.files import writing
-from comparison.measure import TrainingError, steady_speed, train
+from common.files import replacing
+from comparison.measure import TrainingError, train
+from comparison.rates import best_rate
 from comparison.session import check_plan
 from recording.folder import RunFolder
 from recording.metrics import read_metrics
 from training.config import Config
+from training.settings import load_config
 
 log = logging.getLogger(__name__)
 
-TRIAL_STEPS, TRIAL_WARMUP = 12, 4
+Outcome = dict[str, Any]
+
 POINTS = 60
 
 
-class _Budget(NamedTuple):
-    """The length of a training, as images or as time, and the number of evaluations."""
+@dataclass(frozen=True)
+class Study:
+    """What is compared: each form, trained with each of ``seeds`` seeds for ``steps`` steps.
 
-    images: int
-    minutes: float | None
+    ``source`` and ``overrides`` are the file and the overrides that ``config`` was read from.
+    Rates are searched in trials of ``trial_steps``, tested on ``held_out`` of the training images;
+    with 0 steps, each form keeps its own.
+    """
+
+    forms: dict[str, list[str]]
+    config: Config
+    source: Path
+    overrides: list[str]
+    processes: int
+    seeds: int
+    steps: int
+    trial_steps: int
+    held_out: int
     evaluations: int
 
+    def plan(self) -> dict[str, Any]:
+        """All that must be equal for a study to go on; more seeds may be asked for."""
+        names = ("forms", "steps", "trial_steps", "held_out", "evaluations")
+        own = {name: getattr(self, name) for name in names}
+        return {"config": self.config.model_dump(mode="json"), **own}
 
-def compare_learning(
-    forms: dict[str, list[str]],
-    config: Config,
-    source: Path,
-    overrides: list[str],
-    processes: int,
-    folder: Path,
-    *,
-    images: int,
-    minutes: float | None,
-    evaluations: int,
-) -> list[dict[str, Any]]:
-    """Train each of ``forms`` on the same number of ``images`` or, if given, for ``minutes``.
+    def settings(self, form: str) -> list[str]:
+        """The overrides of a form."""
+        return [*self.overrides, *self.forms[form], "keep_checkpoints=0"]
 
-    Each form is evaluated ``evaluations`` times during training, and after each epoch. ``source``
-    and ``overrides`` are the file and the overrides that ``config`` was read from. Each outcome is
-    written to ``folder/learning.json`` at once; outcomes that the file holds are not repeated.
-    Raises ReportedError if they have other settings, or if a training fails.
-    """
-    budget = _Budget(images, minutes, evaluations)
-    plan = {"config": config.model_dump(mode="json"), "forms": forms, **budget._asdict()}
-    check_plan(folder, plan)
-    path = folder / "learning.json"
-    outcomes: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
-    for number, (form, own_settings) in enumerate(forms.items(), start=1):
-        if any(outcome["form"] == form for outcome in outcomes):
-            continue
-        log.info("[%d/%d] %s", number, len(forms), form)
-        own = [*overrides, *own_settings, "keep_checkpoints=0"]
+
+class Learning:
+    """A study in progress; each training is kept in ``folder/learning.json`` at once."""
+
+    def __init__(self, study: Study, folder: Path) -> None:
+        """Go on with what ``folder`` holds; raises ReportedError if that has other settings."""
+        check_plan(folder, study.plan())
+        self.study, self.path = study, folder / "learning.json"
+        kept = json.loads(self.path.read_text()) if self.path.exists() else {}
+        self.trials: list[Outcome] = kept.get("trials", [])
+        self.outcomes: list[Outcome] = kept.get("outcomes", [])
+
+    def run(self) -> list[Outcome]:
+        """Find the rates, then train every form with every seed; returns the outcomes by form.
+
+        Raises ReportedError if a training fails.
+        """
+        rates = {form: self._rate(form) for form in self.study.forms}
+        for form, seed in self._missing():
+            outcome = self._train(form, rates[form], seed, self.study.steps)
+            own = {"form": form, "seed": seed, "learning_rate": rates[form]}
+            self.outcomes.append({**own, **outcome})
+            self._keep()
+        seeds = range(self.study.config.seed, self.study.config.seed + self.study.seeds)
+        order = {form: number for number, form in enumerate(self.study.forms)}
+        found = [each for each in self.outcomes if each["seed"] in seeds]
+        return sorted(found, key=lambda each: (order[each["form"]], each["seed"]))
+
+    def _rate(self, form: str) -> float:
+        """A form's learning rate: its own, or the best of some trials on held-out images."""
+        own = load_config(self.study.source, self.study.settings(form)).optimizer.learning_rate
+        if not self.study.trial_steps:
+            return own
+
+        def accuracy_at(rate: float) -> float:
+            done = [t for t in self.trials if (t["form"], t["learning_rate"]) == (form, rate)]
+            return float((done or [self._try(form, rate)])[0]["test_top1"])
+
+        rate = best_rate(own, accuracy_at)
+        if not accuracy_at(rate):
+            raise ReportedError(f"{form}: every learning rate that was tried failed, see above")
+        return rate
+
+    def _try(self, form: str, rate: float) -> Outcome:
+        """A trial of a rate; one at which the net fails counts as no image right."""
+        log.info("%s: trying a learning rate of %g", form, rate)
+        steps = self.study.trial_steps
+        settings = [f"data.held_out={self.study.held_out}", f"evaluate_every={steps}"]
         try:
-            outcome = _learn(source, processes, own, config.batch_size, budget)
+            trial = self._outcome(form, rate, self.study.config.seed, steps, settings)
+            accuracy = trial["test_top1"]
         except TrainingError as failure:
-            raise ReportedError(f"{form}: {failure}") from None
-        outcomes.append({"form": form, **outcome})
-        with writing(path):
-            path.write_text(json.dumps(outcomes, indent=1) + "\n")
-    return outcomes
+            log.info("%s: it fails: %s", form, failure)
+            accuracy = 0.0
+        trial = {"form": form, "learning_rate": rate, "steps": steps, "test_top1": accuracy}
+        self.trials.append(trial)
+        self._keep()
+        return trial
+
+    def _train(self, form: str, rate: float, seed: int, steps: int) -> Outcome:
+        every = max(1, steps // self.study.evaluations)
+        try:
+            return self._outcome(form, rate, seed, steps, [f"evaluate_every={every}"])
+        except TrainingError as failure:
+            raise ReportedError(f"{form}, seed {seed}: {failure}") from None
+
+    def _outcome(
+        self, form: str, rate: float, seed: int, steps: int, settings: list[str]
+    ) -> Outcome:
+        own = [*self.study.settings(form), *settings]
+        own += [f"optimizer.learning_rate={rate}", f"seed={seed}", f"max_steps={steps}"]
+        own.append(f"epochs={steps}")  # as many as there may be
+        with tempfile.TemporaryDirectory(prefix="compare-") as runs:
+            run = train(self.study.source, self.study.processes, own, "run", Path(runs))
+            return outcome_of(run)
+
+    def _missing(self) -> Iterator[tuple[str, int]]:
+        """The trainings that are not yet done, all forms with one seed after the other.
+
+        Each is announced with an estimate of the time left.
+        """
+        first = self.study.config.seed
+        done = {(each["form"], each["seed"]) for each in self.outcomes}
+        seeds = range(first, first + self.study.seeds)
+        jobs = [(form, seed) for seed in seeds for form in self.study.forms]
+        jobs = [job for job in jobs if job not in done]
+        began = time.monotonic()
+        for number, (form, seed) in enumerate(jobs):
+            spent = time.monotonic() - began
+            left = tqdm.format_interval(spent / number * (len(jobs) - number)) if number else "?"
+            log.info("[%d/%d] %s, seed %d; %s left", number + 1, len(jobs), form, seed, left)
+            yield form, seed
+
+    def _keep(self) -> None:
+        content = {"trials": self.trials, "outcomes": self.outcomes}
+        with replacing(self.path) as aside:
+            aside.write_text(json.dumps(content, indent=1) + "\n")
 
 
-def _learn(
-    source: Path,
-    processes: int,
-    settings: list[str],
-    batch_size: int,
-    budget: _Budget,
-) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory(prefix="compare-") as name:
-        runs, steps = Path(name), max(1, budget.images // batch_size)
-        if budget.minutes is not None:
-            trial = train(source, processes, [*settings, f"max_steps={TRIAL_STEPS}"], "trial", runs)
-            speed = steady_speed(trial, TRIAL_WARMUP)["images_per_second"]
-            steps = max(1, round(budget.minutes * 60 * speed / batch_size))
-        length = [f"max_steps={steps}", "epochs=100000"]
-        length.append(f"evaluate_every={max(1, steps // budget.evaluations)}")
-        return _outcome(train(source, processes, [*settings, *length], "run", runs))
-
-
-def _outcome(run: RunFolder) -> dict[str, Any]:
+def outcome_of(run: RunFolder) -> Outcome:
     """The final state of a training, with ``curve`` and ``training``.
 
-    ``curve`` has the state at each evaluation. ``training`` has the mean training error over each
-    of about ``POINTS`` groups of steps.
+    ``curve`` has the state at each evaluation, but for those that follow another one closely.
+    ``training`` has the mean training error over each of about ``POINTS`` groups of steps.
     """
     lines = read_metrics(run.metrics)
     steps = [line for line in lines if "train/loss" in line]
@@ -102,10 +174,10 @@ def _outcome(run: RunFolder) -> dict[str, Any]:
         epoch = steps[step - 1]["epoch"]
         return {"images": images[step - 1], "seconds": seconds[step - 1], "epoch": epoch}
 
+    tests = [line for line in lines if "test/top1" in line]
     curve = [
-        {**place(line["step"]), "test_top1": line["test/top1"]}
-        for line in lines
-        if "test/top1" in line
+        {**place(line["step"]), "test_top1": line["test/top1"], "test_loss": line["test/loss"]}
+        for line in _apart(tests)
     ]
     each = max(1, round(len(steps) / POINTS))
     parts = [steps[first : first + each] for first in range(0, len(steps), each)]
@@ -113,10 +185,21 @@ def _outcome(run: RunFolder) -> dict[str, Any]:
     summary = json.loads(run.summary.read_text())
     return {
         **curve[-1],
+        "train_error": training[-1]["train_error"],
         "parameters": summary["parameters"],
         "curve": curve,
         "training": training,
     }
+
+
+def _apart(tests: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The evaluations without those at an epoch's end that nearly coincide with a due one."""
+    usual = tests[0]["step"]
+    kept: list[dict[str, Any]] = []
+    for test in reversed(tests):  # the last one stays
+        if not kept or kept[-1]["step"] - test["step"] >= usual / 2:
+            kept.append(test)
+    return kept[::-1]
 
 
 def _error(steps: list[dict[str, Any]]) -> float:

@@ -7,6 +7,7 @@ from typing import Any
 
 from common.files import writing
 from comparison.charts import draw_charts
+from comparison.learning_report import rows_of
 from comparison.machine import in_words
 from comparison.tables import as_text, with_flat_keys, write_csv
 from recording.tracking import Tracker, locations
@@ -64,17 +65,17 @@ def track_results(
 
 
 def track_learning(folder: Path, tracking: TrackingConfig, outcomes: Rows) -> str:
-    """Log a run per form and one with the table and plots; returns their location."""
+    """Log a run for each training and one with the table and plots; returns their location."""
     trackers = []
     for outcome in outcomes:
-        name = outcome["form"].replace(" ", "-")
+        name = f"{outcome['form'].replace(' ', '-')}-seed-{outcome['seed']}"
         trackers.append(tracker := _start(folder, tracking, name, {}))
         for point in outcome["curve"]:
             tracker.log(point["images"], {f"learning/{key}": point[key] for key in point})
         tracker.summarize(_flat(outcome))
         tracker.finish(exit_code=0)
     trackers.append(tracker := _start(folder, tracking, "learning", {}))
-    tracker.log_table("learning", [_flat(outcome) for outcome in outcomes])
+    tracker.log_table("learning", rows_of(outcomes))
     for picture in ("learning", "error"):
         tracker.log_image(picture, folder / f"{picture}.png")
     tracker.finish(exit_code=0)

@@ -26,8 +26,12 @@ def chosen_threads() -> int | None:
     return int(text)
 
 
+def usable_cores() -> int:
+    """The cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
 def share_of_cores(processes: int) -> int:
     """Threads for one of ``processes`` on this machine: those chosen, or an equal share."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return chosen_threads() or max(1, cores // processes)
+    return chosen_threads() or max(1, usable_cores() // processes)

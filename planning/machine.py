@@ -32,12 +32,14 @@ class Line(Section):
 class LayerWork(Section):
     """A layer as one rank holds it, up to the next layer: activation, norm and pooling included.
 
-    ``macs`` are its multiply-adds for an image, ``parameters`` its own; the lines count images.
+    ``macs`` are its multiply-adds for an image, ``parameters`` its own, and ``pieces`` those in
+    which its input arrives, each from another rank; the lines count images.
     """
 
     layer: str
     macs: Count
     parameters: Count
+    pieces: Count = 1
     forward: Line
     backward: Line
 

@@ -11,11 +11,15 @@ from planning.machine import LayerWork, Machine
 
 
 class Held(NamedTuple):
-    """A rank's part of a layer: multiply-adds for an image, parameters, and images in a step."""
+    """A rank's part of a layer: multiply-adds for an image, parameters, and images in a step.
+
+    ``pieces`` are those in which its input arrives, each from another rank.
+    """
 
     macs: int
     parameters: int
     images: int
+    pieces: int = 1
 
 
 def parts_of(net: Net, plan: Plan, batch: int) -> dict[str, Held]:
@@ -33,9 +37,13 @@ def parts_of(net: Net, plan: Plan, batch: int) -> dict[str, Held]:
             inputs, outputs, reads, window, _, pixels = shapes[name]
             seen = inputs // stage.groups(reads)
             units = len(stage.units(outputs))
+            pieces = stage.spread(reads)
             if name == "fc8":  # sliced along its inputs
-                seen, units = inputs // shards, outputs
-            held[name] = Held(window * seen * units * pixels, parameters[name], images)
+                seen, units, pieces = inputs // shards, outputs, 1
+            if name == "conv1" or (name == "fc6" and plan.feeds > 1):  # whole before it begins
+                pieces = 1
+            macs = window * seen * units * pixels
+            held[name] = Held(macs, parameters[name], images, pieces)
     return held
 
 
@@ -88,6 +96,7 @@ def nearest(rows: list[LayerWork], layer: str, part: Held) -> LayerWork:
     """The measured row of the layer whose size is nearest."""
 
     def distance(row: LayerWork) -> float:
-        return abs(math.log(row.macs / part.macs)) + abs(math.log(row.parameters / part.parameters))
+        ratios = (getattr(row, of) / getattr(part, of) for of in ("macs", "parameters", "pieces"))
+        return sum(abs(math.log(ratio)) for ratio in ratios)
 
     return min((row for row in rows if row.layer == layer), key=distance)

@@ -138,20 +138,26 @@ def test_a_placement_that_fails_says_why(tmp_path):
 
 def test_what_is_learnt_is_compared_on_one_budget(tmp_path):
     arguments = [
-        *("--train", "--images", "64", f"runs={tmp_path}", "data.name=synthetic", "batch_size=8"),
+        *("--train", "--images", "64", "--trial-images", "16"),
+        *(f"runs={tmp_path}", "data.name=synthetic", "batch_size=8"),
         *("data.size=64", "data.stored_size=64", "data.synthetic_length=32", "net.hidden=64"),
         *("tracking.mode=disabled", "optimizer.learning_rate=1e-5"),
     ]
     status, out = call("compare", *arguments)
     assert status == 0
     folder = tmp_path / "learn-fashion"
-    outcomes = json.loads((folder / "learning.json").read_text())
-    assert [each["form"] for each in outcomes] == [
-        *("two towers", "single stream", "half the kernels")
-    ]
+    kept = json.loads((folder / "learning.json").read_text())
+    outcomes, trials = kept["outcomes"], kept["trials"]
+    forms = ["two towers", "single stream", "half the kernels"]
+    assert [each["form"] for each in outcomes] == forms
+    for outcome in outcomes:
+        own = {t["learning_rate"]: t["test_top1"] for t in trials if t["form"] == outcome["form"]}
+        assert len(own) >= 3
+        assert own[outcome["learning_rate"]] == max(own.values())
     for outcome in outcomes:
         assert outcome["images"] == 64
         assert [point["images"] for point in outcome["curve"]] == list(range(8, 65, 8))
+        assert (outcome["seed"], outcome["images"]) == (0, 64)
         assert [point["images"] for point in outcome["training"]] == list(range(8, 65, 8))
         assert all(0 <= point["train_error"] <= 1 for point in outcome["training"])
     assert Image.open(folder / "learning.png").size == (1000, 450)
@@ -160,3 +166,12 @@ def test_what_is_learnt_is_compared_on_one_budget(tmp_path):
     assert "20%" in out
     for other in (["seed=1"], ["--forms", "meetings"]):
         assert str(folder) in refusal("compare", *arguments, "--resume", *other)
+    status, out = call("compare", *arguments, "--resume", "--seeds", "2")
+    assert status == 0
+    more = json.loads((folder / "learning.json").read_text())
+    assert more["outcomes"][: len(outcomes)] == outcomes
+    assert [(each["form"], each["seed"]) for each in more["outcomes"][len(outcomes) :]] == [
+        (form, 1) for form in forms
+    ]
+    assert more["trials"] == trials
+    assert "±" in out

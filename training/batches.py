@@ -13,6 +13,7 @@ from common.errors import ReportedError
 from data import Split
 from data.arrays import read_array, read_header
 from data.datasets import Dataset, open_dataset
+from data.held_out import hold_out
 from data.loading import Batch, Loader, epoch_order
 from data.preprocess import Preprocess
 from distributed.device import on_device, to_device
@@ -58,16 +59,17 @@ class LocalBatch(NamedTuple):
 
 
 def open_sets(data: DataConfig, mesh: Mesh) -> tuple[Dataset, Dataset]:
-    """The training and the test set; missing files are downloaded once for all ranks of a node.
+    """The training set, and the test set or the held-out images in its place.
 
+    Missing files are downloaded once for all ranks of a node.
     Raises ReportedError on every rank if rank 0 cannot open them.
     """
-    return _main_first(mesh, lambda: (_open(data, "train"), _open(data, "test")))
+    return _main_first(mesh, lambda: _both(data))
 
 
 def open_test_set(data: DataConfig, mesh: Mesh) -> Dataset:
     """The test set alone; otherwise as ``open_sets``."""
-    return _main_first(mesh, lambda: _open(data, "test"))
+    return _main_first(mesh, lambda: _both(data)[1] if data.held_out else _open(data, "test"))
 
 
 def _main_first(mesh: Mesh, opened: Callable[[], T]) -> T:
@@ -75,6 +77,11 @@ def _main_first(mesh: Mesh, opened: Callable[[], T]) -> T:
     found: list[T] = []
     mesh.from_main(lambda: found.append(opened()))
     return found[0] if found else opened()
+
+
+def _both(data: DataConfig) -> tuple[Dataset, Dataset]:
+    whole = _open(data, "train")
+    return hold_out(whole, data.held_out) if data.held_out else (whole, _open(data, "test"))
 
 
 def _open(data: DataConfig, split: Split) -> Dataset:

@@ -54,6 +54,9 @@ class DataConfig(Section):
     test_views: PreparesImages[Literal[1, 2, 10]] = 1
     """Views of a test image, whose probabilities are averaged. 1: the centre crop. 2: also its
     mirror image. 10: also the four corner crops and theirs."""
+    held_out: int = Field(0, ge=0, le=10**9)
+    """Keep this many training images, drawn at random, out of training, and test on them instead of
+    the test set: to choose settings by."""
     workers: Changeable[int] = Field(0, ge=0, le=256)
     """Reading threads of each rank, for image folders and packed images."""
     stored_size: PreparesImages[int] = Field(256, gt=0, le=LARGEST_SIDE)

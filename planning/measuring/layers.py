@@ -27,7 +27,7 @@ from training.inference import compute, compute_logits
 from training.optimization import make_optimizer
 from training.precision import PRECISIONS
 
-WARMUP, STEPS = 2, 5
+WARMUP = 2
 
 
 class StepTimes(NamedTuple):
@@ -74,15 +74,15 @@ class Rehearsal:
     def _mark(self, name: str) -> None:
         self.marks[name] = mark_time(self.device)
 
-    def times(self, images: int) -> StepTimes:
-        """Take some steps on as many own images; returns the median times."""
+    def times(self, images: int, steps: int) -> StepTimes:
+        """Take ``steps`` on as many own images; returns the median times."""
         batch, size = images, self.config.data.image_side
         stored = torch.randint(0, 256, (batch, self.net.channels, size, size), dtype=torch.uint8)
         labels = torch.arange(batch) % self.net.classes
         own = Batch(stored, labels, torch.arange(batch))
         own = Batch(*(each.to(self.device) for each in own))
         found: dict[str, list[float]] = defaultdict(list)
-        for step in range(WARMUP + STEPS):
+        for step in range(WARMUP + steps):
             for name, seconds in self._step(own).items():
                 if step >= WARMUP:
                     found[name].append(seconds)
@@ -158,5 +158,6 @@ def layer_rows(net: Net, plan: Plan, steps: Sequence[StepTimes]) -> list[LayerWo
             way: fit(zip(counts, [getattr(step, way)[name] for step in steps], strict=True))
             for way in ("forward", "backward")
         }
-        rows.append(LayerWork(layer=name, macs=part.macs, parameters=part.parameters, **lines))
+        held = {"macs": part.macs, "parameters": part.parameters, "pieces": part.pieces}
+        rows.append(LayerWork(layer=name, **held, **lines))
     return rows

@@ -16,7 +16,7 @@ from common.files import writing
 from distributed.device import host_memory, name_of
 from distributed.mesh import Mesh
 from distributed.plan import Grid, Plan
-from launch.threads import share_of_cores
+from launch.threads import usable_cores
 from launch.world import launched_world
 from planning.formulas import Net
 from planning.machine import Line, Machine, Work
@@ -29,8 +29,8 @@ from training.config import Config
 
 log = logging.getLogger(__name__)
 
-IMAGES = (8, 32)
-"""Own images of the two steps that make a line."""
+STEPS = {8: 5, 32: 5, 128: 3}
+"""Own images of the steps that make a line, and how many steps are timed."""
 
 
 class Piece(NamedTuple):
@@ -82,19 +82,19 @@ def _rehearse(config: Config, mesh: Mesh, net: Net, plan: Plan, ranks: int) -> d
 
     The other ranks wait, and leave their cores to these.
     """
-    steps = []
+    steps, threads = [], torch.get_num_threads()
     if launched_world().local_rank < ranks:
         if mesh.device.type == "cpu":
-            torch.set_num_threads(share_of_cores(ranks))
+            left = threads * launched_world().local_size // ranks
+            torch.set_num_threads(min(left, usable_cores()))
         preprocess = make_preprocess(config, net.channels)
         rehearsal = Rehearsal(config, plan, net, preprocess, mesh.device)
-    for images in IMAGES:
+    for images, count in STEPS.items():
         mesh.largest(0)  # all begin together
         if launched_world().local_rank < ranks:
-            steps.append(rehearsal.times(images))
+            steps.append(rehearsal.times(images, count))
     mesh.largest(0)
-    if mesh.device.type == "cpu":
-        torch.set_num_threads(share_of_cores(launched_world().local_size))
+    torch.set_num_threads(threads)
     if not steps:
         return {}
     return {

@@ -1,4 +1,4 @@
-"""The table of forms, and what is said of a race between them."""
+"""The forms of the net, trainings of them that were kept, their table and their pictures."""
 
 import pytest
 from PIL import Image
@@ -6,7 +6,7 @@ from PIL import Image
 from common.colors import COLORS
 from common.errors import ReportedError
 from comparison.forms import FORMS
-from comparison.learning_report import as_text, draw_errors, reached
+from comparison.learning_report import as_text, draw_errors, draw_learning, reached, rows_of
 from training.settings import load_config
 
 ALL = [pytest.param(f, id=f"{name}: {form}") for name, s in FORMS.items() for form, f in s.items()]
@@ -29,19 +29,26 @@ def test_every_form_of_a_set_is_another_net_with_a_color_of_its_own(tmp_path, na
     assert len(nets) <= len(COLORS)
 
 
-def _outcome(form, errors):
+def _outcome(form, errors, seed=0, accuracy=0.5):
     points = [
         {"images": 100 * n, "seconds": 2.0 * n, "epoch": n / 10} for n in range(1, len(errors) + 1)
     ]
-    end = {"form": form, "parameters": 10**6, **points[-1], "test_top1": 0.5}
+    what = {"form": form, "seed": seed, "learning_rate": 0.01, "parameters": 10**6}
+    end = {**what, **points[-1], "test_top1": accuracy, "train_error": errors[-1]}
     training = [{**point, "train_error": e} for point, e in zip(points, errors, strict=True)]
-    return {**end, "curve": [{**points[-1], "test_top1": 0.5}], "training": training}
+    return {**end, "curve": [{**points[-1], "test_top1": accuracy}], "training": training}
 
 
 OUTCOMES = [
     _outcome("ReLU", [0.9, 0.2, 0.3, 0.1, 0.1, 0.1]),
     _outcome("tanh", [0.9, 0.8, 0.7, 0.5, 0.4, 0.19]),
     _outcome("none", [0.9] * 6),
+]
+SEEDS = [
+    _outcome("two", [0.9, 0.2], seed=0, accuracy=0.80),
+    _outcome("two", [0.2, 0.2], seed=1, accuracy=0.90),
+    _outcome("one", [0.2, 0.2], seed=0, accuracy=0.82),
+    _outcome("one", [0.9, 0.9], seed=1, accuracy=0.90),
 ]
 
 
@@ -59,8 +66,36 @@ def test_the_race_is_told_as_multiples_of_the_first_form():
     assert as_text(OUTCOMES[::-1]).endswith("  ReLU: 200 images, 4 s")
 
 
-def test_the_errors_are_drawn(tmp_path):
-    draw_errors(OUTCOMES, tmp_path / "error.png", "made up")
+def test_a_row_is_the_mean_over_seeds_with_the_paired_difference_to_the_first_form():
+    two, one = rows_of(SEEDS)
+    assert (two["form"], two["seeds"], two["difference"], two["p"]) == ("two", 2, None, None)
+    assert (two["test_top1"], one["test_top1"]) == pytest.approx((0.85, 0.86))
+    assert (two["test_top1_std"], one["test_top1_std"]) == pytest.approx((0.0707107, 0.0565685))
+    assert one["difference"] == pytest.approx(0.01)
+    assert one["difference_low"] < 0 < one["difference_high"]
+    assert one["p"] == pytest.approx(0.5)  # t = 1 at one degree of freedom
+
+
+def test_the_table_says_how_sure_it_is_in_100_columns():
+    text = as_text(SEEDS)
+    assert "0.8600 ± 0.0566" in text
+    assert "+1.00 (" in text
+    assert max(map(len, text.splitlines())) <= 100
+    assert "±" not in as_text(OUTCOMES)
+
+
+def test_a_form_reaches_the_threshold_when_all_of_its_seeds_do():
+    assert as_text(SEEDS).splitlines()[-2:] == ["  two: 150 images, 3 s", "  one: not reached"]
+
+
+@pytest.mark.parametrize("outcomes", [OUTCOMES, SEEDS])
+def test_the_pictures_are_drawn(tmp_path, outcomes):
+    draw_errors(outcomes, tmp_path / "error.png", "made up")
+    draw_learning(outcomes, tmp_path / "learning.png", "made up")
     assert Image.open(tmp_path / "error.png").size == (800, 500)
+    assert Image.open(tmp_path / "learning.png").size == (1000, 450)
+
+
+def test_a_picture_that_cannot_be_written_is_refused(tmp_path):
     with pytest.raises(ReportedError, match="nowhere"):
         draw_errors(OUTCOMES, tmp_path / "nowhere" / "error.png", "made up")

@@ -40,7 +40,7 @@ def _measure(path, ranks_per_node, pieces=None):
         patch.dict(VARIANTS, NARROW),
         patch.object(machine, "launched_world", lambda: world),
         patch.object(machine, "_rehearse", rehearse_some),
-        patch.object(machine, "IMAGES", (1, 2)),
+        patch.object(machine, "STEPS", {1: 2, 2: 2}),
         patch.object(links, "SIZES", (1 << 10, 1 << 16)),
     ):
         try:
