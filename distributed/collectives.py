@@ -48,14 +48,39 @@ class Ranks:
         """This rank's place among them."""
         return self.group.rank()
 
-    def count(self, sent: float) -> None:
-        """Count bytes that this rank sends."""
-        self.timer.sent[self.boundary] += sent  # type: ignore[assignment]
-
     @property
     def others(self) -> list[int]:
         """Every rank of the group but this one."""
         return [rank for rank in range(self.size) if rank != self.index]
+
+    def count(self, sent: float) -> None:
+        """Count bytes that this rank sends."""
+        self.timer.sent[self.boundary] += sent  # type: ignore[assignment]
+
+    # Every message of a net passes through one of these.
+
+    def start(self, collective: Any, to: Tensor, what: Tensor) -> Started:
+        """Start ``collective``, which fills ``to`` with what the ranks send: each its ``what``."""
+        work = collective(to, what, group=self.group, async_op=True) if what.numel() else None
+        return Started(to[None], work)
+
+    def swap(self, to: Tensor, what: Tensor, counts: list[int]) -> None:
+        """Send rank r ``counts[r]`` rows of ``what``, and fill ``to`` with as many from it."""
+        if what.numel():
+            dist.all_to_all_single(to, what, counts, counts, group=self.group)
+
+    def add_up(self, x: Tensor) -> None:
+        """Sum ``x`` over the ranks, in place."""
+        if x.numel():
+            dist.all_reduce(x, group=self.group)
+
+    def start_gather(self, own: Tensor, counts: Sequence[int]) -> Started:
+        """Start to bring together the rows of all ranks, of which rank r has ``counts[r]``."""
+        return start_gather(own, counts, self.group)
+
+    def start_sum(self, parts: Tensor, counts: Sequence[int]) -> Started:
+        """Start to send rank r its ``counts[r]`` rows of ``parts``, to be summed there."""
+        return start_sum(parts, counts, self.group)
 
 
 # --- Channels -------------------------------------------------------------------------------------
@@ -78,7 +103,8 @@ class _Gather(torch.autograd.Function):
         with ranks.timer.part("activation_communication"):
             own = x.movedim(1, -1).contiguous()  # (B, …, C)
             parts = own.new_empty(ranks.size, *own.shape)  # (n, B, …, C)
-            wait(start(all_gather_single, parts.flatten(0, 1), own, ranks, own.nbytes))
+            ranks.count(len(ranks.others) * own.nbytes)
+            ranks.start(all_gather_single, parts.flatten(0, 1), own).wait()
             return parts.movedim(0, -2).flatten(-2).movedim(-1, 1)  # (B, n·C, …)
 
     @staticmethod
@@ -88,7 +114,8 @@ class _Gather(torch.autograd.Function):
             by_rank = grad.movedim(1, -1).unflatten(-1, (ctx.ranks.size, -1))
             to_send = by_rank.movedim(-2, 0).contiguous()  # (n, B, …, C)
             received = torch.empty_like(to_send)
-            wait(start(dist.all_to_all_single, received, to_send, ctx.ranks, to_send[0].nbytes))
+            ctx.ranks.count(len(ctx.ranks.others) * to_send[0].nbytes)
+            ctx.ranks.start(dist.all_to_all_single, received, to_send).wait()
             return received.sum(0).movedim(-1, 1), None  # (B, C, …)
 
 
@@ -109,8 +136,7 @@ class _AllReduce(torch.autograd.Function):
         with ranks.timer.part("activation_communication"):
             total = x.clone(memory_format=torch.contiguous_format)
             ranks.count(2 * (ranks.size - 1) / ranks.size * total.nbytes)
-            if total.numel():
-                dist.all_reduce(total, group=ranks.group)
+            ranks.add_up(total)
             return total
 
     @staticmethod
@@ -174,8 +200,7 @@ def _swap(to_left: Tensor, to_right: Tensor, ranks: Ranks) -> tuple[Tensor, Tens
         to_send = torch.cat([to_left, to_right])
         received = torch.empty_like(to_send)
         ranks.count(to_send.nbytes)
-        if to_send.numel():
-            dist.all_to_all_single(received, to_send, sizes, sizes, group=ranks.group)
+        ranks.swap(received, to_send, sizes)
     return received[: len(to_left)], received[len(to_left) :]
 
 
@@ -237,14 +262,14 @@ class _SumToOwners(torch.autograd.Function):
 def send_to_all(own: Tensor, counts: Sequence[int], ranks: Ranks) -> Started:
     """Start to send own rows (B, N) to every rank; its result is those of all ranks."""
     ranks.count(len(ranks.others) * own.nbytes)
-    return start_gather(own.contiguous(), counts, ranks.group)
+    return ranks.start_gather(own.contiguous(), counts)
 
 
 def send_home(parts: Tensor, counts: Sequence[int], ranks: Ranks) -> Started:
     """Start to send each rank its ``counts[r]`` rows; the result is the sum of the own ones."""
     own = counts[ranks.index] * parts[:1].nbytes if len(parts) else 0
     ranks.count(parts.nbytes - own)
-    return start_sum(parts.contiguous(), counts, ranks.group)
+    return ranks.start_sum(parts.contiguous(), counts)
 
 
 # --- What all of them do --------------------------------------------------------------------------
@@ -254,15 +279,3 @@ def compute_dtype(x: Tensor) -> torch.dtype:
     """The precision in which the next layer computes, and so what travels: autocast's, or x's."""
     device = x.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-
-
-def start(collective: Any, to: Tensor, what: Tensor, ranks: Ranks, size: int) -> Any:
-    """Start a collective that sends each other rank ``size`` bytes; None if there are none."""
-    ranks.count(len(ranks.others) * size)
-    return collective(to, what, group=ranks.group, async_op=True) if what.numel() else None
-
-
-def wait(work: Any) -> None:
-    """Wait for what ``start`` has started."""
-    if work is not None:
-        work.wait()

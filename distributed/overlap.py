@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from distributed.collectives import Ranks, all_gather_single, compute_dtype, start, wait
+from distributed.collectives import Ranks, all_gather_single, compute_dtype
 
 
 @torch.compiler.disable
@@ -76,11 +76,12 @@ class _GatherAndApply(torch.autograd.Function):
         with timer.part("activation_communication"):
             own = x.movedim(1, -1).contiguous()  # (B, …, C)
             received = own.new_empty(ranks.size, *own.shape)  # (n, B, …, C)
-            work = start(all_gather_single, received.flatten(0, 1), own, ranks, own.nbytes)
+            ranks.count(len(ranks.others) * own.nbytes)
+            started = ranks.start(all_gather_single, received.flatten(0, 1), own)
         weights = weight.chunk(ranks.size, 1)  # n of (outputs, C, …)
         out = operation.apply(x, weights[ranks.index], bias)
         with timer.part("activation_communication"):
-            wait(work)
+            started.wait()
         parts = received.movedim(-1, 2)  # (n, B, C, …)
         for rank in ranks.others:
             out += operation.apply(parts[rank], weights[rank], None)
@@ -103,12 +104,13 @@ class _GatherAndApply(torch.autograd.Function):
             to_send[rank] = gradient_of(rank).movedim(1, -1)
         with timer.part("activation_communication"):
             received = torch.empty_like(to_send)
-            work = start(dist.all_to_all_single, received, to_send, ranks, to_send[0].nbytes)
+            ranks.count(len(ranks.others) * to_send[0].nbytes)
+            started = ranks.start(dist.all_to_all_single, received, to_send)
         grad_x = gradient_of(ranks.index)
         whole = torch.cat(parts.unbind(), 1)  # (B, n·C, …)
         grad_weight = operation.weight_gradient(grad, whole, weight)
         grad_bias = grad.sum((0, *range(2, grad.dim()))) if ctx.has_bias else None
         with timer.part("activation_communication"):
-            wait(work)
+            started.wait()
         grad_x += received.sum(0).movedim(-1, 1)
         return grad_x, grad_weight, grad_bias, None, None

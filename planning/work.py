@@ -9,6 +9,10 @@ from model.placement import Layers
 from planning.formulas import Net, parameters_per_rank
 from planning.machine import LayerWork, Machine
 
+ADDING = 12 / 20
+"""The time to add a turn's gradient to the others', over that of an update: two numbers are read
+and one is written, where an update reads three and writes two."""
+
 
 class Held(NamedTuple):
     """A rank's part of a layer: multiply-adds for an image, parameters, and images in a step.
@@ -82,7 +86,8 @@ def pace(machine: Machine, net: Net, plan: Plan, batch: int, turns: int) -> Pace
             crowd * line.seconds(part.images, fixed * times, each)
             for line in (row.forward, row.backward)
         )
-        layers[name] = Seconds(forward, backward)
+        added = crowd * (times - 1) * part.parameters * ADDING * work.optimizer.each
+        layers[name] = Seconds(forward, backward + added)
     held = sum(part.parameters for part in parts.values())
     return Pace(
         layers,

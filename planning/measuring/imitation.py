@@ -1,108 +1,72 @@
-"""One rank's part of a net under a plan, alone: what other ranks would send is imitated.
+"""One rank's part of a net under a plan, alone: the other ranks are imitated.
 
-It does the work of that rank and sends nothing, so its time is what the rank computes. Its numbers
-mean nothing: the channels and the images of others are copies of its own.
+It does the work of that rank, by the same code, and sends nothing: what others would send are its
+own messages. So its time is what the rank computes, and its numbers mean nothing.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import override
 
-from distributed.plan import Plan
-from model.normalization import WINDOW
-from model.placement import Layers, Placement, Reads
-from model.variants import Window
+from distributed.collectives import Ranks
+from distributed.device import Started
+from distributed.mesh import Mesh, StageRanks
+from distributed.plan import Grid, Plan
+from distributed.timer import StepTimer
 
 
-class ImitatedPlacement(Placement):
-    """Rank 0's part of a plan."""
+@dataclass(frozen=True)
+class Echo(Ranks):
+    """``many`` ranks, of which this is the first; the others say what it says."""
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-        self.features = _Layers(plan.towers, plan.features.shards)
-        self.classifier = _Layers(plan.towers, plan.classifier.shards)
-        self.fc6_inputs = range(0)
+    many: int = 1
+
+    @property
+    @override
+    def size(self) -> int:
+        return self.many
+
+    @property
+    @override
+    def index(self) -> int:
+        return 0
 
     @override
-    def first_linear(self, inputs: int, outputs: int, reads: Reads) -> nn.Linear:
-        self.fc6_inputs = self.classifier.inputs(inputs, reads)
-        return self.classifier.linear("fc6", inputs, outputs, reads, gathered=self.plan.feeds > 1)
+    def start(self, collective: Any, to: Tensor, what: Tensor) -> Started:
+        to.unflatten(0, (-1, len(what))).copy_(what.expand(len(to) // len(what), *what.shape))
+        return Started(to[None], None)
 
     @override
-    def to_classifier(self, x: Tensor, shares: Sequence[int] | None = None) -> Tensor:
-        if self.plan.feeds == 1:
-            return x
-        everyone = x.repeat(self.plan.feeds, self.plan.features.shards)
-        return everyone[:, self.fc6_inputs.start : self.fc6_inputs.stop]
+    def swap(self, to: Tensor, what: Tensor, counts: list[int]) -> None:
+        to.copy_(what)
 
     @override
-    def logits(self, partial: Tensor, shares: Sequence[int] | None = None) -> Tensor:
-        return partial.unflatten(0, (self.plan.feeds, -1)).sum(0)
-
-
-class _Layers(Layers):
-    @override
-    def gathering_conv(
-        self, name: str, inputs: int, outputs: int, window: Window, reads: Reads
-    ) -> nn.Conv2d:
-        return _Conv2d(inputs, outputs, window, self.spread(reads))
+    def add_up(self, x: Tensor) -> None:
+        pass
 
     @override
-    def gathering_linear(self, name: str, inputs: int, outputs: int, reads: Reads) -> nn.Linear:
-        return _Linear(inputs, outputs, self.spread(reads))
+    def start_gather(self, own: Tensor, counts: Sequence[int]) -> Started:
+        return Started(own.repeat(self.many, 1)[None], None)
 
     @override
-    def last_linear(self, inputs: int, classes: int) -> nn.Linear:
-        return nn.Linear(len(self.units(inputs)), classes)
-
-    @override
-    def normalizing(self, name: str, module: nn.Module, reads: Reads) -> nn.Module:
-        return module if self.spread(reads) == 1 else _Bordered(module)
+    def start_sum(self, parts: Tensor, counts: Sequence[int]) -> Started:
+        return Started(parts.unflatten(0, (self.many, -1)), None)
 
 
-class _Conv2d(nn.Conv2d):
-    """A convolution of the channels of ``ranks``, one after the other, as when they arrive."""
+def imitated_mesh(plan: Plan, device: torch.device) -> Mesh:
+    """The first rank's place in a mesh without other ranks; every replica has as many images."""
+    timer = StepTimer(device)
 
-    def __init__(self, inputs: int, outputs: int, window: Window, ranks: int) -> None:
-        super().__init__(inputs, outputs, *window)
-        self.ranks = ranks
+    def ranks(count: int) -> Echo:
+        return Echo(None, timer, many=count)  # type: ignore[arg-type]  # no group to send to
 
-    @override
-    def forward(self, x: Tensor) -> Tensor:
-        first, *others = self.weight.chunk(self.ranks, 1)
-        out = F.conv2d(x, first, self.bias, self.stride, self.padding)
-        for weight in others:
-            out = out + F.conv2d(x, weight, None, self.stride, self.padding)
-        return out
+    def stage(grid: Grid) -> StageRanks:
+        tower = max(1, grid.shards // plan.towers)
+        return StageRanks(ranks(grid.shards), ranks(grid.replicas), ranks(tower))
 
-
-class _Linear(nn.Linear):
-    """A fully connected layer of the units of ``ranks``, one after the other."""
-
-    def __init__(self, inputs: int, outputs: int, ranks: int) -> None:
-        super().__init__(inputs, outputs)
-        self.ranks = ranks
-
-    @override
-    def forward(self, x: Tensor) -> Tensor:
-        first, *others = self.weight.chunk(self.ranks, 1)
-        out = F.linear(x, first, self.bias)
-        for weight in others:
-            out = out + F.linear(x, weight)
-        return out
-
-
-class _Bordered(nn.Module):
-    """``module`` with the border channels of one neighbour."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-
-    @override
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.module(torch.cat([x, x[:, : WINDOW // 2]], 1))
-        return out[:, : x.shape[1]]
+    places = stage(plan.features), stage(plan.classifier)
+    return Mesh(plan, 0, device, *places, ranks(plan.feeds), timer)

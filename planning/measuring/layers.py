@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from data.loading import Batch
 from data.preprocess import Preprocess
 from distributed.device import Mark, mark_time, seconds_between
+from distributed.placement import MeshPlacement
 from distributed.plan import Plan
 from model.alexnet import CLASSIFIER, FEATURES, AlexNet
 from model.initialization import initialize
 from model.keyed_random import image_keys
 from planning.formulas import Net
 from planning.machine import LayerWork
-from planning.measuring.imitation import ImitatedPlacement
+from planning.measuring.imitation import imitated_mesh
 from planning.measuring.lines import fit
 from planning.work import parts_of
 from training.config import Config
@@ -49,7 +50,8 @@ class Rehearsal:
     ) -> None:
         self.config, self.plan, self.preprocess, self.device = config, plan, preprocess, device
         self.net = net
-        model = AlexNet(config.form, net.classes, net.channels, ImitatedPlacement(plan))
+        placement = MeshPlacement(imitated_mesh(plan, device), overlap=config.overlap_communication)
+        model = AlexNet(config.form, net.classes, net.channels, placement)
         initialize(model, config.seed)
         layout = torch.channels_last if config.channels_last else torch.contiguous_format
         dtype = PRECISIONS[config.precision].weights

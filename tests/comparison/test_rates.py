@@ -20,7 +20,9 @@ def test_the_best_of_three_is_taken_where_it_lies_between_the_others():
     assert _search(0.02, lambda rate: -abs(rate - 0.02)) == (0.02, [0.02, 0.01, 0.04])
 
 
-@pytest.mark.parametrize(("best", "further"), [(0.16, [0.08, 0.16, 0.32]), (0.005, [0.005, 0.0025])])
+@pytest.mark.parametrize(
+    ("best", "further"), [(0.16, [0.08, 0.16, 0.32]), (0.005, [0.005, 0.0025])]
+)
 def test_it_goes_on_until_a_rate_is_worse(best, further):
     found, tried = _search(0.02, lambda rate: -abs(rate - best))
     assert found == best

@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from distributed.placement import MeshPlacement
 from distributed.plan import Grid, Plan
 from model.alexnet import AlexNet
 from model.variants import VARIANTS
 from planning.formulas import Net, parameters_per_rank
-from planning.measuring.imitation import ImitatedPlacement
+from planning.measuring.imitation import imitated_mesh
 from planning.work import parts_of
 
 NARROW = {name: replace(variant, hidden=512) for name, variant in VARIANTS.items()}
@@ -33,7 +34,8 @@ PLANS = {
 def test_it_holds_and_computes_what_the_formulas_say(variant, name):
     plan = PLANS[name]
     net = Net(variant, plan.towers, 3, 224, 10)
-    model = AlexNet(VARIANTS[variant], 10, 3, ImitatedPlacement(plan))
+    mesh = imitated_mesh(plan, torch.device("cpu"))
+    model = AlexNet(VARIANTS[variant], 10, 3, MeshPlacement(mesh))
     held = parameters_per_rank(net, plan)
     for layer, count in held.items():
         assert sum(each.numel() for each in getattr(model, layer).parameters()) == count
