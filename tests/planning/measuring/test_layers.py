@@ -60,6 +60,14 @@ def test_a_layer_that_is_slow_is_found_to_be(layer, way):
     assert parts[way, layer] >= DELAY
 
 
+def test_the_parts_of_a_median_step_add_up_to_it():
+    # Each part pauses in another step, so that no step is without a pause.
+    parts = {"a": [5.0, 1.0, 1.0], "b": [1.0, 5.0, 1.0], "c": [1.0, 1.0, 8.0]}
+    found = layers._of_median_step(parts)
+    assert sum(found.values()) == pytest.approx(7.0)
+    assert found["c"] / found["a"] == pytest.approx(10 / 7)
+
+
 def test_lines_count_the_images_that_a_layer_works_on():
     net = Net("paper", 2, channels=3, size=64, classes=10)
     names = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
