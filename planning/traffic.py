@@ -57,7 +57,7 @@ class Links(NamedTuple):
             inside = self.within[collective].seconds(sent, 0, here) if here > rings else 0.0
             return max(out.seconds(sent, messages, rings), inside)
         apart = (group.size - group.size // nodes) / (group.size - 1)
-        inside = self.within[collective].seconds(sent * (1 - apart), 0, here)
+        inside = self.within[collective].seconds(sent * (1 - apart), 0, here) if apart < 1 else 0.0
         return max(out.seconds(sent * apart, messages, self.ranks_per_node), inside)
 
 

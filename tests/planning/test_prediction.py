@@ -23,6 +23,13 @@ def test_one_rank_waits_for_nobody():
 
 
 @pytest.mark.parametrize("plan", [DDP, SPLIT, HYBRID])
+def test_nodes_of_one_rank_have_no_links_within(plan):
+    machine = make_machine(ranks_per_node=1, between=make_links(1e9))
+    apart = machine.model_copy(update={"within": {}})
+    assert predict(JOB, plan, apart) == predict(JOB, plan, make_machine(ranks_per_node=2))
+
+
+@pytest.mark.parametrize("plan", [DDP, SPLIT, HYBRID])
 def test_without_overlap_a_rank_waits_for_all_activations(plan):
     found = predict(PLAIN, plan, make_machine())
     sent = bytes_sent(PAPER, plan, 128, 4, 4)
