@@ -1,6 +1,5 @@
 """The time of each layer, of the input and of the optimiser on this rank, as lines."""
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from statistics import mean, median
@@ -76,24 +75,26 @@ class Rehearsal:
     def _mark(self, name: str) -> None:
         self.marks[name] = mark_time(self.device)
 
-    def times(self, images: int, steps: int) -> StepTimes:
+    def times(self, images: int, steps: int, slowest: Callable[[float], float]) -> StepTimes:
         """Take ``steps`` on as many own images; returns the times of a median step.
 
-        Each part's time is its mean, scaled so that the parts add up to the median step. Medians of
-        the parts would not: where ranks outnumber the cores, most layers are done without a pause,
-        and few steps are.
+        ``slowest`` waits for all ranks, and returns their largest number: steps begin together, as
+        in training, and take as long as on the slowest rank. Each part's time is its mean, scaled
+        so that the parts add up to the median step. Medians of the parts would not: where ranks
+        outnumber the cores, most layers are done without a pause, and few steps are.
         """
         batch, size = images, self.config.data.image_side
         stored = torch.randint(0, 256, (batch, self.net.channels, size, size), dtype=torch.uint8)
         labels = torch.arange(batch) % self.net.classes
         own = Batch(stored, labels, torch.arange(batch))
         own = Batch(*(each.to(self.device) for each in own))
-        found: dict[str, list[float]] = defaultdict(list)
-        for step in range(WARMUP + steps):
-            for name, seconds in self._step(own).items():
-                if step >= WARMUP:
-                    found[name].append(seconds)
-        middle = _of_median_step(found)
+        taken: list[dict[str, float]] = []
+        whole: list[float] = []
+        for _ in range(WARMUP + steps):
+            slowest(0)
+            taken.append(self._step(own))
+            whole.append(slowest(sum(taken[-1].values())))
+        middle = _of_median_step(taken[WARMUP:], whole[WARMUP:])
         return StepTimes(
             images,
             {name: middle[f"forward {name}"] for name in (*FEATURES, *CLASSIFIER)},
@@ -153,11 +154,19 @@ class Rehearsal:
         }
 
 
-def _of_median_step(found: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """The mean of each part, scaled so that they add up to the median of the whole steps."""
-    whole = [sum(parts) for parts in zip(*found.values(), strict=True)]
-    scale = median(whole) / mean(whole)
-    return {name: scale * mean(each) for name, each in found.items()}
+def wait_for_times(steps: int, slowest: Callable[[float], float]) -> None:
+    """Answer the ranks that measure so many steps by ``Rehearsal.times``."""
+    for _ in range(2 * (WARMUP + steps)):
+        slowest(0)
+
+
+def _of_median_step(
+    steps: Sequence[Mapping[str, float]], whole: Sequence[float]
+) -> dict[str, float]:
+    """The mean of each part of the steps, scaled so that all add up to the median ``whole`` one."""
+    means = {name: mean(step[name] for step in steps) for name in steps[0]}
+    scale = median(whole) / sum(means.values())
+    return {name: scale * each for name, each in means.items()}
 
 
 def layer_rows(net: Net, plan: Plan, steps: Sequence[StepTimes]) -> list[LayerWork]:

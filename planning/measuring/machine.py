@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from itertools import chain
+from itertools import chain, product
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -20,7 +20,7 @@ from launch.threads import usable_cores
 from launch.world import launched_world
 from planning.formulas import Net
 from planning.machine import Line, Machine, Work
-from planning.measuring.layers import Rehearsal, layer_rows
+from planning.measuring.layers import Rehearsal, layer_rows, wait_for_times
 from planning.measuring.lines import fit
 from planning.measuring.links import Group, measure_hidden, measure_links
 from planning.search import plans
@@ -61,15 +61,16 @@ def measure_machine(config: Config, mesh: Mesh, net: Net, kept: Path) -> Machine
 
 def _pieces(config: Config, mesh: Mesh, net: Net) -> Iterator[Piece]:
     world = launched_world()
-    for ranks in sorted({1, world.local_size}):
-        for towers in sorted({1, net.towers}):
-            form = replace(net, towers=towers)
-            for plan in plans(ranks, towers, net.variant):
-                grids = f"{plan.features.shards} and {plan.classifier.shards} shards"
-                yield Piece(
-                    f"{ranks} at once: {towers} towers, {grids}",
-                    partial(_rehearse, config, mesh, form, plan, ranks),
-                )
+    at_once = {(1, 1), (world.local_size, world.local_size), (world.local_size, world.size)}
+    for (ranks, size), towers in product(sorted(at_once), sorted({1, net.towers})):
+        form = replace(net, towers=towers)
+        for plan in plans(size, towers, net.variant):
+            both = (plan.features, plan.classifier)
+            grids = " and ".join(f"{grid.shards}×{grid.replicas}" for grid in both)
+            yield Piece(
+                f"{ranks} at once: {towers} towers, {grids}",
+                partial(_rehearse, config, mesh, form, plan, ranks),
+            )
     if world.local_size > 1:
         yield Piece("hidden", partial(measure_hidden, mesh))
         yield Piece("links within", partial(_links, mesh, *_within(mesh)))
@@ -90,10 +91,10 @@ def _rehearse(config: Config, mesh: Mesh, net: Net, plan: Plan, ranks: int) -> d
         preprocess = make_preprocess(config, net.channels)
         rehearsal = Rehearsal(config, plan, net, preprocess, mesh.device)
     for images, count in STEPS.items():
-        mesh.largest(0)  # all begin together
         if launched_world().local_rank < ranks:
-            steps.append(rehearsal.times(images, count))
-    mesh.largest(0)
+            steps.append(rehearsal.times(images, count, mesh.largest))
+        else:
+            wait_for_times(count, mesh.largest)
     torch.set_num_threads(threads)
     if not steps:
         return {}

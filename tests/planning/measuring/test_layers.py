@@ -52,7 +52,7 @@ def test_a_layer_that_is_slow_is_found_to_be(layer, way):
     module = getattr(rehearsal.model, layer)
     module.register_forward_hook(lambda module, inputs, out: _Slow.apply(out, *delays))
     with patch.object(layers, "WARMUP", 1):
-        times = rehearsal.times(2, 2)
+        times = rehearsal.times(2, 2, float)
     parts = {("forward", name): seconds for name, seconds in times.forward.items()}
     parts |= {("backward", name): seconds for name, seconds in times.backward.items()}
     parts |= {("input", ""): times.input, ("optimizer", ""): times.optimizer}
@@ -62,10 +62,21 @@ def test_a_layer_that_is_slow_is_found_to_be(layer, way):
 
 def test_the_parts_of_a_median_step_add_up_to_it():
     # Each part pauses in another step, so that no step is without a pause.
-    parts = {"a": [5.0, 1.0, 1.0], "b": [1.0, 5.0, 1.0], "c": [1.0, 1.0, 8.0]}
-    found = layers._of_median_step(parts)
-    assert sum(found.values()) == pytest.approx(7.0)
-    assert found["c"] / found["a"] == pytest.approx(10 / 7)
+    steps = [{"a": 5.0, "b": 1.0}, {"a": 1.0, "b": 5.0}, {"a": 1.0, "b": 3.0}]
+    found = layers._of_median_step(steps, [6.0, 8.0, 4.0])
+    assert sum(found.values()) == pytest.approx(6.0)
+    assert found["b"] / found["a"] == pytest.approx(9 / 7)
+
+
+@patch.dict(VARIANTS, NARROW)
+def test_a_step_takes_as_long_as_on_the_slowest_rank():
+    def slowest(own):
+        return own and 1000.0
+
+    with patch.object(layers, "WARMUP", 0):
+        times = _rehearsal(HYBRID).times(2, 1, slowest)
+    parts = [*times.forward.values(), *times.backward.values(), times.input, times.optimizer]
+    assert sum(parts) == pytest.approx(1000)
 
 
 def test_lines_count_the_images_that_a_layer_works_on():
