@@ -71,8 +71,9 @@ def _pieces(config: Config, mesh: Mesh, net: Net) -> Iterator[Piece]:
                 f"{ranks} at once: {towers} towers, {grids}",
                 partial(_rehearse, config, mesh, form, plan, ranks),
             )
-    if world.local_size > 1:
+    if world.size > 1:
         yield Piece("hidden", partial(measure_hidden, mesh))
+    if world.local_size > 1:
         yield Piece("links within", partial(_links, mesh, *_within(mesh)))
     if world.size > world.local_size:
         yield Piece("links between", partial(_links, mesh, *_between(mesh)))
