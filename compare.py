@@ -163,9 +163,9 @@ def study_of(arguments: argparse.Namespace, config: Config, source: Path) -> Stu
     steps = count_steps(config, images)
     if arguments.images:
         steps = max(1, arguments.images // config.batch_size)
-    trial_steps = steps // 4
+    trial_steps = max(1, steps // 4)
     if arguments.trial_images is not None:
-        trial_steps = arguments.trial_images // config.batch_size
+        trial_steps = -(-arguments.trial_images // config.batch_size)
     return Study(
         FORMS[arguments.forms],
         config,
@@ -175,7 +175,7 @@ def study_of(arguments: argparse.Namespace, config: Config, source: Path) -> Stu
         seeds=arguments.seeds,
         steps=steps,
         trial_steps=trial_steps,
-        held_out=min(MOST_HELD_OUT, images // 10),
+        held_out=min(MOST_HELD_OUT, max(1, images // 10)),
         evaluations=arguments.evaluations,
     )
 
