@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 Outcome = dict[str, Any]
 
 POINTS = 60
+FAILED = -1.0
 
 
 @dataclass(frozen=True)
@@ -95,24 +96,25 @@ class Learning:
 
         def accuracy_at(rate: float) -> float:
             done = [t for t in self.trials if (t["form"], t["learning_rate"]) == (form, rate)]
-            return float((done or [self._try(form, rate)])[0]["test_top1"])
+            accuracy = (done or [self._try(form, rate)])[0]["test_top1"]
+            return FAILED if accuracy is None else float(accuracy)
 
         rate = best_rate(own, accuracy_at)
-        if not accuracy_at(rate):
+        if accuracy_at(rate) == FAILED:
             raise ReportedError(f"{form}: every learning rate that was tried failed, see above")
         return rate
 
     def _try(self, form: str, rate: float) -> Outcome:
-        """A trial of a rate; one at which the net fails counts as no image right."""
+        """A trial of a rate; its accuracy is None if the net fails at this rate."""
         log.info("%s: trying a learning rate of %g", form, rate)
         steps = self.study.trial_steps
         settings = [f"data.held_out={self.study.held_out}", f"evaluate_every={steps}"]
         try:
-            trial = self._outcome(form, rate, self.study.config.seed, steps, settings)
-            accuracy = trial["test_top1"]
+            outcome = self._outcome(form, rate, self.study.config.seed, steps, settings)
+            accuracy = outcome["test_top1"]
         except TrainingError as failure:
             log.info("%s: it fails: %s", form, failure)
-            accuracy = 0.0
+            accuracy = None
         trial = {"form": form, "learning_rate": rate, "steps": steps, "test_top1": accuracy}
         self.trials.append(trial)
         self._keep()

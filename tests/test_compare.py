@@ -136,9 +136,21 @@ def test_a_placement_that_fails_says_why(tmp_path):
     assert "loss" in told
 
 
+def test_a_form_that_fails_at_every_learning_rate_ends_the_comparison(tmp_path):
+    message = refusal(
+        *("compare", "--train", "--images", "24", f"runs={tmp_path}", "data.name=synthetic"),
+        *("batch_size=8", "data.size=64", "data.stored_size=64", "data.synthetic_length=32"),
+        *("net.hidden=64", "tracking.mode=disabled", "data.std=1e-30"),
+    )
+    assert message.startswith("two towers")
+    kept = json.loads((tmp_path / "learn-fashion" / "learning.json").read_text())
+    assert [trial["test_top1"] for trial in kept["trials"]] == [None] * len(kept["trials"])
+    assert kept["outcomes"] == []
+
+
 def test_what_is_learnt_is_compared_on_one_budget(tmp_path):
     arguments = [
-        *("--train", "--images", "64", "--trial-images", "16"),
+        *("--train", "--forms", "activations", "--images", "64", "--trial-images", "16"),
         *(f"runs={tmp_path}", "data.name=synthetic", "batch_size=8"),
         *("data.size=64", "data.stored_size=64", "data.synthetic_length=32", "net.hidden=64"),
         *("tracking.mode=disabled", "optimizer.learning_rate=1e-5"),
@@ -148,7 +160,7 @@ def test_what_is_learnt_is_compared_on_one_budget(tmp_path):
     folder = tmp_path / "learn-fashion"
     kept = json.loads((folder / "learning.json").read_text())
     outcomes, trials = kept["outcomes"], kept["trials"]
-    forms = ["two towers", "single stream", "half the kernels"]
+    forms = ["ReLU", "tanh"]
     assert [each["form"] for each in outcomes] == forms
     for outcome in outcomes:
         own = {t["learning_rate"]: t["test_top1"] for t in trials if t["form"] == outcome["form"]}
@@ -162,7 +174,7 @@ def test_what_is_learnt_is_compared_on_one_budget(tmp_path):
         assert all(0 <= point["train_error"] <= 1 for point in outcome["training"])
     assert Image.open(folder / "learning.png").size == (1000, 450)
     assert Image.open(folder / "error.png").size == (800, 500)
-    assert "half the kernels" in out
+    assert "tanh" in out
     assert "20%" in out
     for other in (["seed=1"], ["--forms", "meetings"]):
         assert str(folder) in refusal("compare", *arguments, "--resume", *other)
