@@ -150,8 +150,9 @@ class Learning:
         began = time.monotonic()
         for number, (form, seed) in enumerate(jobs):
             spent = time.monotonic() - began
-            left = tqdm.format_interval(spent / number * (len(jobs) - number)) if number else "?"
-            log.info("[%d/%d] %s, seed %d; %s left", number + 1, len(jobs), form, seed, left)
+            left = tqdm.format_interval(spent / number * (len(jobs) - number)) if number else None
+            still = f"{left} left" if left else "no estimate yet"
+            log.info("[%d/%d] %s, seed %d; %s", number + 1, len(jobs), form, seed, still)
             yield form, seed
 
     def _keep(self) -> None:
