@@ -155,7 +155,7 @@ def compare_forms(arguments: argparse.Namespace) -> int:
 
 
 def study_of(arguments: argparse.Namespace, config: Config, source: Path) -> Study:
-    """What --train compares; lengths in images become steps."""
+    """The study that --train asks for; lengths in images become steps."""
     data = config.data
     images = len(
         open_dataset(data.name, "train", data.folder, data.stored_size, data.synthetic_length)

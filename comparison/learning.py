@@ -27,12 +27,14 @@ log = logging.getLogger(__name__)
 Outcome = dict[str, Any]
 
 POINTS = 60
+"""Groups of steps in a curve of the training error."""
 FAILED = -1.0
+"""The accuracy of a trial at whose learning rate the net fails."""
 
 
 @dataclass(frozen=True)
 class Study:
-    """What is compared: each form, trained with each of ``seeds`` seeds for ``steps`` steps.
+    """A comparison: each form is trained with each of ``seeds`` seeds for ``steps`` steps.
 
     ``source`` and ``overrides`` are the file and the overrides that ``config`` was read from.
     Rates are searched in trials of ``trial_steps``, tested on ``held_out`` of the training images;

@@ -11,7 +11,7 @@ from tabulate import tabulate
 
 from common.colors import COLORS
 from common.files import writing
-from comparison.statistics import Spread, paired_difference
+from comparison.statistics import paired_difference
 
 Outcomes = list[dict[str, Any]]
 
@@ -36,7 +36,6 @@ def rows_of(outcomes: Outcomes) -> list[dict[str, Any]]:
 
 def _row(form: str, own: Outcomes, first: Outcomes) -> dict[str, Any]:
     accuracy = [each["test_top1"] for each in own]
-    spread = Spread.of(accuracy)
     apart = paired_difference(accuracy, [each["test_top1"] for each in first])
     return {
         "form": form,
@@ -45,8 +44,8 @@ def _row(form: str, own: Outcomes, first: Outcomes) -> dict[str, Any]:
         "images": own[0]["images"],
         "images_per_second": mean(each["images"] / each["seconds"] for each in own),
         "train_error": mean(each["train_error"] for each in own),
-        "test_top1": spread.mean,
-        "test_top1_std": spread.std,
+        "test_top1": mean(accuracy),
+        "test_top1_std": stdev(accuracy) if len(accuracy) > 1 else None,
         "seeds": len(own),
         "difference": apart and apart.mean,
         "difference_low": apart and apart.low,

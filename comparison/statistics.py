@@ -1,24 +1,12 @@
-"""Means over seeds, and the difference between two forms trained with the same seeds."""
+"""The difference between two forms that were trained with the same seeds."""
 
 from collections.abc import Sequence
-from statistics import mean, stdev
+from statistics import mean
 from typing import NamedTuple
 
 from scipy.stats import ttest_rel
 
 CONFIDENCE = 0.95
-
-
-class Spread(NamedTuple):
-    """A mean with the standard deviation of a sample; None of a single value."""
-
-    mean: float
-    std: float | None
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> "Spread":
-        """The spread of one or more values."""
-        return cls(mean(values), stdev(values) if len(values) > 1 else None)
 
 
 class Difference(NamedTuple):
@@ -29,14 +17,9 @@ class Difference(NamedTuple):
     high: float
     p: float
 
-    @property
-    def is_noise(self) -> bool:
-        """True where the interval contains zero."""
-        return self.low <= 0 <= self.high
-
 
 def paired_difference(values: Sequence[float], others: Sequence[float]) -> Difference | None:
-    """Of ``values`` less ``others``, seed by seed: Student's t-test for pairs (scipy's).
+    """The difference ``values`` - ``others``, seed by seed, by Student's t-test for pairs.
 
     None with fewer than two seeds, and where all differences are equal, so that nothing is known of
     their spread.

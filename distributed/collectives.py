@@ -60,7 +60,8 @@ class Ranks:
     # Every message of a net passes through one of these.
 
     def start(self, collective: Any, to: Tensor, what: Tensor) -> Started:
-        """Start ``collective``, which fills ``to`` with what the ranks send: each its ``what``."""
+        """Start ``collective`` of the ranks' ``what``; it fills ``to``, an equal part from each."""
+        self.count(len(self.others) * to.nbytes // self.size)
         work = collective(to, what, group=self.group, async_op=True) if what.numel() else None
         return Started(to[None], work)
 
@@ -103,7 +104,6 @@ class _Gather(torch.autograd.Function):
         with ranks.timer.part("activation_communication"):
             own = x.movedim(1, -1).contiguous()  # (B, …, C)
             parts = own.new_empty(ranks.size, *own.shape)  # (n, B, …, C)
-            ranks.count(len(ranks.others) * own.nbytes)
             ranks.start(all_gather_single, parts.flatten(0, 1), own).wait()
             return parts.movedim(0, -2).flatten(-2).movedim(-1, 1)  # (B, n·C, …)
 
@@ -114,7 +114,6 @@ class _Gather(torch.autograd.Function):
             by_rank = grad.movedim(1, -1).unflatten(-1, (ctx.ranks.size, -1))
             to_send = by_rank.movedim(-2, 0).contiguous()  # (n, B, …, C)
             received = torch.empty_like(to_send)
-            ctx.ranks.count(len(ctx.ranks.others) * to_send[0].nbytes)
             ctx.ranks.start(dist.all_to_all_single, received, to_send).wait()
             return received.sum(0).movedim(-1, 1), None  # (B, C, …)
 

@@ -188,7 +188,7 @@ def _place(plan: Plan, device: torch.device, timeout: float, groups: "_Groups") 
 
     def stage(grid: Grid) -> StageRanks:
         together = grid.copies()
-        spread = max(1, grid.shards // plan.towers)
+        spread = plan.shards_of_tower(grid)
         return StageRanks(own(together), own(_across(together)), own(grid.parts(spread)))
 
     features, classifier = stage(plan.features), stage(plan.classifier)

@@ -76,7 +76,6 @@ class _GatherAndApply(torch.autograd.Function):
         with timer.part("activation_communication"):
             own = x.movedim(1, -1).contiguous()  # (B, …, C)
             received = own.new_empty(ranks.size, *own.shape)  # (n, B, …, C)
-            ranks.count(len(ranks.others) * own.nbytes)
             started = ranks.start(all_gather_single, received.flatten(0, 1), own)
         weights = weight.chunk(ranks.size, 1)  # n of (outputs, C, …)
         out = operation.apply(x, weights[ranks.index], bias)
@@ -104,7 +103,6 @@ class _GatherAndApply(torch.autograd.Function):
             to_send[rank] = gradient_of(rank).movedim(1, -1)
         with timer.part("activation_communication"):
             received = torch.empty_like(to_send)
-            ranks.count(len(ranks.others) * to_send[0].nbytes)
             started = ranks.start(dist.all_to_all_single, received, to_send)
         grad_x = gradient_of(ranks.index)
         whole = torch.cat(parts.unbind(), 1)  # (B, n·C, …)

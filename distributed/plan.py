@@ -69,6 +69,10 @@ class Plan:
             return "split"
         return "ddp" if self.world_size > 1 else "local"
 
+    def shards_of_tower(self, grid: Grid) -> int:
+        """The shards of a stage that share a tower; 1 where each holds whole towers."""
+        return max(1, grid.shards // self.towers)
+
     def check(self, variant: Variant) -> None:
         """Raise ReportedError if the shards do not divide what they must, in a net's layers."""
         convolutions = [name for name in variant.widths if name.startswith("conv")]

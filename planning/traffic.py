@@ -65,7 +65,7 @@ def activations(net: Net, plan: Plan, batch: int, size: int) -> dict[str, Transf
     """What crosses each boundary in a step, forward and backward together; ``size`` in bytes."""
     slices = {"features": Group(plan.features.shards), "classifier": Group(plan.classifier.shards)}
     spread = {
-        stage: Group(max(1, grid.shards // plan.towers))
+        stage: Group(plan.shards_of_tower(grid))
         for stage, grid in (("features", plan.features), ("classifier", plan.classifier))
     }
     whole = Layers(net.towers)

@@ -65,8 +65,8 @@ def imitated_mesh(plan: Plan, device: torch.device) -> Mesh:
         return Echo(None, timer, many=count)  # type: ignore[arg-type]  # no group to send to
 
     def stage(grid: Grid) -> StageRanks:
-        tower = max(1, grid.shards // plan.towers)
-        return StageRanks(ranks(grid.shards), ranks(grid.replicas), ranks(tower))
+        tower = ranks(plan.shards_of_tower(grid))
+        return StageRanks(ranks(grid.shards), ranks(grid.replicas), tower)
 
     places = stage(plan.features), stage(plan.classifier)
     return Mesh(plan, 0, device, *places, ranks(plan.feeds), timer)

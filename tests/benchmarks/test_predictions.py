@@ -1,4 +1,4 @@
-"""What is said of predictions beside measurements."""
+"""Predictions beside measurements: rows, medians, and the quality of the choice."""
 
 import json
 
