@@ -12,14 +12,12 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from distributed.device import keep_freed_memory
 from distributed.mesh import Mesh
 from distributed.plan import Plan
 
 
 def _serve(rank: int, world_size: int, port: int, pipe: Connection) -> None:
     torch.set_num_threads(1)
-    keep_freed_memory()
     os.environ.pop("RANK", None)
     store = dist.TCPStore("127.0.0.1", port, world_size, is_master=rank == 0)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
