@@ -26,7 +26,7 @@ relative to that.
                                                    start again, and continue, if a process dies
   ./launch.sh --nnodes 2 --rdzv-endpoint HOST:29500 train.py …
                                                    on two nodes: run the same on both, HOST being
-                                                   one of them (for Slurm, see README.md)
+                                                   one of them (docs/running.md has Slurm)
   ./launch.sh check.py                             prove that what is promised holds here
   ./launch.sh compare.py                           the placements side by side; it starts their
                                                    processes itself

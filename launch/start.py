@@ -12,7 +12,10 @@ from launch.signals import end_on_signals
 
 from common.errors import ReportedError
 
-ALONE = {"compare.py", "convert.py", "kernels.py", "plan.py", "predict.py", "prepare.py"}
+ALONE = {
+    *("compare.py", "convert.py", "kernels.py", "plan.py", "predict.py", "prepare.py"),
+    *("best.py", "layers.py", "make_notebook.py"),
+}
 """Programs that are one process, or start the others themselves."""
 HELP = {"-h", "--help"}
 TRAINING = {"--config", "--resume", "--print-config", *HELP}

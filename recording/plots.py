@@ -36,7 +36,7 @@ def draw_curves(metrics: Path, picture: Path, title: str) -> None:
     loss.set(ylabel="loss (nats)")
     accuracy.set(ylabel="top-1 accuracy", ylim=(0, 1))
     speed.set(ylabel="images per second")
-    parts.set(xlabel="milliseconds of a median step, on rank 0", ylim=(-0.4, 1.6), yticks=[])
+    parts.set(xlabel="milliseconds of a median step, on rank 0")
     with writing(picture):
         figure.savefig(picture, dpi=100)
 
@@ -59,14 +59,12 @@ def _draw_speed(axes: Axes, steps: list[Any]) -> None:
 
 
 def _draw_parts(axes: Axes, steps: list[Any]) -> None:
-    cost, left = StepCost.median([StepCost.read(line, "step/") for line in steps]), 0.0
-    for (part, seconds), color in zip(cost.parts.items(), COLORS, strict=True):
-        width, label = 1000 * seconds, LABELS[part]
-        axes.barh(
-            [0], [width], left=left, height=0.35, color=color, label=f"{label}: {width:.1f} ms"
-        )
-        left += width
-    axes.legend(ncols=2, loc="upper center", fontsize="small")
+    cost = StepCost.median([StepCost.read(line, "step/") for line in steps])
+    names = [LABELS[part] for part in cost.parts]
+    bars = axes.barh(names, [1000 * seconds for seconds in cost.parts.values()], color=COLORS)
+    axes.bar_label(bars, fmt="%.1f", padding=3)
+    axes.invert_yaxis()
+    axes.margins(x=0.15)
 
 
 def _line(points: list[Any]) -> str:

@@ -275,4 +275,8 @@ def closing_words(
     if min(summary["steps"], summary["test_step"]) < summary["total_steps"]:
         again = f"name={folder.path.name} --resume"
         lines["unfinished"] = f"to continue, add {again} to the same command"
+    else:
+        lines["next"] = (
+            f"./launch.sh evaluate.py {folder.path}; other placements: plan.py, compare.py"
+        )
     return "\n".join(f"{name:<15}{text}" for name, text in lines.items())

@@ -25,12 +25,15 @@ ALLOWED = {
     "comparison": {"common", "launch", "distributed", "training", "recording", "planning"},
 }
 """Packages that each package imports; every row names rows above it."""
-ROOM_FOR_ALL = "benchmarks"  # and the programs: they import any package, and none imports them
+ROOMS_FOR_ALL = ("benchmarks", "examples")
+"""And the programs: they import any package, and none imports them."""
 PROGRAMS = {path.stem for path in ROOT.glob("*.py")}
 SOURCES = [
-    path for package in [*ALLOWED, ROOM_FOR_ALL] for path in sorted((ROOT / package).rglob("*.py"))
+    path
+    for package in [*ALLOWED, *ROOMS_FOR_ALL]
+    for path in sorted((ROOT / package).rglob("*.py"))
 ]
-OURS = {*ALLOWED, ROOM_FOR_ALL, *PROGRAMS, "tests"}
+OURS = {*ALLOWED, *ROOMS_FOR_ALL, *PROGRAMS, "tests"}
 
 NOT_IN_MODEL = ("torch.distributed", "ctypes", "subprocess", "os", "pathlib")
 TORCHRUN = re.compile(
@@ -49,7 +52,7 @@ def names_imported(tree):
 
 def wrong_imports(source, package):
     """Imports that are relative, or of a package that ``package`` may not know."""
-    allowed = OURS if package == ROOM_FOR_ALL else ALLOWED[package]
+    allowed = OURS if package in ROOMS_FOR_ALL else ALLOWED[package]
     forbidden = (OURS - allowed - {package}) | ({*PROGRAMS, "tests"} - {package})
     names = set(names_imported(ast.parse(source)))
     return sorted(n for n in names if n.startswith(".") or n.split(".")[0] in forbidden)
@@ -159,5 +162,6 @@ def test_a_read_of_torchrun_s_variables_is_found(line, name):
 
 def test_every_path_among_the_arguments_has_the_type_that_knows_the_home_folder():
     programs = [ROOT / f"{program}.py" for program in PROGRAMS]
-    sources = [*programs, *(ROOT / ROOM_FOR_ALL).glob("*.py")]
+    rooms = [path for room in ROOMS_FOR_ALL for path in (ROOT / room).glob("*.py")]
+    sources = [*programs, *rooms]
     assert not [path for path in sources if "type=Path" in path.read_text()]

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from model.variants import VARIANTS
-from tests.test_architecture import ALLOWED, ROOM_FOR_ALL
+from tests.test_architecture import ALLOWED, ROOMS_FOR_ALL
 
 ROOT = Path(__file__).parents[1]
-PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 README = (ROOT / "README.md").read_text()
+RUNNING = (ROOT / "docs" / "running.md").read_text()
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 
 
@@ -37,10 +38,14 @@ def test_named_files_exist(page):
     assert not missing
 
 
-def test_the_readme_has_every_config_and_variant():
+def test_every_config_and_variant_is_described():
     configs = {path.name for path in (ROOT / "configs").glob("*.yaml")}
-    assert configs == {name for row in _rows(README, "config") for name in _names(row[0])}
-    assert set(VARIANTS) == {name for row in _rows(README, "`variant`") for name in _names(row[0])}
+    assert configs == {name for row in _rows(RUNNING, "config") for name in _names(row[0])}
+    assert set(VARIANTS) == {name for row in _rows(RUNNING, "`variant`") for name in _names(row[0])}
+
+
+def test_the_readme_is_short():
+    assert len(README.splitlines()) <= 200
 
 
 def test_a_step_is_read_in_eight_files_of_the_stated_length():
@@ -54,7 +59,7 @@ def test_a_step_is_read_in_eight_files_of_the_stated_length():
 
 def test_what_one_adds_goes_into_tables_and_tests_that_exist():
     for _, _, table, test in _rows(CONTRIBUTING, "to add"):
-        *tables, module = [name for name in _names(table) if name != "README.md"]
+        *tables, module = [name for name in _names(table) if not name.endswith(".md")]
         content = vars(import_module(module.removesuffix(".py").replace("/", ".")))
         assert all(name in content for name in tables), module
         assert all((ROOT / name).exists() for name in _names(test)), test
@@ -70,16 +75,50 @@ def _names(cell):
     return re.findall(r"`([\w./-]+)`", cell)
 
 
-def test_the_readme_has_every_package():
-    layout = README[README.index("## Layout") :]
-    assert {*ALLOWED, ROOM_FOR_ALL} <= set(re.findall(r"^(\w+)/ ", layout, re.MULTILINE))
+def test_every_package_is_described():
+    packages = CONTRIBUTING[CONTRIBUTING.index("## Packages") :]
+    assert {*ALLOWED, *ROOMS_FOR_ALL} <= set(re.findall(r"^(\w+)/ ", packages, re.MULTILINE))
 
 
-@pytest.mark.parametrize("page", [README, CONTRIBUTING], ids=["README", "CONTRIBUTING"])
-def test_the_order_of_imports_is_the_tested_one(page):
-    (order,) = re.findall(r"`(programs, benchmarks →[^`]+)`", page)
+def test_the_order_of_imports_is_the_tested_one():
+    (order,) = re.findall(r"`(programs, benchmarks, examples →[^`]+)`", CONTRIBUTING)
     layers = [set(re.findall(r"\w+", layer)) for layer in order.split("→")]
-    assert set().union(*layers) == {*ALLOWED, ROOM_FOR_ALL, "programs"}
+    assert set().union(*layers) == {*ALLOWED, *ROOMS_FOR_ALL, "programs"}
     for number, layer in enumerate(layers):
         for package in layer & set(ALLOWED):
             assert ALLOWED[package] <= {package}.union(*layers[number + 1 :])
+
+
+PLACEMENTS = (ROOT / "docs" / "placements.md").read_text()
+PROCESSES = {"one process, single stream": "single", "one process, both towers": "local"}
+
+
+def test_the_readme_has_the_errors_of_the_table():
+    errors = re.findall(r"  (\d\.\de-\d\d)$", PLACEMENTS, re.MULTILINE)
+    assert f"is {max(errors, key=float)}" in README
+    assert f"all {len(errors)} cases" in README
+
+
+def test_the_readme_has_the_speeds_of_the_comparison():
+    lines = re.findall(r"^ +\d+  [a-z]+ .*$", PLACEMENTS[PLACEMENTS.index("## Compared") :], re.M)
+    rows = [row for line in lines if len(row := line.split()) == 11]
+    speeds = {(row[1], row[0]): float(row[3]) for row in rows if "-" in row[4]}
+    sent = {(row[1], row[0]): float(row[8]) for row in rows if "-" not in row[4]}
+    assert speeds.keys() == sent.keys()
+    for name, *shown in _rows(README, "placement"):
+        placement = PROCESSES.get(name) or _names(name)[0]
+        for batch, speed, megabytes in zip(("32", "128"), shown[:2], shown[2:], strict=True):
+            assert speed == f"{speeds.pop((placement, batch)):.0f}"
+            assert float(megabytes or 0) == pytest.approx(sent[placement, batch], abs=0.5)
+    assert not speeds
+
+
+def test_the_readme_has_the_errors_of_the_predictions():
+    planning = (ROOT / "docs" / "planning.md").read_text()
+    ((steps, error, regret),) = re.findall(
+        r"Of the (\d+) steps the mean error is ([\d.]+) %, the mean regret ([\d.]+) %", planning
+    )
+    words = " ".join(README.split())
+    assert f"{steps} steps of all plans" in words
+    assert f"differ from their predictions by {float(error):.0f} % in the mean" in words
+    assert f"takes {regret} % longer than the best measured" in words

@@ -251,8 +251,10 @@ def test_the_closing_words_say_what_came_of_the_run(words, tmp_path):
     }
 
 
-def test_a_finished_run_is_not_to_be_continued(words):
-    assert "unfinished" not in words(steps=4, test_step=4)
+def test_a_finished_run_is_not_to_be_continued_but_used(words, tmp_path):
+    finished = words(steps=4, test_step=4)
+    assert "unfinished" not in finished
+    assert f"evaluate.py {tmp_path / 'fashion-2'}" in finished["next"]
     assert "unfinished" in words(steps=4, test_step=2), "its evaluation was cut short"
 
 

@@ -1,0 +1,1 @@
+"""Programs that the chapter on model parallelism runs."""

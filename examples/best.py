@@ -1,0 +1,71 @@
+"""Which placement is the best, for a batch and a link? A map, as plan.py predicts it.
+
+  python examples/best.py
+  python examples/best.py --device p100 --ranks 16 --png best.png
+  python examples/best.py --machine runs/machine.json --ranks 4 precision=bf16
+
+Every rank is a node of its own, so all that travels takes the link.
+"""
+
+import logging
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from launch.program import ArgumentParser, run_program
+
+from tabulate import tabulate
+
+from common.files import home_path
+from examples.lesson import load
+from examples.pictures import draw_map
+from planning.devices import DEVICES, known_machine
+from planning.job import planned
+from planning.machine import read_machine
+from planning.sweep import Space
+
+log = logging.getLogger(__name__)
+BATCHES = (32, 128, 512, 2048, 8192, 32768)
+GIGABYTES = (0.125, 0.5, 1.25, 3, 6, 12.5, 25, 50, 100)
+"""Rates of the link, in GB/s: 1 and 10 Gbit/s Ethernet are 0.125 and 1.25."""
+
+
+def main() -> int:
+    """Print the map; returns the exit status."""
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("--device", choices=DEVICES, default="a100")
+    parser.add_argument("--machine", type=home_path, metavar="FILE", help="one that check.py wrote")
+    parser.add_argument("--ranks", type=int, default=8)
+    parser.add_argument("--png", type=home_path, metavar="FILE", help="draw the map, too")
+    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="as for train.py")
+    arguments = parser.parse_intermixed_args()
+    job = planned(load(["batch_size=32", *arguments.overrides]))
+    machine = (
+        read_machine(arguments.machine)
+        if arguments.machine
+        else known_machine(arguments.device, "fp32", job.net, 1, "nvlink", "100gbe")
+    )
+    alone = machine.model_copy(update={"ranks_per_node": 1})
+    space = Space(job, alone, arguments.ranks)
+    names = [[best(space, batch, rate * 1e9) for batch in BATCHES] for rate in GIGABYTES]
+    rows = [(f"{rate:g} GB/s", *row) for rate, row in zip(GIGABYTES, names, strict=True)]
+    log.info("the best placement on %d × %s, by link and global batch\n", space.ranks, alone.device)
+    log.info("%s", tabulate(rows, ("", *map(str, BATCHES))))
+    if arguments.png:
+        draw_map(names, GIGABYTES, BATCHES).savefig(arguments.png, dpi=110)
+    return 0
+
+
+def best(space: Space, batch: int, rate: float) -> str:
+    """The best placement's name, for a global batch over links of a rate in bytes/s."""
+    if batch < space.ranks:
+        return ""
+    here = space.with_batch(batch).with_links(
+        lambda link: link.model_copy(update={"bandwidth": rate, "shared": rate})
+    )
+    return here.best.candidate.plan.placement
+
+
+if __name__ == "__main__":
+    run_program(main, most_ranks=1)
