@@ -69,7 +69,7 @@ def made() -> NotebookNode:
 def execute(notebook: NotebookNode) -> None:
     """Run all cells and keep their outputs; raises CellExecutionError if one of them fails."""
     resources = {"metadata": {"path": str(FOLDER)}}
-    NotebookClient(notebook, timeout=600, resources=resources).execute()
+    NotebookClient(notebook, timeout=600, resources=resources, coalesce_streams=True).execute()
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # times, which differ in every run
 
