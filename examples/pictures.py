@@ -78,11 +78,11 @@ def draw_bytes(rows: Sequence[Sequence[float]], threshold: float) -> Figure:
     figure, axes = _figure(6, 3.2)
     batches = [row[0] for row in rows]
     for column, color, name in ((1, COLORS[5], "gradients"), (2, COLORS[2], "activations")):
-        axes.loglog(batches, [row[column] for row in rows], "o-", color=color, label=name)
+        axes.plot(batches, [row[column] for row in rows], "o-", color=color, label=name)
     axes.axvline(threshold, color="black", linewidth=0.8, linestyle=":")
     axes.set(xlabel="images in the global batch", ylabel="MB that a rank sends in a step")
     axes.set_xticks(batches, [f"{batch:.0f}" for batch in batches])
-    axes.minorticks_off()
+    axes.set(xlim=(0, None), ylim=(0, None))
     axes.legend(frameon=False)
     return figure
 
@@ -129,7 +129,7 @@ def draw_errors(errors: Mapping[str, Mapping[str, float]]) -> Figure:
                 ha="center",
                 va="center",
                 fontsize=9,
-                color="white" if value > 0.1 else "black",
+                color="white" if value > 0.01 else "black",
             )
     axes.set_yticks(range(len(errors)), list(errors))
     axes.set_xticks(range(len(values[0])), list(next(iter(errors.values()))))

@@ -1,17 +1,28 @@
 """The pages agree with the repository: links, configs, packages, the order of imports."""
 
+import os
 import re
+import sys
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from model.variants import VARIANTS
+from tests.programs import run
 from tests.test_architecture import ALLOWED, ROOMS_FOR_ALL
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 README = (ROOT / "README.md").read_text()
+QUICK = [
+    pytest.param(command, id=f"{page.name}: {command}")
+    for page in PAGES
+    for command in re.findall(r"^ *```bash\n((?:.+\n)+?) *```$", page.read_text(), re.MULTILINE)
+    if page.parent.name != "parallelism" or command.startswith(" ")
+]
+"""Commands that take less than two minutes: blocks marked bash. The chapter's own, and not its
+answers', are run in its notebook."""
 RUNNING = (ROOT / "docs" / "running.md").read_text()
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 
@@ -122,3 +133,11 @@ def test_the_readme_has_the_errors_of_the_predictions():
     assert f"{steps} steps of all plans" in words
     assert f"differ from their predictions by {float(error):.0f} % in the mean" in words
     assert f"takes {regret} % longer than the best measured" in words
+
+
+@pytest.mark.programs
+@pytest.mark.parametrize("commands", QUICK)
+def test_quick_commands_run(commands):
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    status, out, err = run("bash", "-ec", commands, OMP_NUM_THREADS="1", PATH=path)
+    assert status == 0, out + err
