@@ -74,6 +74,14 @@ def initialize(model: AlexNet, seed: int, scheme: str | None = None) -> None:
             parameter.copy_(model.placement.shard(name, full))
 
 
+def initial_kernels(shape: torch.Size, seed: int, scheme: str) -> Tensor:
+    """The full weight of conv1 that ``initialize`` draws: its first values."""
+    full = torch.empty(shape)
+    draw = torch.Generator().manual_seed(seed)
+    SCHEMES[scheme]("conv1", "weight", full, full[0].numel(), draw)
+    return full
+
+
 @torch.no_grad()
 def fill(model: AlexNet, tensors: dict[str, Tensor]) -> None:
     """Set the model's slices of the named parameters from their full ``tensors``."""

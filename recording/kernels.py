@@ -36,19 +36,29 @@ def summary_of(kinds: list[Kinds]) -> dict[str, Any]:
     }
 
 
-def draw_kernels(conv1: Tensor, towers: int, picture: Path, title: str) -> None:
+def draw_kernels(
+    conv1: Tensor, towers: int, picture: Path, title: str, initial: Tensor | None = None
+) -> None:
     """Draw the kernels (K, C, H, W), one panel per tower; in colour if C is 3.
 
-    Each kernel is scaled by itself: zero is mid-grey, its largest weight black or white. Raises
-    ReportedError if the picture cannot be written.
+    With their ``initial`` values there is a panel below each for what training has changed. Each
+    kernel, and each change, is scaled by itself: zero is mid-grey, the largest number black or
+    white. Raises ReportedError if the picture cannot be written.
     """
-    parts = conv1.chunk(towers)
     titles = in_words(kinds_of_towers(conv1, towers)) or [f"tower {n}" for n in range(towers)]
-    rows = -(-len(parts[0]) // COLUMNS)
-    figure = Figure(figsize=(10, 0.6 + towers * (0.3 + 0.62 * rows)), layout="constrained")
+    panels = list(zip(titles, conv1.chunk(towers), strict=True))
+    if initial is not None:
+        changes = (conv1 - initial).chunk(towers)
+        pairs = zip(panels, changes, strict=True)
+        panels = [
+            panel for own, change in pairs for panel in (own, ("what training changed", change))
+        ]
+    rows = -(-len(panels[0][1]) // COLUMNS)
+    figure = Figure(figsize=(10, 0.6 + len(panels) * (0.3 + 0.62 * rows)), layout="constrained")
     figure.suptitle(title, parse_math=False)
-    panels = figure.subplots(towers, squeeze=False)[:, 0]
-    for axes, part, words in zip(panels, parts, titles, strict=True):
+    for axes, (words, part) in zip(
+        figure.subplots(len(panels), squeeze=False)[:, 0], panels, strict=True
+    ):
         axes.imshow(_montage(part), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         axes.set_title(words, fontsize="medium")
         axes.set_axis_off()

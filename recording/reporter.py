@@ -15,6 +15,7 @@ from common.files import writing
 from distributed.device import mark_time, name_of, seconds_between
 from distributed.picture import draw_plan
 from distributed.timer import LABELS, StepCost
+from model.initialization import initial_kernels
 from native.fusion import why_not_compiled
 from recording.folder import RunFolder
 from recording.metrics import MetricsFile, read_metrics, step_speed
@@ -122,7 +123,7 @@ class MainReporter(Reporter):
     ) -> None:
         """``facts`` describe the run; training starts after ``step``."""
         super().__init__(totals, device)
-        self.folder = folder
+        self.folder, self.config = folder, config
         self.facts = facts = {**facts, "attempt": folder.last_attempt().number}
         with writing(folder.config):
             folder.config.write_text(dump_config(config))
@@ -169,12 +170,19 @@ class MainReporter(Reporter):
         with writing(self.folder.summary):
             self.folder.summary.write_text(json.dumps(summary, indent=1) + "\n")
         draw_curves(self.folder.metrics, self.folder.curves, name)
-        draw_kernels(conv1, towers, self.folder.kernels, name)
+        draw_kernels(conv1, towers, self.folder.kernels, name, self._initial_kernels(conv1))
         self.tracker.log_image("curves", self.folder.curves)
         self.tracker.log_image("kernels", self.folder.kernels)
         self.tracker.summarize(summary)
         words = closing_words(summary, self.folder, in_words(kinds), self.tracker.location)
         log.info("\n%s", words)
+
+    def _initial_kernels(self, conv1: Tensor) -> Tensor | None:
+        """The kernels before training, if they were drawn and not read."""
+        config = self.config
+        if config.weights is not None:
+            return None
+        return initial_kernels(conv1.shape, config.seed, config.init or config.form.init)
 
     @override
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

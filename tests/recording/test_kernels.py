@@ -7,7 +7,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from common.errors import ReportedError
+from model.alexnet import AlexNet
 from model.first_layer import Kinds, count_kinds
+from model.initialization import SCHEMES, initial_kernels, initialize
+from model.placement import Placement
+from model.variants import VARIANTS
 from recording.kernels import _montage, draw_kernels, in_words, kinds_of_towers, summary_of
 from recording.source import read_source
 from tests.calls import call, refusal
@@ -44,6 +48,25 @@ def test_the_first_panel_is_grey_and_the_second_in_colour(tmp_path):
     colourful = np.ptp(pixels, axis=2).max(1) > 100
     assert not colourful[: len(pixels) // 2].any()
     assert colourful[len(pixels) // 2 :].any()
+
+
+def test_what_training_changed_is_drawn_below_the_kernels(tmp_path):
+    """Noise of which training has made the kernels of one tower red and green."""
+    noise = torch.randn(96, 1, 11, 11).expand(-1, 3, -1, -1)
+    conv1 = noise + 0.01 * _two_towers()
+    draw_kernels(conv1, 2, tmp_path / "kernels.png", "made up", initial=noise)
+    with Image.open(tmp_path / "kernels.png") as image:
+        pixels = np.asarray(image.convert("RGB")).astype(int)
+    colourful = np.ptp(pixels, axis=2).max(1) > 100
+    quarters = np.array_split(colourful, 4)
+    assert [quarter.any() for quarter in quarters] == [False, False, False, True]
+
+
+def test_initial_kernels_are_those_of_the_net():
+    for scheme in SCHEMES:
+        net = AlexNet(VARIANTS["paper"], 10, 3, Placement(2))
+        initialize(net, 7, scheme)
+        assert torch.equal(initial_kernels(net.conv1.weight.shape, 7, scheme), net.conv1.weight)
 
 
 @pytest.mark.parametrize(
@@ -89,12 +112,16 @@ def test_the_program_draws_the_same_from_the_run_and_from_its_checkpoint(split_r
     folder, _ = split_run
     checkpoint = max((folder / "checkpoints").iterdir())
     write_file(read_source(checkpoint).weights, tmp_path / "net.safetensors")
+    pictures = []
     for source in (folder, checkpoint, tmp_path / "net.safetensors"):
-        picture = tmp_path / f"{source.name}.png"
-        status, out = call("kernels", source, picture)
+        pictures.append(tmp_path / f"{source.name}.png")
+        status, out = call("kernels", source, pictures[-1])
         assert status == 0
         assert "tower 1: " in out
-        assert Image.open(picture).size == Image.open(folder / "kernels.png").size
+    assert len({Image.open(picture).size for picture in pictures}) == 1
+    assert Image.open(folder / "kernels.png").size > Image.open(pictures[0]).size, (
+        "the changes, too"
+    )
 
 
 @pytest.mark.parametrize(
