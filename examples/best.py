@@ -17,18 +17,18 @@ from launch.program import ArgumentParser, run_program
 
 from tabulate import tabulate
 
+from common.errors import ReportedError
 from common.files import home_path
 from examples.lesson import load
-from examples.pictures import draw_map
+from examples.pictures import draw_map, save
 from planning.devices import DEVICES, known_machine
 from planning.job import planned
 from planning.machine import read_machine
 from planning.sweep import Space
 
 log = logging.getLogger(__name__)
-BATCHES = (32, 128, 512, 2048, 8192, 32768)
-GIGABYTES = (0.125, 0.5, 1.25, 3, 6, 12.5, 25, 50, 100)
-"""Rates of the link, in GB/s: 1 and 10 Gbit/s Ethernet are 0.125 and 1.25."""
+BATCHES = (32, 256, 2048, 8192, 32768)
+GIGABYTES = (0.125, 0.5, 1.25, 3, 6, 12.5, 25, 50, 100)  # 1.25: 10 Gbit/s Ethernet
 
 
 def main() -> int:
@@ -40,31 +40,39 @@ def main() -> int:
     parser.add_argument("--png", type=home_path, metavar="FILE", help="draw the map, too")
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="as for train.py")
     arguments = parser.parse_intermixed_args()
-    job = planned(load(["batch_size=32", *arguments.overrides]))
+    if not 2 <= arguments.ranks <= 1024:
+        raise ReportedError(f"--ranks {arguments.ranks} is not from 2 to 1024")
+    config = load(["batch_size=32", *arguments.overrides])
+    job = planned(config)
     machine = (
         read_machine(arguments.machine)
         if arguments.machine
-        else known_machine(arguments.device, "fp32", job.net, 1, "nvlink", "100gbe")
+        else known_machine(arguments.device, config.precision, job.net, 1, "nvlink", "100gbe")
     )
-    alone = machine.model_copy(update={"ranks_per_node": 1})
-    space = Space(job, alone, arguments.ranks)
+    space = Space(job, machine.model_copy(update={"ranks_per_node": 1}), arguments.ranks)
     names = [[best(space, batch, rate * 1e9) for batch in BATCHES] for rate in GIGABYTES]
     rows = [(f"{rate:g} GB/s", *row) for rate, row in zip(GIGABYTES, names, strict=True)]
-    log.info("the best placement on %d × %s, by link and global batch\n", space.ranks, alone.device)
+    log.info("the best placement on %d × %s, by link and global batch", space.ranks, machine.device)
+    log.info("(/4: groups of 4 ranks share a classifier)\n")
     log.info("%s", tabulate(rows, ("", *map(str, BATCHES))))
     if arguments.png:
-        draw_map(names, GIGABYTES, BATCHES).savefig(arguments.png, dpi=110)
+        save(draw_map(names, GIGABYTES, BATCHES), arguments.png)
     return 0
 
 
 def best(space: Space, batch: int, rate: float) -> str:
-    """The best placement's name, for a global batch over links of a rate in bytes/s."""
+    """The best placement, for a global batch over links of a rate in bytes/s; "" for none.
+
+    Behind the name of a hybrid are the ranks of a classifier, if they are not all.
+    """
     if batch < space.ranks:
         return ""
     here = space.with_batch(batch).with_links(
         lambda link: link.model_copy(update={"bandwidth": rate, "shared": rate})
     )
-    return here.best.candidate.plan.placement
+    plan = here.best.candidate.plan
+    is_whole = plan.feeds == 1 or plan.classifier.replicas == 1
+    return plan.placement if is_whole else f"{plan.placement}/{plan.classifier.shards}"
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ class Diary:
     def note(self, kind: str, layer: str, *tensors: Tensor | None) -> None:
         """Add a line with the shapes of what is read, of the weight, and of what is given."""
         shapes = ["" if each is None else "×".join(map(str, each.shape)) for each in tensors]
-        sent = ", ".join(f"{n:,.0f} at {at}" for at, n in (self.sent - self.before).items())
+        new = (self.sent - self.before).items()
+        sent = ", ".join(f"{n:,.0f} at {at}" for at, n in new if round(n))  # a sum may be uneven
         self.lines.append((kind, layer, *shapes, sent))
         self.before = self.sent.copy()

@@ -20,7 +20,7 @@ from tabulate import tabulate
 from common.files import home_path
 from distributed.plan import plan_alone
 from examples.lesson import load
-from examples.pictures import draw_layers
+from examples.pictures import draw_layers, save
 from planning.formulas import parameters_per_rank
 from planning.job import planned
 
@@ -41,7 +41,7 @@ def main() -> int:
     rows = [
         (
             layer,
-            shape.reads.name.lower(),
+            shape.reads.name.lower() if net.towers > 1 else "all",
             *(cell(column[layer], totals[name]) for name, column in columns.items()),
         )
         for layer, shape in net.shapes().items()
@@ -51,7 +51,7 @@ def main() -> int:
     log.info("%s, %d tower(s), %d px\n", net.name, net.towers, net.size)
     log.info("%s", tabulate(rows, headings, colalign=("left", "left", *["right"] * 3)))
     if arguments.png:
-        draw_layers(columns).savefig(arguments.png, dpi=110)
+        save(draw_layers(columns), arguments.png)
     return 0
 
 

@@ -15,7 +15,8 @@ CONFIG = Path(__file__).with_name("lesson.yaml")
 
 def start_mesh(config: Config) -> Mesh:
     """The launched ranks, by the plan of a configuration."""
-    return Mesh.start(config.plan(launched_world().size), config.timeout)
+    plan = config.plan(launched_world().size)
+    return Mesh.start(plan, config.timeout, share_devices=config.share_devices)
 
 
 def load(overrides: list[str]) -> Config:

@@ -1,13 +1,15 @@
 """The pictures that the programs in this folder draw."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap, LogNorm
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, Rectangle
 
 from common.colors import COLORS
+from common.files import writing
 from examples.spans import Span, Step
 
 DOES = {"forward": COLORS[0], "backward": COLORS[4], "optimizer": "#7d868f"}
@@ -19,6 +21,13 @@ ROUNDING = 1e-12
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
     return figure, figure.subplots()
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a picture; raises ReportedError if that is not possible."""
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=110)
 
 
 def draw_layers(columns: Mapping[str, Mapping[str, int]]) -> Figure:
@@ -90,24 +99,24 @@ def draw_bytes(rows: Sequence[Sequence[float]], threshold: float) -> Figure:
 def draw_map(
     names: Sequence[Sequence[str]], rates: Sequence[float], batches: Sequence[int]
 ) -> Figure:
-    """The best placement's color for each rate in GB/s (a row) and global batch (a column)."""
-    known = list(PLACEMENTS)
+    """The best placement's color for each rate in GB/s (a row) and global batch (a column).
+
+    A number is that of the ranks that share a classifier, if not all do.
+    """
     figure, axes = _figure(7, 3.6)
-    numbers = [[known.index(name) for name in row] for row in names]
-    axes.pcolormesh(
-        numbers,
-        cmap=ListedColormap(list(PLACEMENTS.values())),
-        vmin=-0.5,
-        vmax=len(known) - 0.5,
-        edgecolors="white",
-        linewidth=1,
-    )
+    for y, row in enumerate(names):
+        for x, name in enumerate(row):
+            placement, _, group = name.partition("/")
+            color = PLACEMENTS.get(placement, "white")
+            axes.add_patch(Rectangle((x, y), 1, 1, facecolor=color, edgecolor="white"))
+            axes.text(x + 0.5, y + 0.5, group, ha="center", va="center", color="white")
+    axes.set(xlim=(0, len(batches)), ylim=(0, len(rates)))
     axes.set_xticks(
         [place + 0.5 for place in range(len(batches))], [f"{b:,}" for b in batches], rotation=45
     )
     axes.set_yticks([place + 0.5 for place in range(len(rates))], [f"{r:g}" for r in rates])
     axes.set(xlabel="global batch", ylabel="link, GB/s")
-    shown = {name for row in names for name in row}
+    shown = {name.partition("/")[0] for row in names for name in row}
     handles = [Patch(color=color, label=n) for n, color in PLACEMENTS.items() if n in shown]
     figure.legend(handles=handles, loc="outside upper center", ncols=4, frameon=False)
     return figure

@@ -22,9 +22,10 @@ import torch
 from tabulate import tabulate
 
 from checking.steps import Trainings, small_config
+from common.errors import ReportedError
 from common.files import home_path
 from distributed.mesh import Mesh
-from examples.pictures import draw_bytes
+from examples.pictures import draw_bytes, save
 from launch.world import launched_world
 from training.trainer import Trainer
 
@@ -39,6 +40,8 @@ def main() -> int:
     parser.add_argument("--png", type=home_path, metavar="FILE", help="draw the bytes, too")
     arguments = parser.parse_args()
     ranks, hidden = launched_world().size, arguments.hidden
+    if ranks < 2 or hidden < 4 * ranks:
+        raise ReportedError("start at least 2 ranks, with 4 or more hidden units for each")
     replicated, divided = (
         small_config(ranks, "fp32", placement=placement, towers=1, net={"hidden": hidden})
         for placement in ("ddp", "hybrid")
@@ -47,27 +50,27 @@ def main() -> int:
     trainers = trainings.start(replicated), trainings.start(divided)
     rows = []
     for batch in (hidden // 4, hidden // 2, hidden, 2 * hidden):
-        sent, seconds = zip(*(measure(each, batch // ranks) for each in trainers), strict=True)
-        rows.append((batch, *(s / 1e6 for s in sent), *(1e3 * s for s in seconds)))
+        images = batch // ranks
+        sent, seconds = zip(*(measure(each, images) for each in trainers), strict=True)
+        rows.append((ranks * images, *(s / 1e6 for s in sent), *(1e3 * s for s in seconds)))
     log.info("%s", tabulate(rows, HEADINGS, floatfmt=(".0f", ".2f", ".2f", ".0f", ".0f")))
     if arguments.png and trainings.mesh.is_main:
-        draw_bytes(rows, hidden).savefig(arguments.png, dpi=110)
+        save(draw_bytes(rows, hidden), arguments.png)
     return 0
 
 
 def measure(trainer: Trainer, images: int) -> tuple[int, float]:
     """Bytes and seconds of a pass of the classifier on so many ``images`` of each rank."""
-    placement, replicas = trainer.placement, trainer.mesh.plan.features.replicas
     seconds = []
     for _ in range(4):
-        features = torch.rand(images, trainer.model.variant.convolutions[-1] * 36)
+        features = torch.rand(images, trainer.model.fc6.in_features, device=trainer.mesh.device)
         features.requires_grad_()
         trainer.mesh.largest(0.0)  # so that the ranks begin together
         trainer.mesh.timer.take()
         began = time.perf_counter()
-        shares = [images] * replicas
-        logits = trainer.classifier(placement.to_classifier(features, shares), None, shares)
+        logits = trainer.classifier(trainer.placement.to_classifier(features))
         logits.logsumexp(1).sum().backward()
+        trainer.mesh.largest(0.0)  # which waits for a GPU
         seconds.append(time.perf_counter() - began)
     return sum(trainer.mesh.timer.take().sent.values()), median(seconds[1:])
 

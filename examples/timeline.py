@@ -22,7 +22,8 @@ from launch.program import ArgumentParser, run_program
 import torch.distributed as dist
 from tabulate import tabulate
 
-from common.files import home_path
+from common.errors import ReportedError
+from common.files import home_path, writing
 from examples.lesson import load, start, start_mesh
 from examples.pictures import draw_steps
 from examples.spans import covered, record
@@ -44,7 +45,10 @@ def main() -> int:
     settings = ["batch_size=32", *arguments.overrides]
     jobs = {name: load([*settings, *changes]) for name, changes in PLACEMENTS.items()}
     mesh = start_mesh(jobs["ddp"])
-    arguments.folder.mkdir(parents=True, exist_ok=True)
+    if mesh.device.type != "cpu" or mesh.plan.world_size == 1:
+        raise ReportedError("start it on 2 or more CPU ranks: CUDA_VISIBLE_DEVICES= torchrun …")
+    with writing(arguments.folder):
+        arguments.folder.mkdir(parents=True, exist_ok=True)
     steps, rows = {}, []
     for name, config in jobs.items():
         trainer, batches = start(config, mesh.replanned(config.plan(mesh.plan.world_size)))
