@@ -36,7 +36,7 @@ from checking.resume import check_resume
 from checking.speed import measure_speed
 from checking.steps import Trainings, small_config
 from common.errors import ReportedError
-from common.files import home_path
+from common.files import check_writable, home_path
 from distributed.device import exactly
 from distributed.mesh import Mesh
 from launch.world import launched_world
@@ -57,7 +57,7 @@ def main() -> int:
     plan = small_config(ranks, "fp32", placement="ddp").plan(ranks)
     mesh = Mesh.start(plan, share_devices=arguments.share_devices)
     report = Report()
-    mesh.from_main(lambda: report.write(arguments.folder))  # a disk that refuses says so now
+    mesh.from_main(lambda: refuse_early(report, arguments))
     try:
         report.begin("what is there")
         report.describe(describe(mesh))
@@ -82,6 +82,13 @@ def main() -> int:
             retry=True,
         )
     return 0
+
+
+def refuse_early(report: Report, arguments: argparse.Namespace) -> None:
+    """Raise ReportedError if the disk refuses the results, before the work for them."""
+    report.write(arguments.folder)
+    if arguments.only != "proofs":
+        check_writable(arguments.machine)
 
 
 def prove(trainings: Trainings, report: Report, folder: Path, *, faults: bool) -> None:

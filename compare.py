@@ -45,7 +45,7 @@ from launch.program import ArgumentParser, run_program
 
 import torch
 
-from common.files import home_path, writing
+from common.files import check_writable, home_path, writing
 from comparison.forms import FORMS
 from comparison.learning import Learning, Study
 from comparison.learning_report import as_text, draw_errors, draw_learning
@@ -58,7 +58,6 @@ from comparison.session import Comparison
 from data.datasets import open_dataset
 from launch.console import log_to_file
 from planning.job import job_of
-from planning.machine import MACHINE
 from planning.measuring.rates import matrix_rate
 from recording.folder import RunFolder
 from recording.tracking import check_tracking
@@ -102,13 +101,16 @@ def compare_speeds(arguments: argparse.Namespace) -> int:
         arguments.warmup,
     )
     configs = comparison.configs()
+    ranks = max(placement.ranks for placement in comparison.placements)
+    known = usable_machine(arguments.machine, config, ranks)
+    if arguments.json:
+        check_writable(arguments.json)
     folder = open_folder(config.runs, config.name, resume=arguments.resume)
     measurements = comparison.measure(folder)
 
     data, device = config.data, torch.device("cuda" if torch.cuda.is_available() else "cpu")
     peak = matrix_rate(PRECISIONS[config.precision].dtype, device) / 1e9
     images = open_dataset(data.name, "train", data.folder, data.stored_size, synthetic_length=1)
-    known = usable_machine(arguments.machine or config.runs / MACHINE, config.precision)
     rows = []
     for batch, placement in itertools.product(comparison.batches, comparison.placements):
         own = configs[placement.name]

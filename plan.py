@@ -25,7 +25,7 @@ from typing import Any
 from launch.program import ArgumentParser, run_program
 
 from common.errors import ReportedError
-from common.files import home_path, writing
+from common.files import check_writable, home_path, writing
 from launch.children import run_launcher
 from planning.charts import draw_charts
 from planning.devices import DEVICES, WIRES, known_machine
@@ -34,7 +34,14 @@ from planning.job import planned
 from planning.machine import MACHINE, Machine, read_machine
 from planning.page import write_page
 from planning.quantities import duration, rate, size
-from planning.sweep import Space, batch_changes, link_changes, scaling, with_links
+from planning.sweep import (
+    Space,
+    batch_changes,
+    link_changes,
+    scaled,
+    scaling,
+    with_links,
+)
 from planning.tables import (
     changes_in_words,
     command,
@@ -50,6 +57,8 @@ log = logging.getLogger(__name__)
 ROOT = Path(__file__).parent
 CONFIG = Path("configs/compare.yaml")
 MOST_RANKS = 2**16
+PLACES = ("placement", "shards", "classifier_ranks", "classifier_scheme")
+"""Settings of train.py that are the planner's to choose."""
 
 
 def main() -> int:
@@ -57,14 +66,22 @@ def main() -> int:
     arguments = parse_arguments()
     source = arguments.config or CONFIG
     config = load_config(source, arguments.overrides)
+    if config.optimizer.classifier_updates == "turn":
+        raise ReportedError(
+            "optimizer.classifier_updates=turn is another training on each placement, and plan.py "
+            "compares placements of the same one: leave it out"
+        )
     job = planned(config)
     net, machine = job.net, changed(choose_machine(arguments, config, job.net), arguments)
     space = Space(job, machine, ranks_of(arguments, machine), arguments.compress)
-    check_links(space)
+    check_ranks(space, arguments.batches)
+
+    for path in filter(None, (arguments.html, arguments.json)):
+        check_writable(path)
 
     log.info("%s, %d tower(s), %d px", net.name, net.towers, net.size)
     log.info("%s\n", machine_in_words(machine))
-    how = ["--config", str(source), *arguments.overrides]
+    how = ["--config", str(source), *(each for each in arguments.overrides if not _places(each))]
     answers = [answer(space.with_batch(batch), how) for batch in arguments.batches]
     tell_changes(space.with_batch(arguments.batches[0]))
     if arguments.charts:
@@ -84,8 +101,10 @@ def choose_machine(arguments: argparse.Namespace, config: Config, net: Net) -> M
     """
     if arguments.device:
         per_node = arguments.ranks_per_node or 8
-        wires = arguments.within, arguments.between
+        wires = arguments.within or "nvlink", arguments.between or "100gbe"
         return known_machine(arguments.device, config.precision, net, per_node, *wires)
+    if arguments.within or arguments.between:
+        raise ReportedError("--within and --between are for --device; use --link for a machine")
     path = arguments.machine or config.runs / MACHINE
     if not (path.exists() or arguments.machine):
         measure_here(path, arguments)
@@ -114,18 +133,22 @@ def changed(machine: Machine, arguments: argparse.Namespace) -> Machine:
     update: dict[str, Any] = {}
     if arguments.ranks_per_node:
         update["ranks_per_node"] = arguments.ranks_per_node
+        if machine.device == "cpu":  # whose ranks share the memory of a node
+            update["memory"] = machine.memory * machine.ranks_per_node / arguments.ranks_per_node
     if arguments.memory:
         update["memory"] = arguments.memory
     machine = machine.model_copy(update=update)
     ranks = ranks_of(arguments, machine)
     if ranks > machine.ranks_per_node and not machine.between:
         machine = machine.model_copy(update={"between": machine.within})
-    link: dict[str, Any] = {}
     if arguments.link:
-        link |= {"bandwidth": arguments.link, "shared": arguments.link}
+        machine = with_links(
+            machine, ranks, lambda old: scaled(arguments.link / old.bandwidth)(old)
+        )
     if arguments.latency is not None:
-        link["latency"] = arguments.latency
-    return with_links(machine, ranks, lambda old: old.model_copy(update=link))
+        latency = {"latency": arguments.latency}
+        machine = with_links(machine, ranks, lambda old: old.model_copy(update=latency))
+    return machine
 
 
 def ranks_of(arguments: argparse.Namespace, machine: Machine) -> int:
@@ -133,15 +156,19 @@ def ranks_of(arguments: argparse.Namespace, machine: Machine) -> int:
     return arguments.ranks or machine.ranks_per_node
 
 
-def check_links(space: Space) -> None:
-    """Raise ReportedError if the ranks cannot be planned for on the machine."""
+def check_ranks(space: Space, batches: list[int]) -> None:
+    """Raise ReportedError if the ranks cannot be planned for on the machine with the batches."""
     ranks, here = space.ranks, space.machine.ranks_per_node
+    if min(batches) < ranks:
+        raise ReportedError(
+            f"batch {min(batches)} is smaller than {ranks} ranks: use a larger one of --batches"
+        )
     if ranks > here and ranks % here:
         raise ReportedError(
             f"{ranks} ranks are no whole number of nodes of {here}: change --ranks or "
             "--ranks-per-node"
         )
-    if ranks > 1 and not space.machine.within:
+    if not space.machine.connects(ranks):
         raise ReportedError(
             "the machine's file has no links, since one rank was measured: measure with as many "
             "ranks as devices (./launch.sh check.py)"
@@ -151,14 +178,9 @@ def check_links(space: Space) -> None:
 def answer(space: Space, source: list[str]) -> dict[str, Any]:
     """Print the placements for a batch and the best one's command; returns them for JSON.
 
-    Raises ReportedError for a batch smaller than the ranks, and if no placement fits.
+    Raises ReportedError if no placement fits.
     """
-    batch = space.job.batch
-    if batch < space.ranks:
-        raise ReportedError(
-            f"batch {batch} is smaller than {space.ranks} ranks: use a larger one of --batches"
-        )
-    ranked = space.ranked()
+    batch, ranked = space.job.batch, space.ranked()
     best = ranked[0]
     log.info("%s", placements_table(ranked, batch, space.ranks))
     if not best.fits:
@@ -189,7 +211,7 @@ def tell_changes(space: Space) -> None:
     batch, ranks = space.job.batch, space.ranks
     if ranks > 1:
         log.info(
-            "What would change the best on %d ranks, %s at batch %d:", ranks, _name(space), batch
+            "The best on %d ranks with another batch, or with other links at %d:", ranks, batch
         )
         log.info("%s\n", changes_in_words(space, batch_changes(space), link_changes(space)))
     log.info(
@@ -205,8 +227,9 @@ def tell_changes(space: Space) -> None:
     )
 
 
-def _name(space: Space) -> str:
-    return space.best.candidate.plan.placement
+def _places(override: str) -> bool:
+    """True for a setting that the planner chooses."""
+    return override.partition("=")[0] in PLACES
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -219,12 +242,12 @@ def parse_arguments() -> argparse.Namespace:
     chosen = parser.add_mutually_exclusive_group()
     chosen.add_argument("--machine", type=home_path, metavar="FILE", help="a file of check.py")
     chosen.add_argument("--device", choices=DEVICES, help="a known GPU, by published rates")
-    add("--within", choices=WIRES, default="nvlink", help="links in a node of --device")
-    add("--between", choices=WIRES, default="100gbe", help="links between nodes of --device")
+    add("--within", choices=WIRES, help="links in a node of --device; default: nvlink")
+    add("--between", choices=WIRES, help="links between nodes of --device; default: 100gbe")
     add("--ranks", type=count, metavar="N", help="default: those of a node")
     add("--ranks-per-node", type=count, metavar="N", help="default: the machine's")
     add("--batches", type=counts, default=[32, 128, 512], metavar="N,N", help="global batches")
-    add("--link", type=rate, metavar="RATE", help="of the slowest links: 12.5GB/s, 100Gbit/s")
+    add("--link", type=rate, metavar="RATE", help="of a rank on the slowest links: 12.5GB/s")
     add("--latency", type=duration, metavar="TIME", help="of the slowest links: 20us")
     add("--memory", type=size, metavar="SIZE", help="of a rank: 40GB, 16GiB")
     add("--compress", action="store_true", help="also plan with gradients sent as bf16")
@@ -236,14 +259,14 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def counts(text: str) -> list[int]:
-    """Parse positive integers in N,N; raises ValueError for others."""
+    """Parse positive integers in N,N; raises ArgumentTypeError for others."""
     return [count(part) for part in text.split(",")]
 
 
 def count(text: str) -> int:
-    """Parse an integer from 1 to ``MOST_RANKS``; raises ValueError for others."""
-    if not 1 <= int(text) <= MOST_RANKS:
-        raise ValueError
+    """Parse an integer from 1 to ``MOST_RANKS``; raises ArgumentTypeError for others."""
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= MOST_RANKS):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to {MOST_RANKS}")
     return int(text)
 
 

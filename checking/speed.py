@@ -26,7 +26,7 @@ def measure_speed(config: Config, mesh: Mesh, path: Path) -> dict[str, str]:
     dtype, device = PRECISIONS[config.precision].dtype, mesh.device
     rates = (matrix_rate(dtype, device), memory_rate(device), call_seconds(device))
     product, memory, call = (-mesh.largest(-rate) for rate in rates)
-    net, kept = planned(config).net, path.with_suffix(".jsonl")
+    net, kept = planned(config).net, path.with_name(f".{path.name}.measuring")
     machine = measure_machine(config, mesh, net, kept)
     if mesh.is_main:
         write_machine(machine, path)

@@ -5,6 +5,7 @@ import hashlib
 import os
 import shutil
 import stat
+import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -77,6 +78,15 @@ def writing(path: Path, advice: str = "") -> Iterator[None]:
     except OSError as error:
         message = f"cannot write {path}: {error.strerror or error}"
         raise ReportedError(f"{message}; {advice}" if advice else message) from None
+
+
+def check_writable(path: Path) -> None:
+    """Raise ReportedError if no file can be written at ``path``; what is there stays."""
+    with writing(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
 
 
 @contextmanager

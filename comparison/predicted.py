@@ -6,8 +6,9 @@ from typing import Any
 
 from distributed.plan import Plan
 from planning.job import Job
-from planning.machine import Machine, read_machine
+from planning.machine import MACHINE, Machine, read_machine
 from planning.prediction import predict
+from training.config import Config
 
 log = logging.getLogger(__name__)
 
@@ -20,13 +21,21 @@ PARTS = {
 """The parts of a prediction, and those of a measured step that it stands for."""
 
 
-def usable_machine(path: Path, precision: str) -> Machine | None:
-    """The machine in a file, if it is there and was measured in ``precision``."""
-    if not path.exists():
+def usable_machine(named: Path | None, config: Config, ranks: int) -> Machine | None:
+    """The machine of the file that was ``named``, or of the runs' folder if it has one.
+
+    None with a reason if it says nothing of the configuration's precision or of so many ranks.
+    Raises ReportedError if the file that was named cannot be read.
+    """
+    path = named or config.runs / MACHINE
+    if not (named or path.exists()):
         return None
     machine = read_machine(path)
-    if machine.precision != precision:
+    if machine.precision != config.precision:
         log.info("no predictions: %s was measured in %s", path, machine.precision)
+        return None
+    if not machine.connects(ranks):
+        log.info("no predictions: %s has no links of %d ranks", path, ranks)
         return None
     return machine
 

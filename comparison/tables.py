@@ -153,6 +153,8 @@ def _caution(rows: Rows) -> str:
     )
     if any(row["bytes_sent"] for row in rows):
         known += f"\n∇ are gradients, summed over replicas. {_against_formula(rows)}"
+    if any("prediction_error" in row for row in rows):
+        known += "\nPredicted and measured in ms; error is the first over the second, less 1."
     if not {"single", "local"} <= work.keys():
         return known
     more = work["single"] / work["local"] - 1

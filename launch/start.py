@@ -23,13 +23,22 @@ TRAINING = {"--config", "--resume", "--print-config", *HELP}
 
 
 def python_arguments(arguments: list[str]) -> list[str]:
-    """Python's arguments for what ``launch.sh`` was asked to start."""
+    """Python's arguments for what ``launch.sh`` was asked to start.
+
+    Raises ReportedError for torchrun's flags where no ranks are started by them.
+    """
     if arguments[:1] == ["test"]:
         return ["-m", "pytest", *arguments[1:]]
     flags, program = split(arguments)
-    # Help is for one process to give.
-    alone = Path(program[0]).name in ALONE or not HELP.isdisjoint(program[1:])
-    return program if alone else ["-m", "launch", *flags, *program]
+    if not HELP.isdisjoint(program[1:]):
+        return program  # for one process to give
+    if Path(program[0]).name not in ALONE:
+        return ["-m", "launch", *flags, *program]
+    if flags:
+        raise ReportedError(
+            f"{program[0]} starts what it needs itself: leave out {shlex.join(flags)}"
+        )
+    return program
 
 
 def split(arguments: list[str]) -> tuple[list[str], list[str]]:

@@ -12,7 +12,7 @@ from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 from common.colors import COLORS
 from common.files import writing
 from planning.search import Ranked
-from planning.sweep import RANKS, Space, can_have
+from planning.sweep import RANKS, Space
 from planning.tables import SHOWN, distinct
 
 PARTS = {
@@ -98,7 +98,7 @@ def speeds(space: Space, batch_of: Callable[[int], int]) -> list[Speed]:
     found = []
     for ranks in RANKS:
         here = space.with_ranks(ranks).with_batch(batch_of(ranks))
-        if here.job.batch < ranks or not can_have(here.machine, ranks):
+        if here.job.batch < ranks or not here.machine.connects(ranks):
             continue
         fitting = [each for each in here.ranked() if each.fits]
         best = {each.candidate.plan.placement: each for each in reversed(fitting)}

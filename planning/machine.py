@@ -9,7 +9,8 @@ from common.errors import ReportedError
 from common.files import writing
 from model.alexnet import CLASSIFIER, FEATURES
 from planning.links import Collective, Link, Seconds
-from training.fields import Count, Section
+from training.fields import Count, OneOf, Section
+from training.precision import PRECISIONS
 
 MACHINE = Path("machine.json")
 """In the folder of the runs: where check.py writes what it measures."""
@@ -37,8 +38,8 @@ class LayerWork(Section):
     """
 
     layer: str
-    macs: Count
-    parameters: Count
+    macs: Annotated[int, Field(gt=0, le=10**18)]
+    parameters: Annotated[int, Field(gt=0, le=10**15)]
     pieces: Count = 1
     forward: Line
     backward: Line
@@ -62,6 +63,8 @@ class Work(Section):
         known = {row.layer for row in self.layers}
         if missing := sorted(LAYERS - known):
             raise ValueError(f"layers lacks {', '.join(missing)}")
+        if not any(row.forward.fixed + row.forward.each for row in self.layers):
+            raise ValueError("no layer takes any time")
         return self
 
 
@@ -76,7 +79,7 @@ class Machine(Section):
     version: Literal[1] = 1
     device: str = Field(max_length=200)
     source: Literal["measured", "data sheet"]
-    precision: str
+    precision: Annotated[str, OneOf(PRECISIONS)]
     ranks_per_node: Count
     memory: Annotated[float, Field(gt=0, le=1e18)]
     work: list[Work] = Field(min_length=1)
@@ -89,6 +92,14 @@ class Machine(Section):
             if links and len(links) < 2:
                 raise ValueError(f"{name} needs exchange and all_reduce")
         return self
+
+    def connects(self, ranks: int) -> bool:
+        """True if so many ranks fill nodes, and the links among them are known."""
+        here = self.ranks_per_node
+        if ranks <= here:
+            return ranks == 1 or bool(self.within)
+        has_links = self.between or self.within
+        return ranks % here == 0 and bool(has_links and (self.within or here == 1))
 
     def work_of(self, ranks: int) -> Work:
         """The work that was measured with the number of ranks nearest to ``ranks`` a node."""

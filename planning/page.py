@@ -19,7 +19,7 @@ from planning.links import Collective, Link
 from planning.machine import Machine
 from planning.prediction import links_of
 from planning.search import Candidate, costs
-from planning.sweep import Space, can_have, scaled, slowest_links, with_links
+from planning.sweep import Space, scaled, slowest_links, with_links
 from planning.tables import command, machine_in_words
 
 TEMPLATE = Path(__file__).with_suffix(".html")
@@ -73,7 +73,7 @@ def data(space: Space, how: Sequence[str]) -> dict[str, Any]:
     space = _joined(space)
     machine, job = space.machine, space.job
     batches = sorted({*BATCHES, job.batch})
-    ranks = sorted({each for each in RANKS if can_have(machine, each)} | {space.ranks})
+    ranks = sorted({each for each in RANKS if machine.connects(each)} | {space.ranks})
     spaces = [space.with_ranks(each) for each in ranks]
     return {
         "batches": batches,

@@ -7,6 +7,9 @@ PREFIXES = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 BINARY = {"Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40}
 TIMES = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0}
 
+LONGEST = 1e3
+"""Seconds."""
+
 _QUANTITY = re.compile(r"(\d+\.?\d*(?:e[+-]?\d+)?) ?(.*)")
 
 
@@ -28,6 +31,8 @@ def duration(text: str) -> float:
     number, unit = _split(text, "a time, such as 20us or 5ms")
     if unit not in TIMES:
         raise ArgumentTypeError(f"{text!r} is no time, such as 20us or 5ms")
+    if number * TIMES[unit] > LONGEST:
+        raise ArgumentTypeError(f"{text!r} is longer than {LONGEST:.0f} s")
     return number * TIMES[unit]
 
 
@@ -48,6 +53,6 @@ def _split(text: str, what: str) -> tuple[float, str]:
 
 
 def _positive(number: float, text: str) -> float:
-    if not 0 < number < 1e18:
-        raise ArgumentTypeError(f"{text!r} must be above 0, and below 1e18 bytes")
+    if not 1 <= number < 1e18:
+        raise ArgumentTypeError(f"{text!r} must be at least a byte, and below 1e18 bytes")
     return number

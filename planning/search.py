@@ -32,7 +32,7 @@ class Candidate:
             groups = plan.classifier.replicas
             name += f" {plan.classifier.shards}×{groups}" if groups > 1 else ""
             name += f" ({self.scheme})"
-        return name + (" bf16 gradients" if self.compressed else "")
+        return name + (" bf16" if self.compressed else "")
 
     @property
     def overrides(self) -> list[str]:

@@ -28,7 +28,8 @@ class Space(NamedTuple):
     def candidates(self) -> list[Candidate]:
         """All plans of the job's net."""
         net = self.job.net
-        return candidates(self.ranks, net.towers, net.variant, compress=self.compress)
+        compress = self.compress and self.job.gradient_size > 2
+        return candidates(self.ranks, net.towers, net.variant, compress=compress)
 
     def ranked(self) -> list[Ranked]:
         """The candidates in the order of their speed, those that fit first."""
@@ -74,12 +75,6 @@ def scaled(factor: float) -> Callable[[Link], Link]:
     return change
 
 
-def can_have(machine: Machine, ranks: int) -> bool:
-    """True if so many ranks fill a machine's nodes, and its links are known."""
-    here = machine.ranks_per_node
-    return ranks == 1 or (bool(machine.within) and (ranks <= here or ranks % here == 0))
-
-
 class Change(NamedTuple):
     """The value from which on another placement is the best."""
 
@@ -106,7 +101,8 @@ def changes(best: Callable[[float], str], values: Iterable[float]) -> Iterator[C
 def batch_changes(space: Space) -> list[Change]:
     """The global batches at which the best placement changes."""
     smallest = max(2, space.ranks)
-    batches = [smallest * 2**power for power in range(20) if smallest * 2**power <= LARGEST_BATCH]
+    largest = max(LARGEST_BATCH, 16 * smallest)
+    batches = [smallest * 2**power for power in range(20) if smallest * 2**power <= largest]
     return list(
         changes(lambda batch: _name(space.with_batch(round(batch))), [float(n) for n in batches])
     )
@@ -142,7 +138,7 @@ def scaling(space: Space, batch_of: Callable[[int], int]) -> list[Scale]:
     rows = []
     for ranks in (1, *RANKS):
         here = space.with_ranks(ranks).with_batch(batch_of(ranks))
-        if here.job.batch < ranks or not can_have(here.machine, ranks):
+        if here.job.batch < ranks or not here.machine.connects(ranks):
             continue
         if not (best := here.best).fits:
             continue

@@ -1,7 +1,7 @@
 """Predictions as text, at most 100 columns wide."""
 
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import tabulate
@@ -19,7 +19,7 @@ SHOWN = 12
 def machine_in_words(machine: Machine) -> str:
     """The machine in a line or two."""
     lines = [
-        f"{machine.device}, {machine.precision}, {machine.ranks_per_node} ranks a node, "
+        f"{machine.device}, {machine.precision}, {_ranks(machine.ranks_per_node)} a node, "
         f"{machine.memory / 2**30:.0f} GiB each; {machine.source}"
     ]
     for name in ("within", "between"):
@@ -45,7 +45,7 @@ def placements_table(ranked: Sequence[Ranked], batch: int, ranks: int) -> str:
         }
         for each in distinct(ranked)[:SHOWN]
     ]
-    return f"global batch {batch} on {ranks} ranks\n{_table(rows)}"
+    return f"global batch {batch} on {_ranks(ranks)}\n{_table(rows)}"
 
 
 def distinct(ranked: Sequence[Ranked]) -> list[Ranked]:
@@ -69,15 +69,22 @@ def command(candidate: Candidate, batch: int, machine: Machine, source: Sequence
 
 
 def changes_in_words(space: Space, batches: Iterable[Change], links: Iterable[Change]) -> str:
-    """What would change the best placement."""
-    lines = [f"from global batch {round(at)} on: {after}" for at, _, after in batches]
-    name = slowest_links(space.machine, space.ranks)
-    here = getattr(space.machine, name)["exchange"].bandwidth if space.ranks > 1 else 0.0
-    lines += [
-        f"with links {PLACES[name]} of {_rate(at * here)} and faster: {after}"
-        for at, _, after in links
-    ]
-    return "\n".join(lines) or "no batch and no link would change the best placement"
+    """The best placement over global batches, and over rates of the slowest links."""
+    name, best = slowest_links(space.machine, space.ranks), space.best.candidate.plan.placement
+    here = getattr(space.machine, name)["exchange"].bandwidth
+    return "\n".join(
+        [
+            f"global batch: {_over(batches, best, lambda at: str(round(at)))}",
+            f"links {PLACES[name]}: {_over(links, best, lambda at: _rate(at * here))}",
+        ]
+    )
+
+
+def _over(changes: Iterable[Change], best: str, in_words: Callable[[float], str]) -> str:
+    """What is best from which value on; ``best`` for all, if nothing changes."""
+    found = list(changes)
+    names = [found[0].before if found else best]
+    return ", ".join(names + [f"from {in_words(at)} on {after}" for at, _, after in found])
 
 
 def scaling_table(rows: Sequence[Scale]) -> str:
@@ -102,6 +109,10 @@ def _table(rows: list[dict[str, str]]) -> str:
     words = {"placement", "best", "bottleneck"}
     align = ["left" if key in words else "right" for key in keys]
     return tabulate.tabulate(rows, headers="keys", disable_numparse=True, colalign=align or None)
+
+
+def _ranks(number: int) -> str:
+    return f"{number} rank{'s' * (number > 1)}"
 
 
 def _rate(bytes_per_second: float) -> str:

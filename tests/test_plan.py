@@ -1,6 +1,7 @@
 """plan.py: what it prints can be run, and what it cannot plan it refuses in a line."""
 
 import json
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -80,6 +81,12 @@ def test_a_faster_link_is_used(machine):
         (["--link", "0GB/s"], "--link"),
         (["--link", "fast"], "--link"),
         (["--latency", "-1us"], "--latency"),
+        (["--latency", "1e999s"], "--latency"),
+        (["--link", "1e-30B/s"], "--link"),
+        (["--batches", "512,4", "--ranks", "8"], "batch 4"),
+        (["--within", "nvlink"], "--within"),
+        (["--json", "/nowhere/x.json"], "/nowhere/x.json"),
+        (["placement=hybrid", "classifier_scheme=b", "optimizer.classifier_updates=turn"], "turn"),
         (["--memory", "1kB"], "fits"),
         (["precision=bf16"], "precision=fp32"),
         (["placment=split"], "placment"),
@@ -88,6 +95,40 @@ def test_a_faster_link_is_used(machine):
 def test_bad_input_is_refused_in_a_line(machine, arguments, named):
     settings = [] if "precision=bf16" in arguments else [FP32]
     assert named in refusal("plan", "--machine", machine, *arguments, *settings)
+
+
+def test_the_best_is_a_command_without_other_placements(machine):
+    settings = ["placement=hybrid", "classifier_ranks=2", "classifier_scheme=c", "net.hidden=512"]
+    _, out = call("plan", "--machine", machine, "--ranks", "2", *settings, FP32)
+    (first, *_) = re.findall(r"train\.py --config (\S+) (.*)", out)
+    overrides = shlex.split(first[1])
+    assert sum(each.startswith("placement=") for each in overrides) == 1
+    assert "net.hidden=512" in overrides
+    load_config(Path(first[0]), overrides).plan(2)
+
+
+def test_larger_nets_are_planned_for():
+    for setting in ("data.size=2048", "net.hidden=40000"):
+        options = ("--device", "a100", "--ranks", "2", "--batches", "8")
+        status, out = call("plan", *options, setting, FP32)
+        assert (status, "The best" in out) == (0, True)
+
+
+def test_a_link_scales_as_the_rates_that_change_the_best(machine):
+    """Given a machine's own rate, it stays as it is."""
+    own = read_machine(machine).within["exchange"].bandwidth
+    _, plain = call("plan", "--machine", machine, "--ranks", "2", FP32)
+    _, given = call("plan", "--machine", machine, "--ranks", "2", "--link", f"{own}B/s", FP32)
+    assert plain == given
+
+
+def test_ranks_on_a_cpu_share_the_memory_of_a_node(machine):
+    write_machine(make_machine(2, memory=2**36).model_copy(update={"device": "cpu"}), machine)
+    sizes: list[float] = []
+    for ranks in ("2", "4"):
+        _, out = call("plan", "--machine", machine, "--ranks-per-node", ranks, "--ranks", "2", FP32)
+        sizes += map(float, re.findall(r"(\d+) GiB each", out))
+    assert sizes == [64, 32]
 
 
 def test_a_machine_that_was_not_measured_is_named(tmp_path):

@@ -326,8 +326,24 @@ def test_without_a_measurement_there_is_no_error():
 
 
 def test_a_machine_measured_in_another_precision_is_not_used(tmp_path):
+    fp32, bf16 = (_config(chosen(["split"], 2, 0)[0], precision=p) for p in ("fp32", "bf16"))
+    fp32, bf16 = (config.model_copy(update={"runs": tmp_path}) for config in (fp32, bf16))
+    assert usable_machine(None, fp32, 2) is None
     path = tmp_path / "machine.json"
-    assert usable_machine(path, "fp32") is None
     write_machine(make_machine(), path)
-    assert usable_machine(path, "bf16") is None
-    assert usable_machine(path, "fp32") == make_machine()
+    assert usable_machine(None, bf16, 2) is None
+    assert usable_machine(None, fp32, 2) == usable_machine(path, fp32, 2) == make_machine()
+
+
+def test_a_machine_without_links_is_not_used_for_ranks(tmp_path):
+    path = tmp_path / "machine.json"
+    write_machine(make_machine().model_copy(update={"within": {}}), path)
+    config = _config(chosen(["split"], 2, 0)[0], precision="fp32")
+    assert usable_machine(path, config, 2) is None
+    assert usable_machine(path, config, 1) is not None
+
+
+def test_a_machine_that_was_named_must_be_there(tmp_path):
+    config = _config(chosen(["split"], 2, 0)[0], precision="fp32")
+    with pytest.raises(ReportedError, match=r"none\.json"):
+        usable_machine(tmp_path / "none.json", config, 2)

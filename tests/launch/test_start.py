@@ -27,7 +27,7 @@ LAUNCH_SH = ROOT / "launch.sh"
         ("other.py --nproc 9", "-m launch other.py --nproc 9"),
         ("--nnodes 2 --nproc 8 train.py a=1", "-m launch --nnodes 2 --nproc 8 train.py a=1"),
         ("--nproc 3 evaluate.py runs/x", "-m launch --nproc 3 evaluate.py runs/x"),
-        ("--nproc 2 predict.py a.jpg", "predict.py a.jpg"),
+        ("predict.py a.jpg", "predict.py a.jpg"),
         ("train.py --help", "train.py --help"),
         ("--nproc 2 --help", "train.py --help"),
         ("test -k launch", "-m pytest -k launch"),
