@@ -11,7 +11,7 @@ A machine's file is written by check.py; without one, and without --device, plan
 this machine. --device takes a GPU of a small table instead: its rate is a published one for a net
 like this, its links are nominal, so measure where you can.
 
-Tables: images/s; ms of a step, and of its parts: compute, waiting for activations and for
+Tables: images/s; ms of a step, and of its parts: computing, waiting for activations and for
 gradients of other ranks, optimiser; MB that a rank sends; GiB of its tensors. A plan that does not
 fit says so, and is never the best. docs/planning.md has each formula, its source and its limits.
 """

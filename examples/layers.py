@@ -46,7 +46,7 @@ def main() -> int:
         )
         for layer, shape in net.shapes().items()
     ]
-    rows.append(("sum", "", *(f"{total:,}      " for total in totals.values())))
+    rows.append(("sum", "", *(cell(total, total) for total in totals.values())))
     headings = ("layer", "reads", *columns)
     log.info("%s, %d tower(s), %d px\n", net.name, net.towers, net.size)
     log.info("%s", tabulate(rows, headings, colalign=("left", "left", *["right"] * 3)))

@@ -11,7 +11,7 @@ from planning.search import Candidate, Ranked
 from planning.sweep import Change, Scale, Space, slowest_links
 
 PLACES = {"within": "within a node", "between": "between nodes"}
-_SHORT = {"compute": "compute", "activations": "act.", "gradients": "grad.", "optimizer": "optim."}
+_SHORT = {"compute": "comp.", "activations": "act.", "gradients": "grad.", "optimizer": "optim."}
 SHOWN = 12
 """Rows of a table of placements; the others are slower."""
 
@@ -40,7 +40,7 @@ def placements_table(ranked: Sequence[Ranked], batch: int, ranks: int) -> str:
             "images/s": f"{batch / each.prediction.seconds:.0f}",
             "ms": f"{1e3 * each.prediction.seconds:.1f}",
             **{_SHORT[part]: f"{1e3 * s:.1f}" for part, s in each.prediction.parts.items()},
-            "MB sent": f"{sum(each.prediction.bytes_at.values()) / 1e6:.1f}",
+            "MB": f"{sum(each.prediction.bytes_at.values()) / 1e6:.1f}",
             "GiB": f"{each.prediction.memory / 2**30:.2f}" + ("" if each.fits else " too much"),
         }
         for each in distinct(ranked)[:SHOWN]

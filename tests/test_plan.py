@@ -107,6 +107,13 @@ def test_the_best_is_a_command_without_other_placements(machine):
     load_config(Path(first[0]), overrides).plan(2)
 
 
+def test_tables_with_compressed_gradients_fit_a_terminal(machine):
+    options = ("--machine", machine, "--ranks", "16", "--compress", "--batches", "256")
+    _, told = call("plan", *options, FP32)
+    assert "bf16" in told
+    assert max(len(line) for line in told.splitlines() if "./launch.sh" not in line) <= 100
+
+
 def test_larger_nets_are_planned_for():
     for setting in ("data.size=2048", "net.hidden=40000"):
         options = ("--device", "a100", "--ranks", "2", "--batches", "8")
