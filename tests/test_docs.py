@@ -44,7 +44,9 @@ def _anchor(heading):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_named_files_exist(page):
-    named = re.findall(r"`([a-z_]+/[\w/.-]+\.(?:py|cpp|yaml))`", page.read_text())
+    text = page.read_text()
+    named = re.findall(r"`([a-z_]+/[\w/.-]+\.(?:py|cpp|yaml))`", text)
+    named += re.findall(r"\b(?:configs|examples)/[\w-]+\.\w+", text)
     missing = [name for name in named if not (ROOT / name).exists()]
     assert not missing
 
