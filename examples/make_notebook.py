@@ -32,7 +32,8 @@ jupyter:
 ---
 
 ```python
-import os, sys
+import os
+import sys
 from pathlib import Path
 
 folder = next(path for path in [Path.cwd(), *Path.cwd().parents] if (path / "launch.sh").exists())
