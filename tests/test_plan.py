@@ -151,7 +151,7 @@ def test_a_machine_without_links_cannot_be_planned_for(tmp_path):
 @pytest.mark.programs
 def test_this_machine_is_measured_first_and_once(tmp_path):
     settings = [f"runs={tmp_path}", "data.size=64", "data.stored_size=64", "net.hidden=64"]
-    status, out, err = run(sys.executable, "plan.py", "--batches", "8", *settings)
+    status, out, err = run(sys.executable, "plan.py", "--batches", "8", *settings, timeout=600)
     assert status == 0, err
     assert "measuring" in out
     assert read_machine(tmp_path / "machine.json").ranks_per_node == 2
