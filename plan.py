@@ -91,6 +91,11 @@ def main() -> int:
     if arguments.json:
         with writing(arguments.json):
             arguments.json.write_text(json.dumps(answers, indent=1) + "\n")
+    if unfit := [each["batch"] for each in answers if each["best"] is None]:
+        raise ReportedError(
+            f"no placement of batch {min(unfit)} on {space.ranks} ranks fits in "
+            f"{space.machine.memory / 2**30:.3g} GiB: use a smaller batch or more ranks"
+        )
     return 0
 
 
@@ -178,18 +183,13 @@ def check_ranks(space: Space, batches: list[int]) -> None:
 def answer(space: Space, source: list[str]) -> dict[str, Any]:
     """Print the placements for a batch and the best one's command; returns them for JSON.
 
-    Raises ReportedError if no placement fits.
+    ``best`` is None if none fits.
     """
     batch, ranked = space.job.batch, space.ranked()
     best = ranked[0]
     log.info("%s", placements_table(ranked, batch, space.ranks))
-    if not best.fits:
-        raise ReportedError(
-            f"no placement of batch {batch} on {space.ranks} ranks fits in "
-            f"{space.machine.memory / 2**30:.1f} GiB: use a smaller batch or more ranks"
-        )
-    run = command(best.candidate, batch, space.machine, source)
-    log.info("\nThe best: %s\n  %s\n", best.candidate.name, run)
+    run = command(best.candidate, batch, space.machine, source) if best.fits else None
+    log.info("\nThe best: %s\n  %s\n", best.candidate.name if run else "none fits", run or "")
     rows = [
         {
             "placement": each.candidate.name,

@@ -1,4 +1,4 @@
-"""Which placement is the best, for a batch and a link? A map, as plan.py predicts it.
+"""A map of the best placement over batch and link, as plan.py predicts it.
 
   python examples/best.py
   python examples/best.py --device p100 --ranks 16 --png best.png

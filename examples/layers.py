@@ -1,4 +1,4 @@
-"""What each layer of a net costs: work, weights and activations.
+"""The cost of each layer of a net: work, weights and activations.
 
   python examples/layers.py
   python examples/layers.py towers=1

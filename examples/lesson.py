@@ -1,4 +1,4 @@
-"""What the programs in this folder have in common: a small job, on the ranks that were launched."""
+"""A small job on the ranks that were launched, which the programs in this folder share."""
 
 from collections.abc import Iterator
 from pathlib import Path

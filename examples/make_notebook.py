@@ -43,7 +43,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 ```
 """
 OUTPUT = re.compile(r"^```text\n.*?^```\n", re.MULTILINE | re.DOTALL)
-"""What a page shows of a command's output, which the notebook has from the command itself."""
+"""A command's output on a page; the notebook has it from the command itself."""
 
 
 def main() -> int:

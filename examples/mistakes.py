@@ -51,7 +51,7 @@ def sum_again(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
 
 
 class Mistake(NamedTuple):
-    """What is done wrong, in which placement; ``made`` is the context in which it is."""
+    """Something done wrong in a placement; ``made`` is the context in which it is."""
 
     name: str
     placement: str

@@ -11,10 +11,11 @@ from matplotlib.patches import Patch, Rectangle
 from common.colors import COLORS
 from common.files import writing
 from examples.spans import Span, Step
+from planning.charts import KINDS
 
 DOES = {"forward": COLORS[0], "backward": COLORS[4], "optimizer": "#7d868f"}
 HIDDEN, EXPOSED = COLORS[2], COLORS[5]
-PLACEMENTS = {"ddp": COLORS[4], "split": COLORS[1], "hybrid": COLORS[2], "split+hybrid": COLORS[3]}
+PLACEMENTS = {name: color for name, (_, color) in KINDS.items()}
 ROUNDING = 1e-12
 
 

@@ -1,4 +1,4 @@
-"""What a rank does in a step, and what it has under way to others meanwhile."""
+"""The parts of a step on a rank, and its messages under way meanwhile."""
 
 import json
 import tempfile

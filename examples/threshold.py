@@ -1,4 +1,4 @@
-"""Is it cheaper to move a classifier's gradients, or its activations? Measured at several batches.
+"""A classifier's gradients or its activations, whichever is cheaper to move: measured by batch.
 
   torchrun --nproc_per_node=2 examples/threshold.py
   torchrun --nproc_per_node=2 examples/threshold.py --hidden 2048

@@ -1,4 +1,4 @@
-"""When does a rank compute, when does it wait, and what travels meanwhile? One step, drawn.
+"""A step drawn over time: when a rank computes, when it waits, and what travels meanwhile.
 
   torchrun --nproc_per_node=2 examples/timeline.py
   torchrun --nproc_per_node=2 examples/timeline.py --folder /tmp/timeline batch_size=128
@@ -25,7 +25,7 @@ from tabulate import tabulate
 from common.errors import ReportedError
 from common.files import home_path, writing
 from examples.lesson import load, start, start_mesh
-from examples.pictures import draw_steps
+from examples.pictures import draw_steps, save
 from examples.spans import covered, record
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ def main() -> int:
         travels, waited = covered(steps[name].messages), covered(steps[name].exposed)
         rows.append((name, steps[name].parts[-1].end, travels, waited, 1 - waited / travels))
     if mesh.is_main:
-        draw_steps(steps).savefig(arguments.folder / "timeline.png", dpi=110)
+        save(draw_steps(steps), arguments.folder / "timeline.png")
     headings = ("placement", "ms of the step", "ms under way", "waited for", "hidden")
     log.info("%s", tabulate(rows, headings, floatfmt=("", ".0f", ".0f", ".0f", ".0%")))
     log.info("\nwritten to %s", arguments.folder)

@@ -23,12 +23,11 @@ from common.errors import ReportedError
 from common.files import home_path
 from distributed.mesh import Mesh
 from examples.mistakes import MISTAKES, Mistake
-from examples.pictures import draw_errors, save
+from examples.pictures import ROUNDING, draw_errors, save
 from launch.world import launched_world
 from training.trainer import Trainer
 
 log = logging.getLogger(__name__)
-EXACT = 1e-12
 KINDS = ("loss 1", "gradients 1", "loss 2", "loss 3")
 
 
@@ -47,7 +46,7 @@ def main() -> int:
     if arguments.png and trainings.mesh.is_main:
         named = [f"{mistake.placement}: {mistake.name}" for mistake in MISTAKES]
         save(draw_errors(dict(zip(named, errors, strict=True))), arguments.png)
-    seen = [max(each.values()) > EXACT for each in errors]
+    seen = [max(each.values()) > ROUNDING for each in errors]
     return 0 if seen == [mistake.name != "none" for mistake in MISTAKES] else 1
 
 

@@ -114,6 +114,15 @@ def test_tables_with_compressed_gradients_fit_a_terminal(machine):
     assert max(len(line) for line in told.splitlines() if "./launch.sh" not in line) <= 100
 
 
+def test_a_batch_that_does_not_fit_is_refused_after_all_that_do(machine, tmp_path):
+    found = tmp_path / "plan.json"
+    options = ("--machine", machine, "--ranks", "2", "--batches", "60000,8", "--memory", "3GB")
+    assert "batch 60000" in refusal("plan", *options, "--json", found, FP32)
+    large, small = json.loads(found.read_text())
+    assert large["best"] is None
+    assert "train.py" in small["best"]
+
+
 def test_larger_nets_are_planned_for():
     for setting in ("data.size=2048", "net.hidden=40000"):
         options = ("--device", "a100", "--ranks", "2", "--batches", "8")
