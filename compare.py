@@ -157,17 +157,13 @@ def compare_forms(arguments: argparse.Namespace) -> int:
 
 
 def study_of(arguments: argparse.Namespace, config: Config, source: Path) -> Study:
-    """The study that --train asks for; lengths in images become steps."""
+    """The study that --train asks for."""
     data = config.data
-    images = len(
+    known = len(
         open_dataset(data.name, "train", data.folder, data.stored_size, data.synthetic_length)
     )
-    steps = count_steps(config, images)
-    if arguments.images:
-        steps = max(1, arguments.images // config.batch_size)
-    trial_steps = max(1, steps // 4)
-    if arguments.trial_images is not None:
-        trial_steps = -(-arguments.trial_images // config.batch_size)
+    images = arguments.images or count_steps(config, known) * config.batch_size
+    trial_images = arguments.trial_images
     return Study(
         FORMS[arguments.forms],
         config,
@@ -175,9 +171,9 @@ def study_of(arguments: argparse.Namespace, config: Config, source: Path) -> Stu
         arguments.overrides,
         torch.cuda.device_count() or 2,
         seeds=arguments.seeds,
-        steps=steps,
-        trial_steps=trial_steps,
-        held_out=min(MOST_HELD_OUT, max(1, images // 10)),
+        images=images,
+        trial_images=images // 4 if trial_images is None else trial_images,
+        held_out=min(MOST_HELD_OUT, max(1, known // 10)),
         evaluations=arguments.evaluations,
     )
 

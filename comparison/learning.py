@@ -34,11 +34,11 @@ FAILED = -1.0
 
 @dataclass(frozen=True)
 class Study:
-    """A comparison: each form is trained with each of ``seeds`` seeds for ``steps`` steps.
+    """A comparison: each form is trained on ``images`` images with each of ``seeds`` seeds.
 
     ``source`` and ``overrides`` are the file and the overrides that ``config`` was read from.
-    Rates are searched in trials of ``trial_steps``, tested on ``held_out`` of the training images;
-    with 0 steps, each form keeps its own.
+    Rates are searched in trials on ``trial_images``, tested on ``held_out`` of the training images;
+    with 0 images, each form keeps its own.
     """
 
     forms: dict[str, list[str]]
@@ -47,20 +47,28 @@ class Study:
     overrides: list[str]
     processes: int
     seeds: int
-    steps: int
-    trial_steps: int
+    images: int
+    trial_images: int
     held_out: int
     evaluations: int
 
     def plan(self) -> dict[str, Any]:
         """All that must be equal for a study to go on; more seeds may be asked for."""
-        names = ("forms", "steps", "trial_steps", "held_out", "evaluations")
+        names = ("forms", "images", "trial_images", "held_out", "evaluations")
         own = {name: getattr(self, name) for name in names}
         return {"config": self.config.model_dump(mode="json"), **own}
 
     def settings(self, form: str) -> list[str]:
         """The overrides of a form."""
         return [*self.overrides, *self.forms[form], "keep_checkpoints=0"]
+
+    def own_config(self, form: str) -> Config:
+        """The configuration of a form."""
+        return load_config(self.source, self.settings(form))
+
+    def steps(self, form: str, images: int) -> int:
+        """The steps in which a form is trained on so many images, or a few more."""
+        return -(-images // self.own_config(form).batch_size)
 
 
 class Learning:
@@ -81,7 +89,7 @@ class Learning:
         """
         rates = {form: self._rate(form) for form in self.study.forms}
         for form, seed in self._missing():
-            outcome = self._train(form, rates[form], seed, self.study.steps)
+            outcome = self._train(form, rates[form], seed)
             own = {"form": form, "seed": seed, "learning_rate": rates[form]}
             self.outcomes.append({**own, **outcome})
             self._keep()
@@ -92,8 +100,8 @@ class Learning:
 
     def _rate(self, form: str) -> float:
         """A form's learning rate: its own, or the best of some trials on held-out images."""
-        own = load_config(self.study.source, self.study.settings(form)).optimizer.learning_rate
-        if not self.study.trial_steps:
+        own = self.study.own_config(form).optimizer.learning_rate
+        if not self.study.trial_images:
             return own
 
         def accuracy_at(rate: float) -> float:
@@ -109,7 +117,7 @@ class Learning:
     def _try(self, form: str, rate: float) -> Outcome:
         """A trial of a rate; its accuracy is None if the net fails at this rate."""
         log.info("%s: trying a learning rate of %g", form, rate)
-        steps = self.study.trial_steps
+        steps = self.study.steps(form, self.study.trial_images)
         settings = [f"data.held_out={self.study.held_out}", f"evaluate_every={steps}"]
         try:
             outcome = self._outcome(form, rate, self.study.config.seed, steps, settings)
@@ -122,7 +130,8 @@ class Learning:
         self._keep()
         return trial
 
-    def _train(self, form: str, rate: float, seed: int, steps: int) -> Outcome:
+    def _train(self, form: str, rate: float, seed: int) -> Outcome:
+        steps = self.study.steps(form, self.study.images)
         every = max(1, steps // self.study.evaluations)
         try:
             return self._outcome(form, rate, seed, steps, [f"evaluate_every={every}"])

@@ -121,6 +121,23 @@ class MeshPlacement(Placement):
         dim = {"fc8.weight": 1, "fc8.bias": None}.get(name, 0)
         return Sharding(dim, stage.slices, stage.copies)
 
+    def sum_over_slices(self, names: Sequence[str], sums: Tensor) -> Tensor:
+        """Sums over full parameters, from those over this rank's parts of them: (…, names).
+
+        All slices of a stage whose parameters are named must call it.
+        """
+        shardings = [self.sharding(name) for name in names]
+        totals = sums.clone()
+        for slices in (self.mesh.features.slices, self.mesh.classifier.slices):
+            held = [s.slices is slices and s.dim is not None for s in shardings]
+            if slices.size > 1 and any(held):
+                own = torch.tensor(held).to(sums.device)
+                part = totals[..., own]
+                with self.mesh.timer.whereabouts.inside("sum over slices"):
+                    dist.all_reduce(part, group=slices.group)
+                totals[..., own] = part
+        return totals
+
     @override
     def full_shape(self, name: str, shape: torch.Size) -> torch.Size:
         return self.sharding(name).full_shape(shape)

@@ -97,16 +97,19 @@ class OptimizerConfig(Section):
     """The optimiser, and the loss that it minimises."""
 
     name: Annotated[str, OneOf(OPTIMIZERS)] = "sgd"
-    """The optimiser. Each reads its own settings below and ignores the other's."""
+    """The optimiser. lars: SGD with a rate for each layer, for large batches (You 2017). Each reads
+    its own settings below and ignores the others'."""
     learning_rate: float = Field(0.01, gt=0)
     """The highest learning rate of the schedule."""
     weight_decay: float = Field(5e-4, ge=0)
-    """Decay of weights and biases. sgd: added to the gradient, times the weight. adamw: decoupled,
-    multiplied by the learning rate."""
+    """Decay of weights and biases. sgd, lars: added to the gradient, times the weight. adamw:
+    decoupled, multiplied by the learning rate."""
     momentum: Fraction = 0.9
-    """sgd: momentum. The learning rate multiplies the velocity, as in PyTorch."""
+    """sgd, lars: momentum. The learning rate multiplies the velocity, as in PyTorch."""
     nesterov: bool = False
-    """sgd: use Nesterov's momentum."""
+    """sgd, lars: use Nesterov's momentum."""
+    trust_coefficient: float = Field(0.001, gt=0)
+    """lars: a layer's step at a learning rate of 1, over the norm of its weights."""
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     """adamw: decay of the running means of the gradient and of its square."""
     eps: float = Field(1e-8, gt=0)

@@ -4,10 +4,10 @@ To add one, add a row; settings that only it reads go into ``training.config``.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import (
     ConstantLR,
@@ -17,14 +17,18 @@ from torch.optim.lr_scheduler import (
     ReduceLROnPlateau,
 )
 
+from training.lars import LARS, SumOverSlices
+
 if TYPE_CHECKING:  # the schema lists the names of these tables
     from training.config import OptimizerConfig, ScheduleConfig
 
 Parameters = list[dict[str, Any]]
-"""Groups of parameters, as torch's optimisers take them."""
+"""Groups of named parameters, as torch's optimisers take them."""
 
 
-def _sgd(parameters: Parameters, config: "OptimizerConfig", fused: bool) -> SGD:
+def _sgd(
+    parameters: Parameters, config: "OptimizerConfig", fused: bool, over_slices: SumOverSlices
+) -> SGD:
     return SGD(
         parameters,
         lr=config.learning_rate,
@@ -35,7 +39,9 @@ def _sgd(parameters: Parameters, config: "OptimizerConfig", fused: bool) -> SGD:
     )
 
 
-def _adamw(parameters: Parameters, config: "OptimizerConfig", fused: bool) -> AdamW:
+def _adamw(
+    parameters: Parameters, config: "OptimizerConfig", fused: bool, over_slices: SumOverSlices
+) -> AdamW:
     return AdamW(
         parameters,
         lr=config.learning_rate,
@@ -46,14 +52,40 @@ def _adamw(parameters: Parameters, config: "OptimizerConfig", fused: bool) -> Ad
     )
 
 
-OPTIMIZERS: dict[str, Callable[[Parameters, "OptimizerConfig", bool], Optimizer]] = {
+def _lars(
+    parameters: Parameters, config: "OptimizerConfig", fused: bool, over_slices: SumOverSlices
+) -> LARS:
+    return LARS(
+        parameters,
+        over_slices,
+        lr=config.learning_rate,
+        trust_coefficient=config.trust_coefficient,
+        momentum=config.momentum,
+        nesterov=config.nesterov,
+        weight_decay=config.weight_decay,
+        fused=fused,
+    )
+
+
+OPTIMIZERS: dict[str, Callable[[Parameters, "OptimizerConfig", bool, SumOverSlices], Optimizer]] = {
     "sgd": _sgd,
     "adamw": _adamw,
+    "lars": _lars,
 }
 
 
+def whole(names: Sequence[str], sums: Tensor) -> Tensor:
+    """Sums over the parameters of a net of which no other rank holds a part."""
+    return sums
+
+
 def make_optimizer(
-    features: nn.Module, classifier: nn.Module, config: "OptimizerConfig", *, may_skip: bool
+    features: nn.Module,
+    classifier: nn.Module,
+    config: "OptimizerConfig",
+    sum_over_slices: SumOverSlices = whole,
+    *,
+    may_skip: bool,
 ) -> Optimizer:
     """The optimiser of all parameters (biases decay too, as in the paper's text).
 
@@ -64,14 +96,14 @@ def make_optimizer(
     momentum that the first of these steps never wrote, so the fused form is off.
     """
     groups: list[dict[str, Any]] = [
-        {"params": list(features.parameters())},
-        {"params": list(classifier.parameters())},
+        {"params": list(features.named_parameters())},
+        {"params": list(classifier.named_parameters())},
     ]
     if config.classifier_learning_rate is not None:
         groups[1]["lr"] = config.classifier_learning_rate
     elif config.classifier_updates != "turn":
         groups = [{"params": [each for group in groups for each in group["params"]]}]
-    return OPTIMIZERS[config.name](groups, config, not may_skip)
+    return OPTIMIZERS[config.name](groups, config, not may_skip, sum_over_slices)
 
 
 def _constant(optimizer: Optimizer, config: "ScheduleConfig", steps: int) -> LRScheduler:

@@ -124,7 +124,10 @@ class Trainer:
         copies = mesh.classifier.copies.at("fc gradients")
         self.classifier = replicate(classifier, copies, compress=compress, ends_backward=False)
         scales = PRECISIONS[config.precision].scales_loss
-        self.optimizer = make_optimizer(features, classifier, config.optimizer, may_skip=scales)
+        self.optimizer = make_optimizer(
+            *(features, classifier, config.optimizer, self.placement.sum_over_slices),
+            may_skip=scales,
+        )
         self.schedule = Schedule(self.optimizer, config.schedule, total_steps)
         self.failed = torch.zeros((), device=mesh.device)  # 1 once a loss was not finite
         if not scales:

@@ -261,6 +261,37 @@ def test_never_meeting_towers_train_alike_in_replicas(one_rank, four_ranks):
     assert largest_error(four_ranks.run(train, config, 4, 3)[0], expected) <= 1e-10
 
 
+LARS = {"name": "lars", "learning_rate": 1.0, "trust_coefficient": 0.01}
+
+
+@pytest.fixture(scope="module")
+def one_process_with_lars(one_rank):
+    """The training in one process by LARS."""
+    return one_rank.run(train, _config("paper", 2, "local", **LARS), 1)[0]
+
+
+@pytest.mark.parametrize(
+    ("placement", "pool", "settings", "mesh"),
+    [
+        ("split", "two_ranks", {}, "split over 2 ranks"),
+        ("split", "four_ranks", {"shards": 4}, "2 towers over 4 ranks"),
+        ("ddp", "two_ranks", {}, "ddp, 2 replicas"),
+        ("hybrid", "three_ranks", SCHEME["b"], "hybrid (b) on 3 ranks"),
+        ("split+hybrid", "four_ranks", SCHEME["a"], "split + hybrid (a) on 4 ranks"),
+    ],
+)
+def test_lars_takes_the_same_steps_in_every_placement(
+    request, record_property, one_process_with_lars, placement, pool, settings, mesh
+):
+    """Its trust ratios are of full layers, of which a rank may hold a part."""
+    ranks = request.getfixturevalue(pool)
+    config = _config("paper", 2, placement, settings=settings, **LARS)
+    found = ranks.run(train, config, len(ranks.pipes))[0]
+    error = largest_error(found, one_process_with_lars)
+    record_property("equality", ("paper, LARS", mesh, error))
+    assert error <= 1e-13
+
+
 def test_accumulated_gradients_equal_the_whole_batch(two_ranks, one_process):
     config = _config("d2l", 2, "split", gradient_accumulation=2)
     assert largest_error(two_ranks.run(train, config, 2)[0], one_process("d2l", 2)) <= 1e-10

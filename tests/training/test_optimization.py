@@ -180,7 +180,7 @@ def test_where_steps_may_be_skipped_no_optimiser_is_fused(name):
 
 
 def test_a_row_is_all_that_a_new_optimiser_or_schedule_needs(monkeypatch):
-    def adagrad(parameters, config, fused):
+    def adagrad(parameters, config, fused, over_slices):
         return torch.optim.Adagrad(parameters, lr=config.learning_rate)
 
     def halves(optimizer, config, steps):

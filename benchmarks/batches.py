@@ -1,0 +1,144 @@
+"""Accuracy against the batch, as in table 1 of Krizhevsky 2014: fewer, larger steps.
+
+  linear    SGD at a rate in proportion to the batch, after a warm-up (Goyal et al. 2017)
+  variable  the same, but a hybrid's classifier is updated after each rank's turn, with half of the
+            batch and half of the rate (Krizhevsky 2014, section 4.2)
+  searched  SGD at the best rate of some shorter trials on held-out training images
+  lars      LARS at the best rate of such trials (You et al. 2017)
+
+All see the same images, on two ranks. Interrupted, it goes on where it was when started again with
+the same --folder.
+"""
+
+import argparse
+import logging
+import math
+from collections.abc import Callable
+from pathlib import Path
+from statistics import mean, stdev
+
+from matplotlib.figure import Figure
+
+from benchmarks.contest import Row, plain_parser, report
+from common.colors import COLORS
+from common.files import home_path, writing
+from comparison.learning import Learning, Outcome, Study
+from launch.children import ROOT
+from training.settings import load_config
+
+CONFIG = ROOT / "configs" / "fashion.yaml"
+BATCHES = (256, 512, 1024, 2048, 4096, 8192)
+BASE_BATCH, BASE_RATE, BASE_LARS = 256, 0.02, 4.0
+SCHEDULE = ["data.size=64", "schedule.name=cosine", "schedule.warmup=0.2"]
+HELD_OUT, EVALUATIONS = 5000, 4
+
+
+def linear(batch: int) -> list[str]:
+    """SGD at a rate in proportion to the batch."""
+    return [f"optimizer.learning_rate={BASE_RATE * batch / BASE_BATCH:g}"]
+
+
+def variable(batch: int) -> list[str]:
+    """The same in a hybrid of two ranks, whose classifier takes two steps for one."""
+    half = BASE_RATE * batch / BASE_BATCH / 2
+    updates = ["optimizer.classifier_updates=turn", f"optimizer.classifier_learning_rate={half:g}"]
+    return [*linear(batch), "placement=hybrid", "classifier_scheme=b", *updates]
+
+
+def lars(batch: int) -> list[str]:
+    """LARS; where its search begins, a run moves the weights as far in fewer steps."""
+    rate = BASE_LARS * math.sqrt(batch / BASE_BATCH)
+    return ["optimizer.name=lars", f"optimizer.learning_rate={rate:g}"]
+
+
+Method = Callable[[int], list[str]]
+STATED: dict[str, Method] = {"linear": linear, "variable": variable}
+SEARCHED: dict[str, Method] = {"searched": linear, "lars": lars}
+
+
+def train_all(
+    methods: dict[str, Method], trial_images: int, arguments: argparse.Namespace, folder: Path
+) -> list[Outcome]:
+    """The outcomes of all methods at all batches, with every seed; ``folder`` keeps them."""
+    forms = {
+        f"{name} {batch}": [f"batch_size={batch}", *method(batch)]
+        for batch in arguments.batches
+        for name, method in methods.items()
+    }
+    study = Study(
+        forms,
+        load_config(CONFIG, SCHEDULE),
+        CONFIG,
+        SCHEDULE,
+        processes=2,
+        seeds=arguments.seeds,
+        images=arguments.images,
+        trial_images=trial_images,
+        held_out=HELD_OUT,
+        evaluations=EVALUATIONS,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    return Learning(study, folder).run()
+
+
+def rows_of(outcomes: list[Outcome]) -> list[Row]:
+    """A row for each method and batch, in order of the method."""
+    rows = []
+    for form in dict.fromkeys(each["form"] for each in outcomes):
+        own = [each for each in outcomes if each["form"] == form]
+        accuracy = [100 * each["test_top1"] for each in own]
+        name, batch = form.split()
+        rows.append(
+            {
+                "method": name,
+                "batch": int(batch),
+                "rate": own[0]["learning_rate"],
+                "accuracy, %": mean(accuracy),
+                "±": stdev(accuracy) if len(accuracy) > 1 else None,
+                "images/s": mean(each["images"] / each["seconds"] for each in own),
+                "seeds": len(own),
+            }
+        )
+    order = [*STATED, *SEARCHED]
+    return sorted(rows, key=lambda row: (order.index(row["method"]), row["batch"]))
+
+
+def draw(rows: list[Row], path: Path) -> None:
+    """Draw each method's accuracy against the batch, with the standard deviation over seeds."""
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for name, color in zip([*STATED, *SEARCHED], COLORS, strict=False):
+        own = [row for row in rows if row["method"] == name]
+        xs, ys = [row["batch"] for row in own], [row["accuracy, %"] for row in own]
+        errors = [row["±"] or 0.0 for row in own]
+        axes.errorbar(xs, ys, errors, marker="o", capsize=3, color=color, label=name)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(batches := sorted({row["batch"] for row in rows}), [f"{b:,}" for b in batches])
+    axes.set(xlabel="images in a step", ylabel="test accuracy, %")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    with writing(path):
+        figure.savefig(path, dpi=100)
+
+
+def main() -> None:
+    """Train every method at every batch with every seed."""
+    made = plain_parser(__doc__)
+    add = made.add_argument
+    add("--batches", type=int, nargs="+", default=BATCHES, metavar="N", help="default: %(default)s")
+    add("--images", type=int, default=120_000, metavar="N", help="default: %(default)s")
+    add("--seeds", type=int, default=3, metavar="N", help="default: %(default)s")
+    add("--folder", type=home_path, default=Path("runs", "benchmarks", "batches"), metavar="DIR")
+    arguments = made.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    folder = arguments.folder
+    outcomes = train_all(STATED, 0, arguments, folder / "stated")
+    outcomes += train_all(SEARCHED, arguments.images // 4, arguments, folder / "searched")
+    rows = rows_of(outcomes)
+    draw(rows, folder / "batches.png")
+    title = f"Fashion-MNIST at 64 px, {arguments.images:,} images on two ranks"
+    report("batches", {title: rows}, arguments.json)
+
+
+if __name__ == "__main__":
+    main()
