@@ -13,7 +13,7 @@ the same --folder.
 import argparse
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -56,17 +56,21 @@ STATED: dict[str, Method] = {"linear": linear, "variable": variable}
 SEARCHED: dict[str, Method] = {"searched": linear, "lars": lars}
 
 
+def forms(methods: dict[str, Method], batches: Iterable[int]) -> dict[str, list[str]]:
+    """The overrides of every method at every batch, by METHOD BATCH."""
+    return {
+        f"{name} {batch}": [f"batch_size={batch}", *method(batch)]
+        for batch in batches
+        for name, method in methods.items()
+    }
+
+
 def train_all(
     methods: dict[str, Method], trial_images: int, arguments: argparse.Namespace, folder: Path
 ) -> list[Outcome]:
     """The outcomes of all methods at all batches, with every seed; ``folder`` keeps them."""
-    forms = {
-        f"{name} {batch}": [f"batch_size={batch}", *method(batch)]
-        for batch in arguments.batches
-        for name, method in methods.items()
-    }
     study = Study(
-        forms,
+        forms(methods, arguments.batches),
         load_config(CONFIG, SCHEDULE),
         CONFIG,
         SCHEDULE,
