@@ -6,7 +6,9 @@
 
 For nets that read RGB it counts, in each tower, the kernels that respond to color (more than half
 of their energy lies outside the grey axis), grey ones, which respond to brightness, and those that
-are still noise.
+are still noise. For two towers it says how likely chance parts color from grey as much: the
+probability of a table as uneven as this one if the same kernels were dealt to the towers at random
+(Fisher's exact test).
 """
 
 import argparse
@@ -16,6 +18,7 @@ from launch.program import ArgumentParser, run_program
 
 from common.errors import ReportedError
 from common.files import home_path
+from comparison.statistics import chance_of
 from recording.kernels import draw_kernels, in_words, kinds_of_towers
 from recording.source import read_source
 
@@ -30,8 +33,11 @@ def main() -> int:
     weights = read_source(arguments.source).weights
     conv1 = weights.tensors["conv1.weight"]
     draw_kernels(conv1, weights.towers, arguments.picture, str(weights.source))
-    for words in in_words(kinds_of_towers(conv1, weights.towers)):
+    kinds = kinds_of_towers(conv1, weights.towers)
+    for words in in_words(kinds):
         log.info("%s", words)
+    if (chance := chance_of([(each.color, each.grey) for each in kinds])) is not None:
+        log.info("by chance alone the towers would differ as much with p = %.2g", chance)
     log.info("%d kernels in %s", len(conv1), arguments.picture)
     return 0
 

@@ -1,10 +1,10 @@
-"""The difference between two forms that were trained with the same seeds."""
+"""How likely chance alone is behind a difference: between forms of the net, or between towers."""
 
 from collections.abc import Sequence
 from statistics import mean
 from typing import NamedTuple
 
-from scipy.stats import ttest_rel
+from scipy.stats import fisher_exact, ttest_rel
 
 CONFIDENCE = 0.95
 
@@ -32,3 +32,14 @@ def paired_difference(values: Sequence[float], others: Sequence[float]) -> Diffe
     return Difference(
         mean(differences), float(interval.low), float(interval.high), float(test.pvalue)
     )
+
+
+def chance_of(table: Sequence[tuple[int, int]]) -> float | None:
+    """How often chance alone makes a table of counts as uneven as this one, with the same sums.
+
+    By Fisher's exact test, of two towers' (colour, grey) kernels, say: those kernels are dealt to
+    the towers at random. None unless there are two rows with counts.
+    """
+    if len(table) != 2 or not any(map(any, table)):
+        return None
+    return float(fisher_exact(table)[1])
