@@ -12,6 +12,11 @@ UNREGULARIZED = [
     *("data.mirror=false", "data.test_views=1"),  # trained without mirror images, so tested without
 ]
 
+FEW_IMAGES = [
+    *(*TOWERS, "data.train_images=5000"),
+    *("net.dropout=null", "data.mirror=true", "data.test_views=2"),  # as in the paper
+]
+
 FORMS: dict[str, dict[str, list[str]]] = {
     # Section 3.2: the net, its dense form, and the control with half of conv1-conv4.
     "towers": {
@@ -24,12 +29,17 @@ FORMS: dict[str, dict[str, list[str]]] = {
         "ReLU": [*UNREGULARIZED, "net.activation=relu", "optimizer.learning_rate=0.003"],
         "tanh": [*UNREGULARIZED, "net.activation=tanh", "optimizer.learning_rate=0.002"],
     },
-    # Sections 3.3, 3.4 and 4.2: one change at a time.
+    # Sections 3.3 and 3.4: one change at a time.
     "ablations": {
         "the net": TOWERS,
         "no normalisation": [*TOWERS, "net.local_response_norm=false"],
         "pooling without overlap": [*TOWERS, "net.pool=2"],
-        "no dropout": [*TOWERS, "net.dropout=[0, 0, 0]"],
+    },
+    # Section 4: what keeps a net from overfitting, where it can: many epochs of few images.
+    "overfitting": {
+        "dropout": FEW_IMAGES,
+        "no dropout": [*FEW_IMAGES, "net.dropout=[0, 0, 0]"],
+        "no mirror images": [*FEW_IMAGES, "data.mirror=false", "data.test_views=1"],
     },
     # Section 3.2 and figure 2: the layers where towers meet, one by one. They always meet at fc8.
     "meetings": {

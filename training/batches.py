@@ -13,8 +13,8 @@ from common.errors import ReportedError
 from data import Split
 from data.arrays import read_array, read_header
 from data.datasets import Dataset, open_dataset
-from data.held_out import hold_out
 from data.loading import Batch, Loader, epoch_order
+from data.parts import draw, hold_out
 from data.preprocess import Preprocess
 from distributed.device import on_device, to_device
 from distributed.mesh import Mesh
@@ -80,8 +80,9 @@ def _main_first(mesh: Mesh, opened: Callable[[], T]) -> T:
 
 
 def _both(data: DataConfig) -> tuple[Dataset, Dataset]:
-    whole = _open(data, "train")
-    return hold_out(whole, data.held_out) if data.held_out else (whole, _open(data, "test"))
+    train = _open(data, "train")
+    train, test = hold_out(train, data.held_out) if data.held_out else (train, _open(data, "test"))
+    return draw(train, data.train_images) if data.train_images else train, test
 
 
 def _open(data: DataConfig, split: Split) -> Dataset:

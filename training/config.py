@@ -57,6 +57,8 @@ class DataConfig(Section):
     held_out: int = Field(0, ge=0, le=10**9)
     """Keep this many training images, drawn at random, out of training, and test on them instead of
     the test set: to choose settings by."""
+    train_images: int | None = Field(None, gt=0, le=10**9)
+    """Train on this many of the other training images only, drawn at random. null: on all."""
     workers: Changeable[int] = Field(0, ge=0, le=256)
     """Reading threads of each rank, for image folders and packed images."""
     stored_size: PreparesImages[int] = Field(256, gt=0, le=LARGEST_SIDE)

@@ -20,11 +20,11 @@ def test_every_form_is_a_configuration(tmp_path, overrides):
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_every_form_of_a_set_is_another_net_with_a_color_of_its_own(tmp_path, name):
+def test_every_form_of_a_set_is_another_net_or_other_data_with_a_color_of_its_own(tmp_path, name):
     path = tmp_path / "mine.yaml"
     path.write_text("")
     configs = [load_config(path, overrides) for overrides in FORMS[name].values()]
-    nets = [(config.form, config.towers) for config in configs]
+    nets = [(config.form, config.towers, config.data) for config in configs]
     assert all(net not in nets[:number] for number, net in enumerate(nets))
     assert len(nets) <= len(COLORS)
 

@@ -284,7 +284,7 @@ def test_help_fits_a_terminal_and_is_indented():
         ("variant", ", ".join(VARIANTS)),
         ("schedule.name", "constant, plateau, one_cycle, cosine"),
         ("init", "released, text, xavier, he, default"),
-        ("optimizer.name", "sgd, adamw"),
+        ("optimizer.name", "sgd, adamw, lars"),
         ("data.test_views", "1, 2, 10"),
     ],
 )

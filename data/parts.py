@@ -1,4 +1,4 @@
-"""Training images that are kept back, to choose settings by without a look at the test set."""
+"""Parts of a data set: images held out to choose settings by, and fewer images to train on."""
 
 import torch
 from torch import Tensor
@@ -41,3 +41,16 @@ def hold_out(whole: Dataset, count: int) -> tuple[Part, Part]:
     order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(0))
     held, rest = (part.sort().values for part in order.split([count, len(whole) - count]))
     return Part(whole, rest, f"all but {count:,}"), Part(whole, held, f"{count:,} held out")
+
+
+def draw(whole: Dataset, count: int) -> Part:
+    """``count`` images of ``whole``: a random choice, the same in every run.
+
+    Raises ReportedError if there are fewer.
+    """
+    if count > len(whole):
+        raise ReportedError(
+            f"data.train_images is {count:,}, and there are {len(whole):,}: ask for fewer"
+        )
+    order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(1))
+    return Part(whole, order[:count].sort().values, f"{count:,}")

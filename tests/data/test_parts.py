@@ -1,10 +1,10 @@
-"""Training images that are kept back."""
+"""Training images that are kept back, and those that are drawn."""
 
 import pytest
 import torch
 
 from common.errors import ReportedError
-from data.held_out import hold_out
+from data.parts import draw, hold_out
 from data.synthetic import Synthetic
 
 
@@ -42,3 +42,26 @@ def test_parts_are_other_data_than_the_whole_and_than_each_other(whole):
 def test_some_must_be_left_to_train_on(whole, count):
     with pytest.raises(ReportedError, match="50 training images"):
         hold_out(whole, count)
+
+
+def test_images_are_drawn_at_random_each_once_and_always_the_same(whole):
+    some, again = (draw(whole, 20).positions.tolist() for _ in range(2))
+    assert some == again
+    assert len(set(some)) == 20
+    assert some != list(range(20))
+    assert draw(whole, 50).positions.tolist() == list(range(50))
+
+
+def test_no_held_out_image_is_drawn(whole):
+    rest, held = hold_out(whole, 12)
+    some = draw(rest, 20)
+    drawn = rest.positions[some.positions].tolist()
+    assert not set(drawn) & set(held.positions.tolist())
+    images, _ = some.read(torch.arange(20))
+    assert torch.equal(images, whole.read(torch.tensor(drawn))[0])
+    assert some.fingerprint() not in (rest.fingerprint(), draw(whole, 20).fingerprint())
+
+
+def test_more_images_than_there_are_cannot_be_drawn(whole):
+    with pytest.raises(ReportedError, match=r"data\.train_images is 51.* 50"):
+        draw(whole, 51)
