@@ -61,7 +61,6 @@ from planning.job import job_of
 from planning.measuring.rates import matrix_rate
 from recording.folder import RunFolder
 from recording.tracking import check_tracking
-from training.batches import count_steps
 from training.config import Config
 from training.precision import PRECISIONS
 from training.settings import load_config
@@ -162,8 +161,6 @@ def study_of(arguments: argparse.Namespace, config: Config, source: Path) -> Stu
     known = len(
         open_dataset(data.name, "train", data.folder, data.stored_size, data.synthetic_length)
     )
-    images = arguments.images or count_steps(config, known) * config.batch_size
-    trial_images = arguments.trial_images
     return Study(
         FORMS[arguments.forms],
         config,
@@ -171,8 +168,9 @@ def study_of(arguments: argparse.Namespace, config: Config, source: Path) -> Stu
         arguments.overrides,
         torch.cuda.device_count() or 2,
         seeds=arguments.seeds,
-        images=images,
-        trial_images=images // 4 if trial_images is None else trial_images,
+        known=known,
+        images=arguments.images,
+        trial_images=arguments.trial_images,
         held_out=min(MOST_HELD_OUT, max(1, known // 10)),
         evaluations=arguments.evaluations,
     )

@@ -30,7 +30,7 @@ CONFIG = ROOT / "configs" / "fashion.yaml"
 BATCHES = (256, 512, 1024, 2048, 4096, 8192)
 BASE_BATCH, BASE_RATE, BASE_LARS = 256, 0.02, 4.0
 SCHEDULE = ["data.size=64", "schedule.name=cosine", "schedule.warmup=0.2"]
-HELD_OUT, EVALUATIONS = 5000, 4
+KNOWN, HELD_OUT, EVALUATIONS = 60_000, 5000, 4
 
 
 def linear(batch: int) -> list[str]:
@@ -76,6 +76,7 @@ def train_all(
         SCHEDULE,
         processes=2,
         seeds=arguments.seeds,
+        known=KNOWN,
         images=arguments.images,
         trial_images=trial_images,
         held_out=HELD_OUT,

@@ -12,10 +12,7 @@ UNREGULARIZED = [
     *("data.mirror=false", "data.test_views=1"),  # trained without mirror images, so tested without
 ]
 
-FEW_IMAGES = [
-    *(*TOWERS, "data.train_images=5000"),
-    *("net.dropout=null", "data.mirror=true", "data.test_views=2"),  # as in the paper
-]
+FEW_IMAGES = [*TOWERS, "data.train_images=5000"]
 
 FORMS: dict[str, dict[str, list[str]]] = {
     # Section 3.2: the net, its dense form, and the control with half of conv1-conv4.

@@ -4,7 +4,7 @@ import json
 import logging
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -19,6 +19,7 @@ from comparison.rates import best_rate
 from comparison.session import check_plan
 from recording.folder import RunFolder
 from recording.metrics import read_metrics
+from training.batches import count_steps
 from training.config import Config
 from training.settings import load_config
 
@@ -34,11 +35,12 @@ FAILED = -1.0
 
 @dataclass(frozen=True)
 class Study:
-    """A comparison: each form is trained on ``images`` images with each of ``seeds`` seeds.
+    """A comparison: each form is trained with each of ``seeds`` seeds.
 
     ``source`` and ``overrides`` are the file and the overrides that ``config`` was read from.
-    Rates are searched in trials on ``trial_images``, tested on ``held_out`` of the training images;
-    with 0 images, each form keeps its own.
+    A training sees ``images`` images (None: as many as its configuration says) of the ``known``
+    ones. Rates are searched in trials on ``trial_images`` (None: a quarter of a training), tested
+    on ``held_out`` of the training images; with 0 images, each form keeps its own.
     """
 
     forms: dict[str, list[str]]
@@ -47,14 +49,15 @@ class Study:
     overrides: list[str]
     processes: int
     seeds: int
-    images: int
-    trial_images: int
+    known: int
+    images: int | None
+    trial_images: int | None
     held_out: int
     evaluations: int
 
     def plan(self) -> dict[str, Any]:
         """All that must be equal for a study to go on; more seeds may be asked for."""
-        names = ("forms", "images", "trial_images", "held_out", "evaluations")
+        names = ("forms", "known", "images", "trial_images", "held_out", "evaluations")
         own = {name: getattr(self, name) for name in names}
         return {"config": self.config.model_dump(mode="json"), **own}
 
@@ -66,9 +69,18 @@ class Study:
         """The configuration of a form."""
         return load_config(self.source, self.settings(form))
 
-    def steps(self, form: str, images: int) -> int:
-        """The steps in which a form is trained on so many images, or a few more."""
-        return -(-images // self.own_config(form).batch_size)
+    def steps(self, form: str) -> int:
+        """The steps of a training of a form."""
+        config = self.own_config(form)
+        if self.images is None:
+            return count_steps(config, min(self.known, config.data.train_images or self.known))
+        return -(-self.images // config.batch_size)
+
+    def trial_steps(self, form: str) -> int:
+        """The steps of a trial of a form."""
+        if self.trial_images is None:
+            return -(-self.steps(form) // 4)
+        return -(-self.trial_images // self.own_config(form).batch_size)
 
 
 class Learning:
@@ -82,13 +94,14 @@ class Learning:
         self.trials: list[Outcome] = kept.get("trials", [])
         self.outcomes: list[Outcome] = kept.get("outcomes", [])
 
-    def run(self) -> list[Outcome]:
-        """Find the rates, then train every form with every seed; returns the outcomes by form.
+    def run(self, forms: Sequence[str] = ()) -> list[Outcome]:
+        """Find the rates, then train the forms (all, if none are named) with every seed.
 
-        Raises ReportedError if a training fails.
+        Returns the outcomes so far, by form. Raises ReportedError if a training fails.
         """
-        rates = {form: self._rate(form) for form in self.study.forms}
-        for form, seed in self._missing():
+        forms = forms or list(self.study.forms)
+        rates = {form: self._rate(form) for form in forms}
+        for form, seed in self._missing(forms):
             outcome = self._train(form, rates[form], seed)
             own = {"form": form, "seed": seed, "learning_rate": rates[form]}
             self.outcomes.append({**own, **outcome})
@@ -101,7 +114,7 @@ class Learning:
     def _rate(self, form: str) -> float:
         """A form's learning rate: its own, or the best of some trials on held-out images."""
         own = self.study.own_config(form).optimizer.learning_rate
-        if not self.study.trial_images:
+        if self.study.trial_images == 0:
             return own
 
         def accuracy_at(rate: float) -> float:
@@ -117,7 +130,7 @@ class Learning:
     def _try(self, form: str, rate: float) -> Outcome:
         """A trial of a rate; its accuracy is None if the net fails at this rate."""
         log.info("%s: trying a learning rate of %g", form, rate)
-        steps = self.study.steps(form, self.study.trial_images)
+        steps = self.study.trial_steps(form)
         settings = [f"data.held_out={self.study.held_out}", f"evaluate_every={steps}"]
         try:
             outcome = self._outcome(form, rate, self.study.config.seed, steps, settings)
@@ -131,7 +144,7 @@ class Learning:
         return trial
 
     def _train(self, form: str, rate: float, seed: int) -> Outcome:
-        steps = self.study.steps(form, self.study.images)
+        steps = self.study.steps(form)
         every = max(1, steps // self.study.evaluations)
         try:
             return self._outcome(form, rate, seed, steps, [f"evaluate_every={every}"])
@@ -148,7 +161,7 @@ class Learning:
             run = train(self.study.source, self.study.processes, own, "run", Path(runs))
             return outcome_of(run)
 
-    def _missing(self) -> Iterator[tuple[str, int]]:
+    def _missing(self, forms: Sequence[str]) -> Iterator[tuple[str, int]]:
         """The trainings that are not yet done, all forms with one seed after the other.
 
         Each is announced with an estimate of the time left.
@@ -156,7 +169,7 @@ class Learning:
         first = self.study.config.seed
         done = {(each["form"], each["seed"]) for each in self.outcomes}
         seeds = range(first, first + self.study.seeds)
-        jobs = [(form, seed) for seed in seeds for form in self.study.forms]
+        jobs = [(form, seed) for seed in seeds for form in forms]
         jobs = [job for job in jobs if job not in done]
         began = time.monotonic()
         for number, (form, seed) in enumerate(jobs):

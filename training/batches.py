@@ -160,7 +160,7 @@ def _color_changes(data: DataConfig, channels: int) -> Tensor:
 
 def count_steps(config: Config, images: int) -> int:
     """Optimiser steps of a whole run on ``images`` training images."""
-    steps = config.epochs * steps_per_epoch(config, images)
+    steps = math.ceil(config.epochs * steps_per_epoch(config, images))
     return min(steps, config.max_steps or steps)
 
 

@@ -185,8 +185,8 @@ class Config(Section):
     after the other (b), or on an equal part of every replica's in each turn (c)."""
     batch_size: Count = 128
     """Global batch: images per optimiser step over all ranks."""
-    epochs: Count = 1
-    """Number of passes over the training images."""
+    epochs: float = Field(1, gt=0, le=10**9)
+    """Number of passes over the training images; the last may be a part of one, as in 2.5."""
     max_steps: Count | None = None
     """Stop after this many optimiser steps. null: after the epochs."""
     precision: Annotated[str, OneOf(PRECISIONS)] = "fp32"

@@ -203,6 +203,11 @@ def test_steps_are_counted_with_the_short_batches_and_the_limit(images, max_step
     assert count_steps(_config(max_steps=max_steps), images) == steps
 
 
+@pytest.mark.parametrize(("epochs", "steps"), [(0.01, 1), (0.5, 2), (1, 3), (2.5, 8)])
+def test_the_last_epoch_may_be_a_part_of_one(epochs, steps):
+    assert count_steps(_config(epochs=epochs), 13) == steps
+
+
 @every_size
 @every_mesh
 def test_each_test_image_is_counted_once(images, replicas):

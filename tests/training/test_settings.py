@@ -82,7 +82,7 @@ def test_an_override_with_an_old_key_is_told_the_new_one(fault, old):
     ("text", "words"),
     [
         ("epochs: many", ["epochs", "'many'"]),
-        ("epochs: 1.5", ["epochs", "1.5"]),
+        ("batch_size: 1.5", ["batch_size", "1.5"]),
         ("epochs: 0", ["epochs", "got 0"]),
         ("variant: papr", ["variant", "'papr'", "'paper'"]),
         ("variant: [paper]", ["variant", "['paper']"]),
