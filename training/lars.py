@@ -50,8 +50,8 @@ class LARS(SGD):
         weights = list(parameters.values())
         gradients = [weight.grad for weight in weights if weight.grad is not None]
         ratios = self._ratios(list(parameters), weights, gradients)
-        torch._foreach_add_(gradients, weights, alpha=self.weight_decay)
-        torch._foreach_mul_(gradients, list(ratios.to(gradients[0].dtype)))
+        for weight, gradient, ratio in zip(weights, gradients, ratios, strict=True):
+            gradient.add_(weight, alpha=self.weight_decay).mul_(ratio)
 
     def _ratios(
         self, names: list[str], weights: Sequence[Tensor], gradients: Sequence[Tensor]

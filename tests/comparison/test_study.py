@@ -1,0 +1,65 @@
+"""How long a study trains and tries each form, and which trainings are still to be done."""
+
+from pathlib import Path
+
+import pytest
+
+from comparison.learning import Learning, Study
+from training.settings import load_config
+
+FORMS = {
+    "usual": [],
+    "large batch": ["batch_size=64"],
+    "longer": ["epochs=2.5"],
+    "few images": ["data.train_images=10"],
+}
+
+
+def _study(tmp_path, **changes):
+    source = tmp_path / "mine.yaml"
+    source.write_text("batch_size: 16\nepochs: 2")
+    lengths = {"known": 100, "images": None, "trial_images": None, "held_out": 10}
+    settings = {"processes": 2, "seeds": 2, "evaluations": 1, **lengths, **changes}
+    return Study(FORMS, load_config(source, []), source, [], **settings)
+
+
+@pytest.mark.parametrize(
+    ("images", "steps"), [(None, [14, 4, 18, 2]), (160, [10, 3, 10, 10]), (1, [1, 1, 1, 1])]
+)
+def test_a_form_is_trained_for_its_own_epochs_or_on_so_many_images(tmp_path, images, steps):
+    study = _study(tmp_path, images=images)
+    assert [study.steps(form) for form in FORMS] == steps
+
+
+@pytest.mark.parametrize(("images", "steps"), [(None, [4, 1, 5, 1]), (40, [3, 1, 3, 3])])
+def test_a_trial_is_a_quarter_of_a_training_or_on_so_many_images(tmp_path, images, steps):
+    study = _study(tmp_path, trial_images=images)
+    assert [study.trial_steps(form) for form in FORMS] == steps
+
+
+class _Trained(Learning):
+    """A study whose trainings are noted instead of run."""
+
+    def _train(self, form, rate, seed):
+        return {"test_top1": rate}
+
+
+def _done(outcomes):
+    return [(each["form"], each["seed"]) for each in outcomes]
+
+
+def test_a_study_goes_on_with_more_forms_and_more_seeds(tmp_path):
+    folder = tmp_path / "study"
+    folder.mkdir()
+
+    def go_on(seeds, forms=()):
+        return _Trained(_study(tmp_path, seeds=seeds, trial_images=0), folder).run(forms)
+
+    some = go_on(1, ["longer", "usual"])
+    assert _done(some) == [("usual", 0), ("longer", 0)]
+    assert _done(go_on(1)) == [(form, 0) for form in FORMS]
+    assert _done(go_on(2, ["usual"])) == [("usual", 0), ("usual", 1)] + [
+        (form, 0) for form in list(FORMS)[1:]
+    ]
+    assert _done(go_on(2)) == [(form, seed) for form in FORMS for seed in (0, 1)]
+    assert {path.name for path in Path(folder).iterdir()} == {"plan.json", "learning.json"}
