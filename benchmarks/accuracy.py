@@ -64,11 +64,10 @@ def train_all(recipes: list[str], seeds: int, folder: Path) -> list[Outcome]:
 
 def rows_of(outcomes: list[Outcome]) -> list[Row]:
     """A row for each recipe."""
-    by_seed: dict[str, dict[int, Outcome]] = {}
+    recipes: dict[str, dict[int, Outcome]] = {}  # outcomes by seed
     for each in outcomes:
-        by_seed.setdefault(each["form"], {})[each["seed"]] = each
-    default = by_seed["default"]
-    return [_row(recipe, own, default) for recipe, own in by_seed.items()]
+        recipes.setdefault(each["form"], {})[each["seed"]] = each
+    return [_row(recipe, own, recipes["default"]) for recipe, own in recipes.items()]
 
 
 def _row(recipe: str, own: dict[int, Outcome], default: dict[int, Outcome]) -> Row:
@@ -95,7 +94,8 @@ def main() -> None:
     add("--folder", type=home_path, default=Path("runs", "benchmarks", "accuracy"), metavar="DIR")
     arguments = made.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    rows = rows_of(train_all(arguments.recipes, arguments.seeds, arguments.folder))
+    recipes = list(dict.fromkeys(["default", *arguments.recipes]))
+    rows = rows_of(train_all(recipes, arguments.seeds, arguments.folder))
     d2l = Contestant("D2L", peers.training_step, ("d2l", 1, D2L_BATCH, 10))
     step = contest([d2l], rounds=3)["D2L"].seconds
     rows.append(
