@@ -12,7 +12,8 @@ UNREGULARIZED = [
     *("data.mirror=false", "data.test_views=1"),  # trained without mirror images, so tested without
 ]
 
-FEW_IMAGES = [*TOWERS, "data.train_images=5000", "epochs=36"]
+MIRRORED = ["data.mirror=true", "data.test_views=2"]
+FEW_IMAGES = [*TOWERS, *MIRRORED, "data.train_images=5000", "epochs=36"]
 
 FORMS: dict[str, dict[str, list[str]]] = {
     # Section 3.2: the net, its dense form, and the control with half of conv1-conv4.
