@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from benchmarks.batches import BATCHES, CONFIG, SCHEDULE, SEARCHED, STATED, draw, forms, rows_of
+from benchmarks.batches import BATCHES, CONFIG, OVERRIDES, SEARCHED, STATED, draw, forms, rows_of
 from training.settings import load_config
 
 ALL = {**STATED, **SEARCHED}
@@ -11,7 +11,7 @@ ALL = {**STATED, **SEARCHED}
 
 def _configs(methods):
     return {
-        form: load_config(CONFIG, [*SCHEDULE, *overrides])
+        form: load_config(CONFIG, [*OVERRIDES, *overrides])
         for form, overrides in forms(methods, BATCHES).items()
     }
 
