@@ -47,7 +47,7 @@ def variable(batch: int) -> list[str]:
 
 
 def lars(batch: int) -> list[str]:
-    """LARS; where its search begins, a run moves the weights as far in fewer steps."""
+    """LARS; the search for its rate begins in proportion to the root of the batch."""
     rate = BASE_LARS * math.sqrt(batch / BASE_BATCH)
     return ["optimizer.name=lars", f"optimizer.learning_rate={rate:g}"]
 
@@ -68,7 +68,7 @@ def forms(methods: dict[str, Method], batches: Iterable[int]) -> dict[str, list[
 
 def train_all(
     methods: dict[str, Method],
-    trial_images: int | None,
+    trial_images: int,
     arguments: argparse.Namespace,
     folder: Path,
 ) -> list[Outcome]:

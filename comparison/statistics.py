@@ -1,4 +1,4 @@
-"""How likely chance alone is behind a difference: between forms of the net, or between towers."""
+"""Tests of a difference against chance: between forms of the net, or between towers."""
 
 from collections.abc import Sequence
 from statistics import mean
@@ -35,7 +35,7 @@ def paired_difference(values: Sequence[float], others: Sequence[float]) -> Diffe
 
 
 def chance_of(table: Sequence[tuple[int, int]]) -> float | None:
-    """How often chance alone makes a table of counts as uneven as this one, with the same sums.
+    """The probability that chance alone makes a table of counts as uneven, with the same sums.
 
     By Fisher's exact test, of two towers' (colour, grey) kernels, say: those kernels are dealt to
     the towers at random. None unless there are two rows with counts.

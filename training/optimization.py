@@ -1,6 +1,7 @@
-"""The optimisers and the learning-rate schedules that a configuration can name, all torch's own.
+"""The optimisers and the learning-rate schedules that a configuration can name.
 
-To add one, add a row; settings that only it reads go into ``training.config``.
+All are torch's own but LARS. To add one, add a row; settings that only it reads go into
+``training.config``.
 """
 
 import math
@@ -24,6 +25,8 @@ if TYPE_CHECKING:  # the schema lists the names of these tables
 
 Parameters = list[dict[str, Any]]
 """Groups of named parameters, as torch's optimisers take them."""
+MakeOptimizer = Callable[[Parameters, "OptimizerConfig", bool, SumOverSlices], Optimizer]
+"""Makes an optimiser, fused or not; it may ask for sums over full parameters."""
 
 
 def _sgd(
@@ -67,7 +70,7 @@ def _lars(
     )
 
 
-OPTIMIZERS: dict[str, Callable[[Parameters, "OptimizerConfig", bool, SumOverSlices], Optimizer]] = {
+OPTIMIZERS: dict[str, MakeOptimizer] = {
     "sgd": _sgd,
     "adamw": _adamw,
     "lars": _lars,

@@ -1,4 +1,4 @@
-"""How long a study trains and tries each form, and which trainings are still to be done."""
+"""The length of each training and trial of a study, and the trainings still to be done."""
 
 from pathlib import Path
 

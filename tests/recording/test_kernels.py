@@ -1,5 +1,8 @@
 """Figure 3 of the paper: drawn tower by tower, counted, alike from a run and its checkpoint."""
 
+import math
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -122,6 +125,17 @@ def test_the_program_draws_the_same_from_the_run_and_from_its_checkpoint(split_r
     assert Image.open(folder / "kernels.png").size > Image.open(pictures[0]).size, (
         "the changes, too"
     )
+
+
+@pytest.mark.programs
+def test_the_program_says_that_chance_does_not_part_colour_from_grey(split_run, tmp_path):
+    weights = read_source(split_run[0]).weights
+    weights.tensors["conv1.weight"] = _two_towers()
+    write_file(weights, tmp_path / "net.safetensors")
+    status, out = call("kernels", tmp_path / "net.safetensors", tmp_path / "kernels.png")
+    assert status == 0
+    [chance] = re.findall(r"p = (\S+)", out)
+    assert float(chance) == pytest.approx(2 / math.comb(96, 48), rel=0.05)
 
 
 @pytest.mark.parametrize(

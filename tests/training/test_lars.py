@@ -34,7 +34,7 @@ def _flat(tensors):
 
 
 def _layer_step(layer):
-    """What LARS adds to a layer's parameters, as one vector."""
+    """LARS's change of a layer's parameters, as one vector."""
     weight = _flat(layer.parameters()).detach()
     gradient = _flat(parameter.grad for parameter in layer.parameters())
     ratio = TRUST * weight.norm() / (gradient.norm() + DECAY * weight.norm())
