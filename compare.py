@@ -11,6 +11,7 @@ round.
   python compare.py --resume                         continue after an interruption
   python compare.py --train --seeds 5                compare what forms of the net learn
   python compare.py --train --forms activations      ReLU against tanh, figure 1 of the paper
+  python compare.py --train --forms towers,meetings  two sets; what they share is trained once
 
   single        the dense single-stream net, in one process
   local         all towers in one process
@@ -46,9 +47,9 @@ from launch.program import ArgumentParser, run_program
 import torch
 
 from common.files import check_writable, home_path, writing
-from comparison.forms import FORMS
+from comparison.forms import FORMS, forms_of
 from comparison.learning import Learning, Study
-from comparison.learning_report import as_text, draw_errors, draw_learning
+from comparison.learning_report import by_set, write_learning
 from comparison.machine import describe_machine, in_words
 from comparison.placements import chosen
 from comparison.predicted import usable_machine, with_prediction
@@ -143,15 +144,11 @@ def compare_forms(arguments: argparse.Namespace) -> int:
     study = study_of(arguments, config, source)
     folder = open_folder(config.runs, f"learn-{config.name}", resume=arguments.resume)
     outcomes = Learning(study, folder).run()
-    words = in_words(describe_machine())
-    title = f"{config.data.name} at {config.data.size} px on {words}"
-    draw_learning(outcomes, folder / "learning.png", title)
-    draw_errors(outcomes, folder / "error.png", title)
-    with writing(folder / "learning.md"):
-        text = f"{words}\n\n{as_text(outcomes, 'github')}\n"
-        (folder / "learning.md").write_text(text, encoding="utf-8")
-    place = track_learning(folder, config.tracking, outcomes)
-    log.info("\n%s\n\n%s\n\nresults in %s, W&B: %s", words, as_text(outcomes), folder, place)
+    sets = by_set(outcomes, arguments.forms)
+    title = f"{config.data.name} at {config.data.size} px on {in_words(describe_machine())}"
+    charts = write_learning(folder, title, sets)
+    place = track_learning(folder, config.tracking, sets, charts)
+    log.info("\nresults in %s, W&B: %s", folder, place)
     return 0
 
 
@@ -162,7 +159,7 @@ def study_of(arguments: argparse.Namespace, config: Config, source: Path) -> Stu
         open_dataset(data.name, "train", data.folder, data.stored_size, data.synthetic_length)
     )
     return Study(
-        FORMS[arguments.forms],
+        forms_of(arguments.forms),
         config,
         source,
         arguments.overrides,
@@ -218,7 +215,13 @@ def parse_arguments() -> argparse.Namespace:
     )
     add("--resume", action="store_true", help="continue the newest comparison")
     add("--train", action="store_true", help="compare learning instead of speed")
-    add("--forms", choices=FORMS, default="towers", help="forms of the net for --train")
+    add(
+        "--forms",
+        type=sets_of_forms,
+        default=["towers"],
+        metavar="A,B",
+        help=f"sets of forms for --train, of {', '.join(FORMS)}; default: towers",
+    )
     add(
         "--evaluations",
         type=number,
@@ -252,6 +255,15 @@ def parse_arguments() -> argparse.Namespace:
 def names(text: str) -> list[str]:
     """Split the names of placements in A,B."""
     return text.split(",")
+
+
+def sets_of_forms(text: str) -> list[str]:
+    """Split the names of sets in A,B; raises ArgumentTypeError for a set that is not there."""
+    found = names(text)
+    for name in found:
+        if name not in FORMS:
+            raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(FORMS)}")
+    return found
 
 
 def numbers(text: str) -> list[int]:

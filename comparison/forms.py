@@ -1,7 +1,10 @@
 """The forms of the net that ``compare.py --train`` compares, as overrides. To add one, add a row.
 
 A form's settings override the command line. Its learning rate is where the search for one starts.
+Sets may share forms: one of the same name has the same settings.
 """
+
+from collections.abc import Iterable
 
 TOWERS = ["variant=paper", "towers=2"]
 
@@ -29,7 +32,7 @@ FORMS: dict[str, dict[str, list[str]]] = {
     },
     # Sections 3.3 and 3.4: one change at a time.
     "ablations": {
-        "the net": TOWERS,
+        "two towers": TOWERS,
         "no normalisation": [*TOWERS, "net.local_response_norm=false"],
         "pooling without overlap": [*TOWERS, "net.pool=2"],
     },
@@ -41,7 +44,7 @@ FORMS: dict[str, dict[str, list[str]]] = {
     },
     # Section 3.2 and figure 2: the layers where towers meet, one by one. They always meet at fc8.
     "meetings": {
-        "conv3, fc6 and fc7": TOWERS,
+        "two towers": TOWERS,
         "not at conv3": [*TOWERS, "net.meet=[fc6, fc7]"],
         "not at fc6": [*TOWERS, "net.meet=[conv3, fc7]"],
         "not at fc7": [*TOWERS, "net.meet=[conv3, fc6]"],
@@ -49,8 +52,13 @@ FORMS: dict[str, dict[str, list[str]]] = {
     },
     # The net of 2012, that of Krizhevsky 2014, and the one that the D2L chapter teaches.
     "nets": {
-        "2012, two towers": TOWERS,
+        "two towers": TOWERS,
         "2014": ["variant=torchvision", "towers=1", "optimizer.learning_rate=0.02"],
         "D2L": ["variant=d2l", "towers=1", "optimizer.learning_rate=0.02"],
     },
 }
+
+
+def forms_of(sets: Iterable[str]) -> dict[str, list[str]]:
+    """All forms of some sets; those that sets share stand there once."""
+    return {form: settings for name in sets for form, settings in FORMS[name].items()}

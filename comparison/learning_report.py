@@ -1,6 +1,7 @@
 """The outcomes of the forms of the net as text and as plots."""
 
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -11,12 +12,20 @@ from tabulate import tabulate
 
 from common.colors import COLORS
 from common.files import writing
+from comparison.forms import FORMS
 from comparison.statistics import paired_difference
+
+log = logging.getLogger(__name__)
 
 Outcomes = list[dict[str, Any]]
 
 THRESHOLD = 0.2
 """Training error to compare at; figure 1 of the paper uses 25 % on CIFAR-10, which is harder."""
+
+
+def by_set(outcomes: Outcomes, names: Iterable[str]) -> dict[str, Outcomes]:
+    """The outcomes of the forms in each set of ``FORMS`` that is named."""
+    return {name: [each for each in outcomes if each["form"] in FORMS[name]] for name in names}
 
 
 def by_form(outcomes: Outcomes) -> dict[str, Outcomes]:
@@ -125,6 +134,20 @@ def _start_of(own: Outcomes) -> tuple[float, float] | None:
     if len(points) < len(own):
         return None
     return mean(point["images"] for point in points), mean(point["seconds"] for point in points)
+
+
+def write_learning(folder: Path, title: str, sets: Mapping[str, Outcomes]) -> list[Path]:
+    """Write NAME.md and draw two plots for each set of outcomes; returns the plots' paths."""
+    charts = []
+    for name, outcomes in sets.items():
+        with writing(folder / f"{name}.md"):
+            text = f"{title}\n\n{as_text(outcomes, 'github')}\n"
+            (folder / f"{name}.md").write_text(text, encoding="utf-8")
+        log.info("\n%s: %s\n\n%s", name, title, as_text(outcomes))
+        charts += [folder / f"{name}-accuracy.png", folder / f"{name}-error.png"]
+        draw_learning(outcomes, charts[-2], title)
+        draw_errors(outcomes, charts[-1], title)
+    return charts
 
 
 def draw_learning(outcomes: Outcomes, path: Path, title: str) -> None:

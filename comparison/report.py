@@ -64,10 +64,13 @@ def track_results(
     return locations(trackers)
 
 
-def track_learning(folder: Path, tracking: TrackingConfig, outcomes: Rows) -> str:
-    """Log a run for each training and one with the table and plots; returns their location."""
+def track_learning(
+    folder: Path, tracking: TrackingConfig, sets: dict[str, Rows], charts: list[Path]
+) -> str:
+    """Log a run for each training and one with the tables and plots; returns their location."""
     trackers = []
-    for outcome in outcomes:
+    trainings = {(each["form"], each["seed"]): each for own in sets.values() for each in own}
+    for outcome in trainings.values():
         name = f"{outcome['form'].replace(' ', '-')}-seed-{outcome['seed']}"
         trackers.append(tracker := _start(folder, tracking, name, {}))
         for point in outcome["curve"]:
@@ -75,9 +78,10 @@ def track_learning(folder: Path, tracking: TrackingConfig, outcomes: Rows) -> st
         tracker.summarize(_flat(outcome))
         tracker.finish(exit_code=0)
     trackers.append(tracker := _start(folder, tracking, "learning", {}))
-    tracker.log_table("learning", rows_of(outcomes))
-    for picture in ("learning", "error"):
-        tracker.log_image(picture, folder / f"{picture}.png")
+    for name, outcomes in sets.items():
+        tracker.log_table(name, rows_of(outcomes))
+    for chart in charts:
+        tracker.log_image(chart.stem, chart)
     tracker.finish(exit_code=0)
     return locations(trackers)
 

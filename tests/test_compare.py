@@ -172,11 +172,13 @@ def test_what_is_learnt_is_compared_on_one_budget(tmp_path):
         assert (outcome["seed"], outcome["images"]) == (0, 64)
         assert [point["images"] for point in outcome["training"]] == list(range(8, 65, 8))
         assert all(0 <= point["train_error"] <= 1 for point in outcome["training"])
-    assert Image.open(folder / "learning.png").size == (1000, 450)
-    assert Image.open(folder / "error.png").size == (800, 500)
+    assert Image.open(folder / "activations-accuracy.png").size == (1000, 450)
+    assert Image.open(folder / "activations-error.png").size == (800, 500)
+    assert "tanh" in (folder / "activations.md").read_text()
     assert "tanh" in out
     assert "20%" in out
-    for other in (["seed=1"], ["--forms", "meetings"]):
+    assert "winged" in refusal("compare", "--train", "--forms", "activations,winged")
+    for other in (["seed=1"], ["--forms", "activations,meetings"]):
         assert str(folder) in refusal("compare", *arguments, "--resume", *other)
     status, out = call("compare", *arguments, "--resume", "--seeds", "2")
     assert status == 0

@@ -5,8 +5,16 @@ from PIL import Image
 
 from common.colors import COLORS
 from common.errors import ReportedError
-from comparison.forms import FORMS
-from comparison.learning_report import as_text, draw_errors, draw_learning, reached, rows_of
+from comparison.forms import FORMS, forms_of
+from comparison.learning_report import (
+    as_text,
+    by_set,
+    draw_errors,
+    draw_learning,
+    reached,
+    rows_of,
+    write_learning,
+)
 from training.settings import load_config
 
 ALL = [pytest.param(f, id=f"{name}: {form}") for name, s in FORMS.items() for form, f in s.items()]
@@ -27,6 +35,17 @@ def test_every_form_of_a_set_is_another_net_or_other_data_with_a_color_of_its_ow
     nets = [(config.form, config.towers, config.data) for config in configs]
     assert all(net not in nets[:number] for number, net in enumerate(nets))
     assert len(nets) <= len(COLORS)
+
+
+def test_a_form_that_sets_share_is_trained_once_and_stands_in_the_results_of_each():
+    forms = forms_of(FORMS)
+    assert all(forms[form] == own for sets in FORMS.values() for form, own in sets.items())
+    outcomes = [{"form": form} for form in forms]
+    sets = by_set(outcomes, FORMS)
+    assert {name: [each["form"] for each in own] for name, own in sets.items()} == {
+        name: list(own) for name, own in FORMS.items()
+    }
+    assert sum(map(len, sets.values())) > len(outcomes)
 
 
 def _outcome(form, errors, seed=0, accuracy=0.5):
@@ -94,6 +113,16 @@ def test_the_pictures_are_drawn(tmp_path, outcomes):
     draw_learning(outcomes, tmp_path / "learning.png", "made up")
     assert Image.open(tmp_path / "error.png").size == (800, 500)
     assert Image.open(tmp_path / "learning.png").size == (1000, 450)
+
+
+def test_each_set_has_a_table_and_two_pictures(tmp_path):
+    charts = write_learning(tmp_path, "made up", {"towers": SEEDS, "nets": OUTCOMES})
+    assert [chart.name for chart in charts] == [
+        f"{name}-{kind}.png" for name in ("towers", "nets") for kind in ("accuracy", "error")
+    ]
+    assert all(chart.exists() for chart in charts)
+    assert "+1.00 (" in (tmp_path / "towers.md").read_text()
+    assert "tanh" in (tmp_path / "nets.md").read_text()
 
 
 def test_a_picture_that_cannot_be_written_is_refused(tmp_path):
