@@ -3,23 +3,25 @@
   python kernels.py runs/fashion kernels.png
   python kernels.py runs/fashion/checkpoints/step-00000705 kernels.png
   python kernels.py alexnet.pth kernels.png
+  python kernels.py runs/seed-0 runs/seed-1 runs/seed-2 kernels.png --chance chance.png
 
 For nets that read RGB it counts, in each tower, the kernels that respond to color (more than half
 of their energy lies outside the grey axis), grey ones, which respond to brightness, and those that
 are still noise. For two towers it says how likely chance parts color from grey as much: the
 probability of a table as uneven as this one if the same kernels were dealt to the towers at random
-(Fisher's exact test).
+(Fisher's exact test), and that of several nets together (Fisher's method).
 """
 
 import argparse
 import logging
+from pathlib import Path
 
 from launch.program import ArgumentParser, run_program
 
-from common.errors import ReportedError
+from common.errors import ReportedError, printable
 from common.files import home_path
-from comparison.statistics import chance_of
-from recording.kernels import draw_kernels, in_words, kinds_of_towers
+from comparison.dealing import Table, chance_of, chance_of_all, draw_dealing
+from recording.kernels import Panel, draw_kernels, in_words, kinds_of_towers, panels_of
 from recording.source import read_source
 
 log = logging.getLogger(__name__)
@@ -28,18 +30,40 @@ log = logging.getLogger(__name__)
 def main() -> int:
     """Draw and count the kernels; returns the exit status."""
     arguments = parse_arguments()
-    if arguments.picture.suffix != ".png":
-        raise ReportedError(f"cannot write {arguments.picture}: its name must end in .png")
-    weights = read_source(arguments.source).weights
-    conv1 = weights.tensors["conv1.weight"]
-    draw_kernels(conv1, weights.towers, arguments.picture, str(weights.source))
-    kinds = kinds_of_towers(conv1, weights.towers)
-    for words in in_words(kinds):
-        log.info("%s", words)
-    if (chance := chance_of([(each.color, each.grey) for each in kinds])) is not None:
-        log.info("by chance alone the towers would differ as much with p = %.2g", chance)
-    log.info("%d kernels in %s", len(conv1), arguments.picture)
+    for picture in filter(None, (arguments.picture, arguments.chance)):
+        if picture.suffix != ".png":
+            raise ReportedError(f"cannot write {picture}: its name must end in .png")
+    panels: list[Panel] = []
+    tables: dict[str, Table] = {}
+    for source in dict.fromkeys(arguments.sources):
+        weights = read_source(source).weights
+        conv1, name = weights.tensors["conv1.weight"], printable(str(source))
+        panels += [(f"{name}, {words}", part) for words, part in panels_of(conv1, weights.towers)]
+        kinds = kinds_of_towers(conv1, weights.towers)
+        tables[name] = [(each.color, each.grey) for each in kinds]
+        log.info("%s, %d kernels", name, len(conv1))
+        for words in in_words(kinds):
+            log.info("  %s", words)
+    tell_chances(tables, arguments.chance)
+    draw_kernels(panels, arguments.picture, "kernels of conv1")
     return 0
+
+
+def tell_chances(tables: dict[str, Table], picture: Path | None) -> None:
+    """Say, and draw, how likely chance parts colour from grey as much.
+
+    Raises ReportedError if there is a picture to draw and nothing to count.
+    """
+    chances = {name: chance_of(table) for name, table in tables.items()}
+    known = {name: chance for name, chance in chances.items() if chance is not None}
+    if picture and not known:
+        raise ReportedError(f"cannot draw {picture}: only two towers that read RGB can part colour")
+    for name, chance in known.items():
+        log.info("%s: by chance alone the towers would differ as much with p = %.2g", name, chance)
+    if len(known) > 1:
+        log.info("all together: p = %.2g", chance_of_all(list(known.values())))
+    if picture:
+        draw_dealing({name: tables[name] for name in known}, picture)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -47,12 +71,19 @@ def parse_arguments() -> argparse.Namespace:
     parser = ArgumentParser(description=__doc__)
     add = parser.add_argument
     add(
-        "source",
+        "sources",
+        nargs="+",
         type=home_path,
         metavar="SOURCE",
         help="a checkpoint, a run's folder, or a file of weights",
     )
     add("picture", type=home_path, metavar="PICTURE", help="the PNG file to write")
+    add(
+        "--chance",
+        type=home_path,
+        metavar="PICTURE",
+        help="draw the chances of each number of colour kernels, too",
+    )
     return parser.parse_args()
 
 

@@ -1,10 +1,10 @@
-"""Tests of a difference against chance: between forms of the net, or between towers."""
+"""Differences between forms of the net, tested against chance."""
 
 from collections.abc import Sequence
 from statistics import mean
 from typing import NamedTuple
 
-from scipy.stats import fisher_exact, ttest_rel
+from scipy.stats import ttest_rel
 
 CONFIDENCE = 0.95
 
@@ -32,14 +32,3 @@ def paired_difference(values: Sequence[float], others: Sequence[float]) -> Diffe
     return Difference(
         mean(differences), float(interval.low), float(interval.high), float(test.pvalue)
     )
-
-
-def chance_of(table: Sequence[tuple[int, int]]) -> float | None:
-    """The probability that chance alone makes a table of counts as uneven, with the same sums.
-
-    By Fisher's exact test, of two towers' (colour, grey) kernels, say: those kernels are dealt to
-    the towers at random. None unless there are two rows with counts.
-    """
-    if len(table) != 2 or not any(map(any, table)):
-        return None
-    return float(fisher_exact(table)[1])

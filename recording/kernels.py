@@ -1,5 +1,6 @@
 """Draws and counts the first layer's kernels, tower by tower: figure 3 of the paper."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from common.files import replacing
 from model.first_layer import Kinds, count_kinds
 
 COLUMNS = 16
+Panel = tuple[str, Tensor]
+"""Words, and the kernels (K, C, H, W) below them."""
 
 
 def kinds_of_towers(conv1: Tensor, towers: int) -> list[Kinds]:
@@ -36,29 +39,30 @@ def summary_of(kinds: list[Kinds]) -> dict[str, Any]:
     }
 
 
-def draw_kernels(
-    conv1: Tensor, towers: int, picture: Path, title: str, initial: Tensor | None = None
-) -> None:
-    """Draw the kernels (K, C, H, W), one panel per tower; in colour if C is 3.
+def panels_of(conv1: Tensor, towers: int, initial: Tensor | None = None) -> list[Panel]:
+    """The kernels (K, C, H, W) of each tower, with the counts of their kinds if C is 3.
 
-    With their ``initial`` values there is a panel below each for what training has changed. Each
-    kernel, and each change, is scaled by itself: zero is mid-grey, the largest number black or
-    white. Raises ReportedError if the picture cannot be written.
+    With their ``initial`` values, what training has changed follows each.
     """
     titles = in_words(kinds_of_towers(conv1, towers)) or [f"tower {n}" for n in range(towers)]
     panels = list(zip(titles, conv1.chunk(towers), strict=True))
-    if initial is not None:
-        changes = (conv1 - initial).chunk(towers)
-        pairs = zip(panels, changes, strict=True)
-        panels = [
-            panel for own, change in pairs for panel in (own, ("what training changed", change))
-        ]
-    rows = -(-len(panels[0][1]) // COLUMNS)
-    figure = Figure(figsize=(10, 0.6 + len(panels) * (0.3 + 0.62 * rows)), layout="constrained")
+    if initial is None:
+        return panels
+    changes = [("what training changed", change) for change in (conv1 - initial).chunk(towers)]
+    return [panel for pair in zip(panels, changes, strict=True) for panel in pair]
+
+
+def draw_kernels(panels: Sequence[Panel], picture: Path, title: str) -> None:
+    """Draw each panel's kernels (K, C, H, W) below its words; in colour if C is 3.
+
+    Each kernel, and each change, is scaled by itself: zero is mid-grey, the largest number black or
+    white. Raises ReportedError if the picture cannot be written.
+    """
+    heights = [0.3 + 0.62 * -(-len(kernels) // COLUMNS) for _, kernels in panels]
+    figure = Figure(figsize=(10, 0.6 + sum(heights)), layout="constrained")
     figure.suptitle(title, parse_math=False)
-    for axes, (words, part) in zip(
-        figure.subplots(len(panels), squeeze=False)[:, 0], panels, strict=True
-    ):
+    rows = figure.subplots(len(panels), squeeze=False, height_ratios=heights)
+    for axes, (words, part) in zip(rows[:, 0], panels, strict=True):
         axes.imshow(_montage(part), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         axes.set_title(words, fontsize="medium")
         axes.set_axis_off()

@@ -159,7 +159,7 @@ class MainReporter(Reporter):
         self.progress.close()
         last = {"peak_memory_bytes": int(peak_memory), "checkpoint": str(checkpoint or "none")}
         # Importing matplotlib would delay the start.
-        from recording.kernels import draw_kernels, in_words, kinds_of_towers, summary_of
+        from recording.kernels import draw_kernels, in_words, kinds_of_towers, panels_of, summary_of
         from recording.plots import draw_curves
 
         towers, name = self.facts["towers"], self.folder.path.name
@@ -170,7 +170,8 @@ class MainReporter(Reporter):
         with writing(self.folder.summary):
             self.folder.summary.write_text(json.dumps(summary, indent=1) + "\n")
         draw_curves(self.folder.metrics, self.folder.curves, name)
-        draw_kernels(conv1, towers, self.folder.kernels, name, self._initial_kernels(conv1))
+        panels = panels_of(conv1, towers, self._initial_kernels(conv1))
+        draw_kernels(panels, self.folder.kernels, name)
         self.tracker.log_image("curves", self.folder.curves)
         self.tracker.log_image("kernels", self.folder.kernels)
         self.tracker.summarize(summary)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from comparison.statistics import chance_of, paired_difference
+from comparison.statistics import paired_difference
 
 
 def test_a_difference_is_paired_by_seed():
@@ -25,18 +25,3 @@ def test_seeds_that_agree_tell_a_small_difference_from_noise():
 @pytest.mark.parametrize("values", [[0.9], [0.9, 0.8]])
 def test_nothing_is_said_where_no_spread_is_known(values):
     assert paired_difference(values, values) is None
-
-
-@pytest.mark.parametrize(
-    ("table", "chance"),
-    [
-        ([(5, 5), (5, 5)], 1.0),
-        ([(3, 0), (0, 3)], 0.1),  # 2 of the 20 ways to deal six kernels to two towers
-        ([(0, 48), (48, 0)], 0.0),
-        ([(0, 0), (0, 0)], None),
-        ([(20, 28)], None),
-        ([], None),
-    ],
-)
-def test_the_chance_of_a_table_is_that_of_dealing_at_random(table, chance):
-    assert chance_of(table) == (chance if chance is None else pytest.approx(chance, abs=1e-12))

@@ -15,7 +15,14 @@ from model.first_layer import Kinds, count_kinds
 from model.initialization import SCHEMES, initial_kernels, initialize
 from model.placement import Placement
 from model.variants import VARIANTS
-from recording.kernels import _montage, draw_kernels, in_words, kinds_of_towers, summary_of
+from recording.kernels import (
+    _montage,
+    draw_kernels,
+    in_words,
+    kinds_of_towers,
+    panels_of,
+    summary_of,
+)
 from recording.source import read_source
 from tests.calls import call, refusal
 from tests.runs import summary_of as run_summary
@@ -45,7 +52,7 @@ def test_the_kinds_are_those_of_each_tower():
 
 
 def test_the_first_panel_is_grey_and_the_second_in_colour(tmp_path):
-    draw_kernels(_two_towers(), 2, tmp_path / "kernels.png", "made up")
+    draw_kernels(panels_of(_two_towers(), 2), tmp_path / "kernels.png", "made up")
     with Image.open(tmp_path / "kernels.png") as image:
         pixels = np.asarray(image.convert("RGB")).astype(int)
     colourful = np.ptp(pixels, axis=2).max(1) > 100
@@ -57,7 +64,7 @@ def test_what_training_changed_is_drawn_below_the_kernels(tmp_path):
     """Noise of which training has made the kernels of one tower red and green."""
     noise = torch.randn(96, 1, 11, 11).expand(-1, 3, -1, -1)
     conv1 = noise + 0.01 * _two_towers()
-    draw_kernels(conv1, 2, tmp_path / "kernels.png", "made up", initial=noise)
+    draw_kernels(panels_of(conv1, 2, initial=noise), tmp_path / "kernels.png", "made up")
     with Image.open(tmp_path / "kernels.png") as image:
         pixels = np.asarray(image.convert("RGB")).astype(int)
     colourful = np.ptp(pixels, axis=2).max(1) > 100
@@ -88,13 +95,14 @@ def test_the_montage_has_sixteen_kernels_in_a_row(kernels, channels, shape):
 
 @pytest.mark.parametrize("towers", [1, 2, 4])
 def test_any_number_of_towers_and_a_grey_net_are_drawn(tmp_path, towers):
-    draw_kernels(torch.randn(96, 1, 11, 11), towers, tmp_path / "kernels.png", "grey")
+    panels = panels_of(torch.randn(96, 1, 11, 11), towers)
+    draw_kernels(panels, tmp_path / "kernels.png", "grey")
     assert Image.open(tmp_path / "kernels.png").size[0] == 1000
 
 
 def test_a_picture_that_cannot_be_written_is_refused(tmp_path):
     with pytest.raises(ReportedError, match=r"kernels\.png"):
-        draw_kernels(_two_towers(), 2, tmp_path / "nowhere" / "kernels.png", "made up")
+        draw_kernels(panels_of(_two_towers(), 2), tmp_path / "nowhere" / "kernels.png", "made up")
 
 
 @pytest.mark.programs
@@ -136,6 +144,25 @@ def test_the_program_says_that_chance_does_not_part_colour_from_grey(split_run, 
     assert status == 0
     [chance] = re.findall(r"p = (\S+)", out)
     assert float(chance) == pytest.approx(2 / math.comb(96, 48), rel=0.05)
+
+
+@pytest.mark.programs
+def test_the_program_draws_several_nets_and_what_chance_would_make_of_them(split_run, tmp_path):
+    weights = read_source(split_run[0]).weights
+    weights.tensors["conv1.weight"] = _two_towers()
+    sources = [tmp_path / f"{number}.safetensors" for number in range(2)]
+    for source in sources:
+        write_file(weights, source)
+    status, out = call(
+        "kernels", *sources, tmp_path / "kernels.png", "--chance", tmp_path / "chance.png"
+    )
+    assert status == 0
+    *each, together = map(float, re.findall(r"p = (\S+)", out))
+    assert len(each) == 2
+    assert together < min(each)
+    heights = {name: Image.open(tmp_path / f"{name}.png").size[1] for name in ("kernels", "chance")}
+    assert heights["kernels"] > 4 * 0.62 * 3 * 100  # four towers of three rows
+    assert heights["chance"] > 0
 
 
 @pytest.mark.parametrize(
