@@ -17,7 +17,16 @@ from model.alexnet import SMALLEST_SIDE
 from model.initialization import SCHEMES as INITIAL_VALUES
 from model.layers import ACTIVATIONS
 from model.variants import VARIANTS, Meeting, Variant, net_form
-from training.fields import Changeable, Count, Fraction, HomePath, OneOf, PreparesImages, Section
+from training.fields import (
+    Changeable,
+    Count,
+    Fraction,
+    HomePath,
+    OneOf,
+    Positive,
+    PreparesImages,
+    Section,
+)
 from training.optimization import OPTIMIZERS, SCHEDULES
 from training.precision import PRECISIONS
 
@@ -41,7 +50,7 @@ class DataConfig(Section):
     """Subtract this from the pixels (0 to 255); one number, or one for each channel."""
     mean_image: PreparesImages[Changeable[HomePath | None]] = None
     """Subtract the centre of this NumPy file (resize, resize, channels) instead of mean."""
-    std: PreparesImages[float | list[float]] = 255.0
+    std: PreparesImages[Positive | list[Positive]] = 255.0
     """Then divide the pixels by this; one number, or one for each channel."""
     mirror: bool = False
     """Flip half of the training images left to right, at random."""

@@ -31,6 +31,7 @@ UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 HomePath = Annotated[Path, AfterValidator(home_path)]
 """A path, in which ~ is the home folder; every path among the settings has this type."""
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(gt=0, le=10**9)]
 
 

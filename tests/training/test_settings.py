@@ -99,6 +99,8 @@ def test_an_override_with_an_old_key_is_told_the_new_one(fault, old):
         ("optimizer: {learning_rate: .inf}", ["optimizer.learning_rate", "inf"]),
         ("schedule: {name: cosin}", ["schedule.name", "'cosin'", "'cosine'"]),
         ("data: {std: .nan}", ["data.std", "nan"]),
+        ("data: {std: 0}", ["data.std", "greater than 0"]),
+        ("data: {std: [1, 0, 1]}", ["data.std", "greater than 0"]),
         ("towers: 5", ["5 towers", "96"]),
         ("optimizer: {nesterov: true, momentum: 0}", ["optimizer.nesterov", "momentum"]),
         ("data: {size: 96, resize: 64}", ["data.resize", "data.size"]),
