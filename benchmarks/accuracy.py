@@ -39,25 +39,14 @@ RECIPES: dict[str, list[str]] = {
     "these four, at 64 px": ["data.size=64", *ALL],
     "one epoch": ["epochs=1", "batch_size=128", "optimizer.learning_rate=0.02"],
 }
-KNOWN = 60_000
+KNOWN, RANKS = 60_000, 2
 D2L_IMAGES, D2L_BATCH, D2L_ACCURACY = 10 * KNOWN, 128, 0.881
 
 
 def train_all(recipes: list[str], seeds: int, folder: Path) -> list[Outcome]:
     """The outcomes of the recipes with every seed; ``folder`` keeps them."""
-    study = Study(
-        RECIPES,
-        load_config(CONFIG, []),
-        CONFIG,
-        [],
-        processes=2,
-        seeds=seeds,
-        known=KNOWN,
-        images=None,
-        trial_images=0,
-        held_out=0,
-        evaluations=1,
-    )
+    config = load_config(CONFIG, [])
+    study = Study(RECIPES, config, CONFIG, [], RANKS, seeds=seeds, known=KNOWN, trial_images=0)
     folder.mkdir(parents=True, exist_ok=True)
     return Learning(study, folder).run(recipes)
 

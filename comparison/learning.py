@@ -50,10 +50,10 @@ class Study:
     processes: int
     seeds: int
     known: int
-    images: int | None
-    trial_images: int | None
-    held_out: int
-    evaluations: int
+    images: int | None = None
+    trial_images: int | None = None
+    held_out: int = 0
+    evaluations: int = 1
 
     def plan(self) -> dict[str, Any]:
         """All that must be equal for a study to go on; more seeds may be asked for."""
