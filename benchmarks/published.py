@@ -10,15 +10,12 @@ The net has 61.84 million parameters. The tables of Theano-MPI and of Krizhevsky
 """
 
 import argparse
-import csv
-import io
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
-from statistics import median
 from typing import NamedTuple
 
 from launch.program import run_program
@@ -26,8 +23,9 @@ from launch.program import run_program
 import numpy as np
 
 from benchmarks.contest import Row, plain_parser, report
-from common.errors import ReportedError, printable
-from common.files import home_path, open_plain
+from benchmarks.speeds import BATCH, PARAMETERS, Key, Speeds, read_speeds
+from common.errors import ReportedError
+from common.files import home_path
 from planning.formulas import Net
 from planning.halves import Device, Halves, hybrid_step
 from planning.scaling import (
@@ -44,13 +42,6 @@ from planning.scaling import (
 )
 
 TABLE = Path(__file__).with_suffix(".csv")
-COLUMNS = ["source", "system", "precision", "batch_per_device", "devices", "images_per_second"]
-LARGEST_FILE = 2**24
-PARAMETERS = 61.84e6
-BYTES = {"fp64": 8, "fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2}
-"""Of a gradient. tf_cnn_benchmarks sums fp16 gradients as fp16."""
-BATCH = 128
-"""Images of a device where the table has 0, not given: the batch of the papers of 2012 and 2014."""
 AIM = 15
 """Per cent: rows whose error is larger are listed as missed."""
 
@@ -94,27 +85,6 @@ HALVES = Halves(size=4, within=6e9, across=3e9)
 """PCIe 2.0 below a switch, and half of it to the other switch."""
 
 
-class Key(NamedTuple):
-    """A system, a precision and a batch, which are fitted by themselves."""
-
-    system: str
-    precision: str
-    batch: int
-
-    @property
-    def payload(self) -> float:
-        """The gradients' bytes."""
-        return PARAMETERS * BYTES[self.precision]
-
-    def step(self, devices: int, speed: float) -> float:
-        """Seconds of a step at that many images/s."""
-        return devices * (self.batch or BATCH) / speed
-
-
-Speeds = dict[Key, dict[int, float]]
-"""Images/s by number of devices."""
-
-
 class Result(NamedTuple):
     """A row that was predicted, in images/s."""
 
@@ -127,64 +97,6 @@ class Result(NamedTuple):
     def error(self) -> float:
         """Per cent of the measured speed."""
         return 100 * (self.predicted / self.measured - 1)
-
-
-def read_speeds(path: Path) -> Speeds:
-    """Read a table; rows of the same devices give their median. Raises ReportedError."""
-    try:
-        with open_plain(path, LARGEST_FILE) as handle:
-            text = handle.read().decode("utf-8-sig")
-        lines = csv.reader(io.StringIO(text, newline=""), strict=True)
-        header = [name.strip() for name in next(lines, [])]
-        if missing := [name for name in COLUMNS if name not in header]:
-            raise ReportedError(f"{path} lacks the column {missing[0]}: use {','.join(COLUMNS)}")
-        rows = [(lines.line_num, row) for row in lines if row]
-    except OSError as error:
-        raise ReportedError(f"cannot read {path}: {error.strerror}") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ReportedError(f"{path} is no CSV file in UTF-8: {error}") from None
-    if not rows:
-        raise ReportedError(f"{path} has no rows: use {','.join(COLUMNS)}")
-    found: dict[Key, dict[int, list[float]]] = {}
-    for line, cells in rows:
-        key, devices, speed = _parse(f"{path}, line {line}", header, cells)
-        found.setdefault(key, {}).setdefault(devices, []).append(speed)
-    return {
-        key: {devices: median(speeds) for devices, speeds in sorted(row.items())}
-        for key, row in found.items()
-    }
-
-
-def _parse(place: str, header: Sequence[str], cells: Sequence[str]) -> tuple[Key, int, float]:
-    if len(cells) != len(header):
-        raise ReportedError(f"{place} has {len(cells)} values, and the header {len(header)}")
-    row = {name: cell.strip() for name, cell in zip(header, cells, strict=True)}
-    if row["precision"] not in BYTES:
-        raise ReportedError(
-            f"{place}: precision {row['precision']!r} is none of {', '.join(BYTES)}"
-        )
-    return (
-        Key(
-            printable(row["system"]),
-            row["precision"],
-            int(_number(place, row, "batch_per_device", 0, int)),
-        ),
-        int(_number(place, row, "devices", 1, int)),
-        _number(place, row, "images_per_second", 1e-6, float),
-    )
-
-
-def _number(
-    place: str, row: Mapping[str, str], name: str, least: float, kind: Callable[[str], float]
-) -> float:
-    try:
-        number = kind(row[name])
-    except ValueError:
-        number = math.nan
-    if not least <= number <= 1e9:
-        words = "a whole number" if kind is int else "a number"
-        raise ReportedError(f"{place}: {name} is {row[name]!r}, not {words} from {least:g} to 1e9")
-    return number
 
 
 def steps_of(speeds: Speeds) -> dict[Key, Steps]:
