@@ -114,7 +114,8 @@ def _follow(path: Path, graph: Any, stored: Mapping[str, Any]) -> Graph:
         raise ReportedError(f"{path} does not hold an AlexNet: its graph has {len(images)} inputs")
     current, layers = images[0], iter(LAYERS)
     made = {name: node.op_type for node in graph.node for name in node.output}
-    operations, tensors = [], {}
+    operations: list[Operation] = []
+    tensors: dict[str, Tensor] = {}
     for node in graph.node:
         if current not in node.input:
             continue
@@ -123,26 +124,34 @@ def _follow(path: Path, graph: Any, stored: Mapping[str, Any]) -> Graph:
         current = node.output[0]
         if node.op_type in PASSED_OVER:
             continue
-        operation = _operation(node)
-        operations.append(operation)
+        operations.append(_operation(node))
         if len(node.input) > 1:
             layer = next(layers, "")
             if not layer:
                 raise ReportedError(f"{path} does not hold an AlexNet: it has more than 8 layers")
-            if len(node.input) != 3:
-                raise ReportedError(f"{path} does not hold an AlexNet: its {layer} has no bias")
-            for kind, name in zip(("weight", "bias"), node.input[1:], strict=True):
-                if name not in stored:
-                    raise ReportedError(
-                        f"{path} holds no weights of {layer}: its {name} is made by "
-                        f"{made.get(name, 'an input')}, not stored"
-                    )
-                tensors[f"{layer}.{kind}"] = _tensor(path, name, stored[name])
-            if node.op_type == "Gemm" and not operation.attributes.get("transB", 0):
-                tensors[f"{layer}.weight"] = tensors[f"{layer}.weight"].T
+            weight, bias = _parameters(path, layer, node, stored, made)
+            if node.op_type == "Gemm" and not operations[-1].attributes.get("transB", 0):
+                weight = weight.T
+            tensors |= {f"{layer}.weight": weight, f"{layer}.bias": bias}
     if missing := next(layers, ""):
         raise ReportedError(f"{path} does not hold an AlexNet: its graph has no {missing}")
     return Graph(operations, tensors)
+
+
+def _parameters(
+    path: Path, layer: str, node: Any, stored: Mapping[str, Any], made: Mapping[str, str]
+) -> tuple[Tensor, Tensor]:
+    """The weight and the bias that a node reads; ``made`` has the operations that make tensors."""
+    if len(node.input) != 3:
+        raise ReportedError(f"{path} does not hold an AlexNet: its {layer} has no bias")
+    for name in node.input[1:]:
+        if name not in stored:
+            raise ReportedError(
+                f"{path} holds no weights of {layer}: its {name} is made by "
+                f"{made.get(name, 'an input')}, not stored"
+            )
+    weight, bias = (_tensor(path, name, stored[name]) for name in node.input[1:])
+    return weight, bias
 
 
 def _operation(node: Any) -> Operation:
@@ -166,19 +175,25 @@ def _recognised(path: Path, graph: Graph) -> Weights:
             continue
         if form.local_response_norm and bare.towers > 1 and not form.lrn_spans_towers:
             continue  # a graph's LRN spans the towers
-        found, expected = graph.operations, list(_expected(form, bare.towers))
-        if _pools_evenly(form):
-            found = [_without_the_border(each) for each in found]
-        differences = [each.difference(right) for each, right in zip(found, expected, strict=False)]
-        if len(graph.operations) != len(expected):
-            differences.append(
-                f"{len(graph.operations)} operations where {len(expected)} are right"
-            )
-        equal = next((n for n, words in enumerate(differences) if words), len(differences))
-        if equal == len(differences):
+        equal, difference = _first_difference(graph.operations, form, bare.towers)
+        if not difference:
             return _of_origin(path, graph.tensors, variant)
-        best = max(best, (equal, f"{differences[equal]} for {variant}"))
+        best = max(best, (equal, f"{difference} for {variant}"))
     raise ReportedError(f"{path} does not hold an AlexNet of model/variants.py: it has {best[1]}")
+
+
+def _first_difference(found: list[Operation], form: Variant, towers: int) -> tuple[int, str]:
+    """The operations that are a variant's, and how the next one differs; empty if none does."""
+    expected = list(_expected(form, towers))
+    if _pools_evenly(form):
+        found = [_without_the_border(each) for each in found]
+    for number, (each, right) in enumerate(zip(found, expected, strict=False)):
+        if difference := each.difference(right):
+            return number, difference
+    if len(found) != len(expected):
+        equal = min(len(found), len(expected))
+        return equal, f"{len(found)} operations where {len(expected)} are right"
+    return len(expected), ""
 
 
 def _pools_evenly(form: Variant) -> bool:
