@@ -42,12 +42,10 @@ FORMS: dict[str, dict[str, list[str]]] = {
         "no dropout": [*FEW_IMAGES, "net.dropout=[0, 0, 0]"],
         "no mirror images": [*FEW_IMAGES, "data.mirror=false", "data.test_views=1"],
     },
-    # Section 3.2 and figure 2: the layers where towers meet, one by one. They always meet at fc8.
+    # Section 3.2 and figure 2: the layers where towers meet. They always meet at fc8.
     "meetings": {
         "two towers": TOWERS,
         "not at conv3": [*TOWERS, "net.meet=[fc6, fc7]"],
-        "not at fc6": [*TOWERS, "net.meet=[conv3, fc7]"],
-        "not at fc7": [*TOWERS, "net.meet=[conv3, fc6]"],
         "nowhere but at fc8": [*TOWERS, "net.meet=[]"],
     },
     # The net of 2012, that of Krizhevsky 2014, and the one that the D2L chapter teaches.
