@@ -109,6 +109,13 @@ def test_a_run_outlives_whoever_read_its_output(tmp_path):
     assert (tmp_path / "run" / "summary.json").exists()
 
 
+@pytest.mark.parametrize(("every", "steps"), [("null", [5, 8]), ("3", [3, 6, 8])])
+def test_a_net_is_tested_after_each_epoch_or_every_so_many_steps(tmp_path, every, steps):
+    call("train", *SETTINGS, f"runs={tmp_path}", f"evaluate_every={every}", "towers=1")
+    lines = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert [line["step"] for line in lines if "test/top1" in line] == steps
+
+
 def test_bare_torchrun_numbers_a_second_run(tmp_path):
     (tmp_path / "run").mkdir()
     arguments = [f"runs={tmp_path}", "max_steps=1", "placement=local"]

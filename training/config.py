@@ -226,7 +226,7 @@ class Config(Section):
     compare_ranks_every: Changeable[Count] = 100
     """Steps between checks that replicated weights are equal on all ranks and no rank is slow."""
     evaluate_every: Count | None = None
-    """Steps between evaluations, in addition to one after each epoch and at the end."""
+    """Steps between evaluations; there is one at the end, too. null: one after each epoch."""
     timeout: Changeable[float] = Field(100.0, gt=0)
     """Seconds that a rank waits for the others. What rank 0 does for all may take longer."""
     runs: Changeable[HomePath] = Path("runs")

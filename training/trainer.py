@@ -157,7 +157,8 @@ class Trainer:
             self._update_weights()
         self.steps += 1
         self.epochs_done = local.epochs_done
-        self.owes_evaluation = local.ends_epoch or self.is_due(self.config.evaluate_every)
+        every = self.config.evaluate_every
+        self.owes_evaluation = self.is_due(every) or (every is None and local.ends_epoch)
         copy, marks = HostCopy(totals), self.mesh.timer.take()
         return LaunchedStep(self.steps, self.epochs_done, learning_rate, copy, marks, self)
 
