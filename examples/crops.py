@@ -75,7 +75,6 @@ def write_crops(photos: Path, pieces: Path) -> Iterator[Path]:
 
 def photographs(folder: Path) -> Iterator[Image.Image]:
     """The photographs and photographic textures in a folder, shrunk to ``HEIGHT``, as RGB."""
-    Image.MAX_IMAGE_PIXELS = None
     seen = set()
     for path in tqdm(sorted(folder.rglob("*"), key=str), unit=" files", disable=None):
         if path.suffix not in SUFFIXES or path.is_symlink() or NO_PHOTOGRAPH.search(str(path)):
@@ -95,7 +94,7 @@ def shrunk(path: Path) -> Image.Image | None:
     try:
         photo = Image.open(path)
         photo.load()
-    except (OSError, SyntaxError):  # Pillow's errors for files that are no images
+    except (OSError, SyntaxError, Image.DecompressionBombError):  # no image, or a hostile one
         return None
     if min(photo.size) < LEAST:
         return None
