@@ -16,7 +16,7 @@ from training.fields import OneOf
 LARGEST_FILE = 2**24
 PARAMETERS = 61.84e6
 BYTES = {"fp64": 8, "fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2}
-"""Of a gradient. tf_cnn_benchmarks sums fp16 gradients as fp16."""
+"""A gradient's bytes for each parameter. tf_cnn_benchmarks sums fp16 gradients as fp16."""
 BATCH = 128
 """Images of a device where the table has 0, not given: the batch of the papers of 2012 and 2014."""
 MOST = 10**9
@@ -46,7 +46,7 @@ Speeds = dict[Key, dict[int, float]]
 class Line(BaseModel):
     """A line of a table; other columns are passed over."""
 
-    model_config = ConfigDict(str_strip_whitespace=True, hide_input_in_errors=True)
+    model_config = ConfigDict(str_strip_whitespace=True)
 
     source: str
     system: str
@@ -57,7 +57,7 @@ class Line(BaseModel):
 
     @property
     def key(self) -> Key:
-        """What the line's speed belongs to."""
+        """The system, precision and batch of the line's speed."""
         return Key(printable(self.system), self.precision, self.batch_per_device)
 
 

@@ -11,6 +11,7 @@ maps of normals, gloss or skies, which packages of games name by endings such as
 import logging
 import random
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +25,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from common.errors import ReportedError
-from common.files import home_path
+from common.files import home_path, writing
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,12 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.pieces.exists():
         raise ReportedError(f"{arguments.pieces} is there already: name a new folder")
-    found = sum(1 for _ in write_crops(arguments.photos, arguments.pieces))
+    try:
+        with writing(arguments.pieces):
+            found = sum(1 for _ in write_crops(arguments.photos, arguments.pieces))
+    except BaseException:
+        shutil.rmtree(arguments.pieces, ignore_errors=True)
+        raise
     if not found:
         raise ReportedError(f"{arguments.photos} has no photograph of {LEAST} pixels or more")
     log.info("%d classes in %s", found, arguments.pieces)
@@ -108,7 +114,7 @@ def shrunk(path: Path) -> Image.Image | None:
 
 
 def is_photographic(photo: Image.Image) -> bool:
-    """Whether an RGB picture has fine grain, and many colors or none, unlike most drawings."""
+    """True if an RGB picture has fine grain, and many colors or none, unlike most drawings."""
     pixels = np.asarray(photo).astype(int)  # (H, W, 3)
     colors = len(np.unique(pixels[::4, ::4].reshape(-1, 3) @ (1, 256, 65536)))
     small = np.asarray(photo.resize((64, 64), Image.Resampling.BOX)).astype(int)

@@ -1,5 +1,7 @@
 """Crops of photographs: which pictures are taken, and where their test crops lie."""
 
+import errno
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -58,6 +60,25 @@ def test_test_crops_come_from_a_part_of_the_picture_of_their_own(tmp_path):
 )
 def test_a_photograph_has_many_colors_or_none(pixels, is_photo):
     assert is_photographic(Image.fromarray(pixels)) == is_photo
+
+
+@pytest.mark.programs
+def test_nothing_is_left_of_crops_that_end_half_way(tmp_path, monkeypatch):
+    for name in ("a.png", "b.png"):
+        _save(_grain(480, 600), tmp_path / "photos" / name)
+    seen = []
+
+    def full(photo):
+        seen.append((tmp_path / "pieces").exists())
+        if len(seen) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return True
+
+    monkeypatch.setattr(crops, "is_photographic", full)
+    told = refusal("examples.crops", tmp_path / "photos", tmp_path / "pieces")
+    assert str(tmp_path / "pieces") in told
+    assert seen == [False, True]
+    assert not (tmp_path / "pieces").exists()
 
 
 @pytest.mark.programs
