@@ -16,19 +16,23 @@ UNREGULARIZED = [
 ]
 
 MIRRORED = ["data.mirror=true", "data.test_views=2"]
-FEW_IMAGES = [*TOWERS, *MIRRORED, "data.train_images=5000", "epochs=36"]
+FEW_IMAGES = [
+    *TOWERS,
+    *MIRRORED,
+    *("data.train_images=5000", "epochs=36", "optimizer.learning_rate=0.015"),
+]
 
 FORMS: dict[str, dict[str, list[str]]] = {
     # Section 3.2: the net, its dense form, and the control with half of conv1-conv4.
     "towers": {
         "two towers": TOWERS,
-        "single stream": ["variant=paper", "towers=1", "optimizer.learning_rate=0.02"],
+        "single stream": ["variant=paper", "towers=1", "optimizer.learning_rate=0.01"],
         "half the kernels": ["variant=half", "towers=1", "optimizer.learning_rate=0.01"],
     },
     # Section 3.1 and figure 1.
     "activations": {
-        "ReLU": [*UNREGULARIZED, "net.activation=relu", "optimizer.learning_rate=0.003"],
-        "tanh": [*UNREGULARIZED, "net.activation=tanh", "optimizer.learning_rate=0.002"],
+        "ReLU": [*UNREGULARIZED, "net.activation=relu", "optimizer.learning_rate=0.006"],
+        "tanh": [*UNREGULARIZED, "net.activation=tanh", "optimizer.learning_rate=0.004"],
     },
     # Sections 3.3 and 3.4: one change at a time.
     "ablations": {
@@ -45,14 +49,14 @@ FORMS: dict[str, dict[str, list[str]]] = {
     # Section 3.2 and figure 2: the layers where towers meet. They always meet at fc8.
     "meetings": {
         "two towers": TOWERS,
-        "not at conv3": [*TOWERS, "net.meet=[fc6, fc7]"],
-        "nowhere but at fc8": [*TOWERS, "net.meet=[]"],
+        "not at conv3": [*TOWERS, "net.meet=[fc6, fc7]", "optimizer.learning_rate=0.015"],
+        "nowhere but at fc8": [*TOWERS, "net.meet=[]", "optimizer.learning_rate=0.015"],
     },
     # The net of 2012, that of Krizhevsky 2014, and the one that the D2L chapter teaches.
     "nets": {
         "two towers": TOWERS,
-        "2014": ["variant=torchvision", "towers=1", "optimizer.learning_rate=0.02"],
-        "D2L": ["variant=d2l", "towers=1", "optimizer.learning_rate=0.02"],
+        "2014": ["variant=torchvision", "towers=1", "optimizer.learning_rate=0.01"],
+        "D2L": ["variant=d2l", "towers=1", "optimizer.learning_rate=0.01"],
     },
 }
 
