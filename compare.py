@@ -220,7 +220,8 @@ def parse_arguments() -> argparse.Namespace:
         type=sets_of_forms,
         default=["towers"],
         metavar="A,B",
-        help=f"sets of forms for --train, of {', '.join(FORMS)}; default: towers",
+        help=f"sets of forms for --train, of {', '.join(FORMS)}; default: towers; --resume can "
+        "name others",
     )
     add(
         "--evaluations",

@@ -56,10 +56,11 @@ class Study:
     evaluations: int = 1
 
     def plan(self) -> dict[str, Any]:
-        """All that must be equal for a study to go on; more seeds may be asked for."""
-        names = ("forms", "known", "images", "trial_images", "held_out", "evaluations")
+        """All that must be equal for a study to go on; more forms and seeds may be asked for."""
+        names = ("known", "images", "trial_images", "held_out", "evaluations")
         own = {name: getattr(self, name) for name in names}
-        return {"config": self.config.model_dump(mode="json"), **own}
+        forms = {f"form {name}": settings for name, settings in self.forms.items()}
+        return {"config": self.config.model_dump(mode="json"), **own, **forms}
 
     def settings(self, form: str) -> list[str]:
         """The overrides of a form."""
@@ -108,7 +109,7 @@ class Learning:
             self._keep()
         seeds = range(self.study.config.seed, self.study.config.seed + self.study.seeds)
         order = {form: number for number, form in enumerate(self.study.forms)}
-        found = [each for each in self.outcomes if each["seed"] in seeds]
+        found = [o for o in self.outcomes if o["form"] in order and o["seed"] in seeds]
         return sorted(found, key=lambda each: (order[each["form"]], each["seed"]))
 
     def _rate(self, form: str) -> float:

@@ -104,15 +104,19 @@ class Comparison:
 
 
 def check_plan(folder: Path, plan: dict[str, Any]) -> None:
-    """Save ``plan`` in ``folder``; raises ReportedError if the folder holds a different plan."""
+    """Add the entries of ``plan`` to the plan that ``folder`` holds, if it holds one.
+
+    Raises ReportedError if an entry stands there with another value.
+    """
     path = folder / "plan.json"
-    if path.exists() and json.loads(path.read_text()) != plan:
+    kept = json.loads(path.read_text()) if path.exists() else {}
+    if any(kept.get(name, value) != value for name, value in plan.items()):
         raise ReportedError(
             f"the comparison in {folder} has other settings: use the same settings, or start a new "
             "comparison without --resume"
         )
     with writing(path):
-        path.write_text(json.dumps(plan))
+        path.write_text(json.dumps({**kept, **plan}))
 
 
 def announced(jobs: list[Job], rounds: int) -> Iterator[Job]:

@@ -178,7 +178,7 @@ def test_what_is_learnt_is_compared_on_one_budget(tmp_path):
     assert "tanh" in out
     assert "20%" in out
     assert "winged" in refusal("compare", "--train", "--forms", "activations,winged")
-    for other in (["seed=1"], ["--forms", "activations,meetings"]):
+    for other in (["seed=1"], ["--evaluations", "2"]):
         assert str(folder) in refusal("compare", *arguments, "--resume", *other)
     status, out = call("compare", *arguments, "--resume", "--seeds", "2")
     assert status == 0

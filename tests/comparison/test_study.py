@@ -1,9 +1,11 @@
 """The length of each training and trial of a study, and the trainings still to be done."""
 
+import json
 from pathlib import Path
 
 import pytest
 
+from common.errors import ReportedError
 from comparison.learning import Learning, Study
 from training.settings import load_config
 
@@ -19,8 +21,8 @@ def _study(tmp_path, **changes):
     source = tmp_path / "mine.yaml"
     source.write_text("batch_size: 16\nepochs: 2")
     lengths = {"known": 100, "images": None, "trial_images": None, "held_out": 10}
-    settings = {"processes": 2, "seeds": 2, "evaluations": 1, **lengths, **changes}
-    return Study(FORMS, load_config(source, []), source, [], **settings)
+    settings = {"forms": FORMS, "processes": 2, "seeds": 2, "evaluations": 1, **lengths, **changes}
+    return Study(config=load_config(source, []), source=source, overrides=[], **settings)
 
 
 @pytest.mark.parametrize(
@@ -63,3 +65,18 @@ def test_a_study_goes_on_with_more_forms_and_more_seeds(tmp_path):
     ]
     assert _done(go_on(2)) == [(form, seed) for form in FORMS for seed in (0, 1)]
     assert {path.name for path in Path(folder).iterdir()} == {"plan.json", "learning.json"}
+
+
+def test_a_study_of_some_forms_goes_on_with_others_and_returns_those_it_was_asked_for(tmp_path):
+    def go_on(*names, **changes):
+        forms = {name: FORMS[name] for name in names}
+        study = _study(tmp_path, seeds=1, trial_images=0, **{"forms": forms, **changes})
+        return _Trained(study, tmp_path).run()
+
+    assert _done(go_on("usual", "longer")) == [("usual", 0), ("longer", 0)]
+    assert _done(go_on("few images", "usual")) == [("few images", 0), ("usual", 0)]
+    kept = json.loads((tmp_path / "learning.json").read_text())["outcomes"]
+    assert _done(kept) == [("usual", 0), ("longer", 0), ("few images", 0)]
+    with pytest.raises(ReportedError, match="other settings"):
+        go_on(forms={"longer": ["epochs=3"]})
+    assert _done(go_on("longer")) == [("longer", 0)]

@@ -161,7 +161,10 @@ def test_every_attempt_of_a_launch_has_its_marks_and_no_other_has(program, tmp_p
     path = program(
         "from launch.world import launch_marks\n"
         "attempt = os.environ['TORCHELASTIC_RESTART_COUNT']\n"
-        "open(f'{sys.argv[1]}-{rank}-{attempt}', 'w').write('\\n'.join(sorted(launch_marks())))\n"
+        "places = [f'{sys.argv[1]}-{each}-{attempt}' for each in (0, 1)]\n"
+        "open(places[rank], 'w').write('\\n'.join(sorted(launch_marks())))\n"
+        "while not all(os.path.exists(place) and os.path.getsize(place) for place in places):\n"
+        "    time.sleep(0.01)\n"
         "sys.exit(attempt == '0')"
     )
     for name in ("one", "two"):
