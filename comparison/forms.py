@@ -19,7 +19,7 @@ MIRRORED = ["data.mirror=true", "data.test_views=2"]
 FEW_IMAGES = [
     *TOWERS,
     *MIRRORED,
-    *("data.train_images=5000", "epochs=36", "optimizer.learning_rate=0.015"),
+    *("data.train_images=2000", "epochs=40", "optimizer.learning_rate=0.015"),
 ]
 
 FORMS: dict[str, dict[str, list[str]]] = {
