@@ -14,7 +14,6 @@ probability of a table as uneven as this one if the same kernels were dealt to t
 
 import argparse
 import logging
-from pathlib import Path
 
 from launch.program import ArgumentParser, run_program
 
@@ -44,26 +43,25 @@ def main() -> int:
         log.info("%s, %d kernels", name, len(conv1))
         for words in in_words(kinds):
             log.info("  %s", words)
-    tell_chances(tables, arguments.chance)
+    chances = {name: chance_of(table) for name, table in tables.items()}
+    known = {name: chance for name, chance in chances.items() if chance is not None}
+    if arguments.chance and not known:
+        raise ReportedError(
+            f"cannot draw {arguments.chance}: only two towers that read RGB can part colour"
+        )
+    tell(known)
     draw_kernels(panels, arguments.picture, "kernels of conv1")
+    if arguments.chance:
+        draw_dealing({name: tables[name] for name in known}, arguments.chance)
     return 0
 
 
-def tell_chances(tables: dict[str, Table], picture: Path | None) -> None:
-    """Say, and draw, how likely chance parts colour from grey as much.
-
-    Raises ReportedError if there is a picture to draw and nothing to count.
-    """
-    chances = {name: chance_of(table) for name, table in tables.items()}
-    known = {name: chance for name, chance in chances.items() if chance is not None}
-    if picture and not known:
-        raise ReportedError(f"cannot draw {picture}: only two towers that read RGB can part colour")
-    for name, chance in known.items():
+def tell(chances: dict[str, float]) -> None:
+    """Say how likely chance alone parts colour from grey as much, for each net and for all."""
+    for name, chance in chances.items():
         log.info("%s: by chance alone the towers would differ as much with p = %.2g", name, chance)
-    if len(known) > 1:
-        log.info("all together: p = %.2g", chance_of_all(list(known.values())))
-    if picture:
-        draw_dealing({name: tables[name] for name in known}, picture)
+    if len(chances) > 1:
+        log.info("all together: p = %.2g", chance_of_all(list(chances.values())))
 
 
 def parse_arguments() -> argparse.Namespace:
