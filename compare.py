@@ -49,8 +49,9 @@ import torch
 from common.files import check_writable, home_path, writing
 from comparison.forms import FORMS, forms_of
 from comparison.learning import Learning, Study
-from comparison.learning_report import by_set, write_learning
+from comparison.learning_report import write_learning
 from comparison.machine import describe_machine, in_words
+from comparison.outcomes import by_set
 from comparison.placements import chosen
 from comparison.predicted import usable_machine, with_prediction
 from comparison.report import track_learning, track_results, write_results

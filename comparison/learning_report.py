@@ -1,66 +1,18 @@
-"""The outcomes of the forms of the net as text and as plots."""
+"""The outcomes of the forms of the net: a table and plots for each set of them."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from tabulate import tabulate
 
-from common.colors import COLORS
 from common.files import writing
-from comparison.forms import FORMS
-from comparison.statistics import paired_difference
+from comparison.learning_charts import draw_differences, draw_errors, draw_learning
+from comparison.outcomes import THRESHOLD, Outcomes, by_form, reached, rows_of
 
 log = logging.getLogger(__name__)
-
-Outcomes = list[dict[str, Any]]
-
-THRESHOLD = 0.2
-"""Training error to compare at; figure 1 of the paper uses 25 % on CIFAR-10, which is harder."""
-
-
-def by_set(outcomes: Outcomes, names: Iterable[str]) -> dict[str, Outcomes]:
-    """The outcomes of the forms in each set of ``FORMS`` that is named."""
-    return {name: [each for each in outcomes if each["form"] in FORMS[name]] for name in names}
-
-
-def by_form(outcomes: Outcomes) -> dict[str, Outcomes]:
-    """The outcomes of each form, one for each seed."""
-    forms: dict[str, Outcomes] = {}
-    for outcome in outcomes:
-        forms.setdefault(outcome["form"], []).append(outcome)
-    return forms
-
-
-def rows_of(outcomes: Outcomes) -> list[dict[str, Any]]:
-    """A row for each form: means over its seeds, and the difference to the first form."""
-    forms = by_form(outcomes)
-    first = next(iter(forms.values()))
-    return [_row(form, own, first) for form, own in forms.items()]
-
-
-def _row(form: str, own: Outcomes, first: Outcomes) -> dict[str, Any]:
-    accuracy = [each["test_top1"] for each in own]
-    apart = paired_difference(accuracy, [each["test_top1"] for each in first])
-    return {
-        "form": form,
-        "parameters": own[0]["parameters"],
-        "learning_rate": own[0]["learning_rate"],
-        "images": own[0]["images"],
-        "images_per_second": mean(each["images"] / each["seconds"] for each in own),
-        "train_error": mean(each["train_error"] for each in own),
-        "test_top1": mean(accuracy),
-        "test_top1_std": stdev(accuracy) if len(accuracy) > 1 else None,
-        "seeds": len(own),
-        "difference": apart and apart.mean,
-        "difference_low": apart and apart.low,
-        "difference_high": apart and apart.high,
-        "p": apart and apart.p,
-    }
 
 
 def as_text(outcomes: Outcomes, style: str = "simple") -> str:
@@ -109,11 +61,6 @@ def _difference(row: dict[str, Any]) -> str:
     return f"{middle:+.2f} ({low:+.2f} to {high:+.2f})"
 
 
-def reached(outcome: dict[str, Any]) -> dict[str, Any] | None:
-    """The first point of a training whose error is at most ``THRESHOLD``."""
-    return next((p for p in outcome["training"] if p["train_error"] <= THRESHOLD), None)
-
-
 def _race(outcomes: Outcomes) -> str:
     """A line for each form: images and seconds to the threshold, also relative to the first."""
     lines = [f"To a training error of {THRESHOLD:.0%}:"]
@@ -137,7 +84,10 @@ def _start_of(own: Outcomes) -> tuple[float, float] | None:
 
 
 def write_learning(folder: Path, title: str, sets: Mapping[str, Outcomes]) -> list[Path]:
-    """Write NAME.md and draw two plots for each set of outcomes; returns the plots' paths."""
+    """Write NAME.md and draw two plots for each set of outcomes, and one of all differences.
+
+    Returns the plots' paths.
+    """
     charts = []
     for name, outcomes in sets.items():
         with writing(folder / f"{name}.md"):
@@ -147,73 +97,6 @@ def write_learning(folder: Path, title: str, sets: Mapping[str, Outcomes]) -> li
         charts += [folder / f"{name}-accuracy.png", folder / f"{name}-error.png"]
         draw_learning(outcomes, charts[-2], title)
         draw_errors(outcomes, charts[-1], title)
+    charts.append(folder / "differences.png")
+    draw_differences(sets, charts[-1], title)
     return charts
-
-
-def draw_learning(outcomes: Outcomes, path: Path, title: str) -> None:
-    """Draw accuracy against images and against time; bands are a standard deviation wide."""
-    figure = Figure(figsize=(10, 4.5), layout="constrained")
-    figure.suptitle(title, fontsize="medium")
-    panels = figure.subplots(1, 2, sharey=True)
-    for axes, key in zip(panels, ("images", "seconds"), strict=True):
-        for form, own, color in _colored(outcomes):
-            _draw(axes, own, "curve", key, "test_top1", "o-", color=color, label=form)
-        axes.set(xlabel=f"{key} of training", xlim=(0, None))
-        axes.grid(alpha=0.3)
-    panels[0].set(ylabel="test accuracy, top 1")
-    panels[0].legend(loc="lower right")
-    _save(figure, path)
-
-
-def draw_errors(outcomes: Outcomes, path: Path, title: str) -> None:
-    """Draw training error (a line) and test error (dots) against epochs: figure 1 of the paper."""
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    figure.suptitle(title, fontsize="medium")
-    axes = figure.subplots()
-    for form, own, color in _colored(outcomes):
-        label = f"{form}, training"
-        _draw(axes, own, "training", "epoch", "train_error", "-", color=color, label=label)
-        label = f"{form}, test"
-        _draw(axes, own, "curve", "epoch", "test_top1", "o:", _error, color=color, label=label)
-    axes.axhline(THRESHOLD, color="grey", linewidth=0.8, linestyle="--")
-    axes.set(xlabel="epochs", ylabel="error rate", xlim=(0, None), ylim=(0, None))
-    axes.grid(alpha=0.3)
-    axes.legend()
-    _save(figure, path)
-
-
-def _error(accuracy: float) -> float:
-    return 1 - accuracy
-
-
-def _colored(outcomes: Outcomes) -> Iterator[tuple[str, Outcomes, str]]:
-    for (form, own), color in zip(by_form(outcomes).items(), COLORS, strict=False):
-        yield form, own, color
-
-
-def _draw(
-    axes: Axes,
-    own: Outcomes,
-    curve: str,
-    x: str,
-    y: str,
-    style: str,
-    change: Callable[[float], float] = float,
-    **look: Any,
-) -> None:
-    """Draw the seeds' mean of ``y`` over that of ``x``, with a band of a standard deviation."""
-    points = list(zip(*(each[curve] for each in own), strict=True))
-    xs = [mean(seed[x] for seed in point) for point in points]
-    values = [[change(seed[y]) for seed in point] for point in points]
-    middle = [mean(value) for value in values]
-    axes.plot(xs, middle, style, markersize=4, **look)
-    if len(own) > 1:
-        widths = [stdev(value) for value in values]
-        low = [m - w for m, w in zip(middle, widths, strict=True)]
-        high = [m + w for m, w in zip(middle, widths, strict=True)]
-        axes.fill_between(xs, low, high, color=look["color"], alpha=0.2, linewidth=0)
-
-
-def _save(figure: Figure, path: Path) -> None:
-    with writing(path):
-        figure.savefig(path, dpi=100)

@@ -7,8 +7,8 @@ from typing import Any
 
 from common.files import writing
 from comparison.charts import draw_charts
-from comparison.learning_report import rows_of
 from comparison.machine import in_words
+from comparison.outcomes import rows_of
 from comparison.tables import as_text, with_flat_keys, write_csv
 from recording.tracking import Tracker, locations
 from training.config import TrackingConfig

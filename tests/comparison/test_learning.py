@@ -6,15 +6,9 @@ from PIL import Image
 from common.colors import COLORS
 from common.errors import ReportedError
 from comparison.forms import FORMS, forms_of
-from comparison.learning_report import (
-    as_text,
-    by_set,
-    draw_errors,
-    draw_learning,
-    reached,
-    rows_of,
-    write_learning,
-)
+from comparison.learning_charts import draw_differences, draw_errors, draw_learning
+from comparison.learning_report import as_text, write_learning
+from comparison.outcomes import by_set, reached, rows_of
 from training.settings import load_config
 
 ALL = [pytest.param(f, id=f"{name}: {form}") for name, s in FORMS.items() for form, f in s.items()]
@@ -118,11 +112,20 @@ def test_the_pictures_are_drawn(tmp_path, outcomes):
 def test_each_set_has_a_table_and_two_pictures(tmp_path):
     charts = write_learning(tmp_path, "made up", {"towers": SEEDS, "nets": OUTCOMES})
     assert [chart.name for chart in charts] == [
-        f"{name}-{kind}.png" for name in ("towers", "nets") for kind in ("accuracy", "error")
+        *("towers-accuracy.png", "towers-error.png", "nets-accuracy.png", "nets-error.png"),
+        "differences.png",
     ]
     assert all(chart.exists() for chart in charts)
     assert "+1.00 (" in (tmp_path / "towers.md").read_text()
     assert "tanh" in (tmp_path / "nets.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("sets", "rows"), [({"towers": SEEDS}, 1), ({"towers": SEEDS, "nets": OUTCOMES}, 3)]
+)
+def test_the_picture_of_differences_has_a_row_for_each_form_but_the_first(tmp_path, sets, rows):
+    draw_differences(sets, tmp_path / "differences.png", "made up")
+    assert Image.open(tmp_path / "differences.png").size == (800, int(130 + 35 * rows))
 
 
 def test_a_picture_that_cannot_be_written_is_refused(tmp_path):
