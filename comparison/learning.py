@@ -4,7 +4,7 @@ import json
 import logging
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -56,8 +56,11 @@ class Study:
     evaluations: int = 1
 
     def plan(self) -> dict[str, Any]:
-        """All that must be equal for a study to go on; more forms and seeds may be asked for."""
-        names = ("known", "images", "trial_images", "held_out", "evaluations")
+        """All that must be equal for a study to go on.
+
+        More forms, more seeds and trials of another length may be asked for.
+        """
+        names = ("known", "images", "held_out", "evaluations")
         own = {name: getattr(self, name) for name in names}
         forms = {f"form {name}": settings for name, settings in self.forms.items()}
         return {"config": self.config.model_dump(mode="json"), **own, **forms}
@@ -102,14 +105,20 @@ class Learning:
         """
         forms = forms or list(self.study.forms)
         rates = {form: self._rate(form) for form in forms}
-        for form, seed in self._missing(forms):
+        for form, seed in self._missing(rates):
             outcome = self._train(form, rates[form], seed)
             own = {"form": form, "seed": seed, "learning_rate": rates[form]}
             self.outcomes.append({**own, **outcome})
             self._keep()
         seeds = range(self.study.config.seed, self.study.config.seed + self.study.seeds)
         order = {form: number for number, form in enumerate(self.study.forms)}
-        found = [o for o in self.outcomes if o["form"] in order and o["seed"] in seeds]
+        found = [
+            each
+            for each in self.outcomes
+            if each["form"] in order
+            and each["seed"] in seeds
+            and each["learning_rate"] == rates.get(each["form"], each["learning_rate"])
+        ]
         return sorted(found, key=lambda each: (order[each["form"]], each["seed"]))
 
     def _rate(self, form: str) -> float:
@@ -119,7 +128,8 @@ class Learning:
             return own
 
         def accuracy_at(rate: float) -> float:
-            done = [t for t in self.trials if (t["form"], t["learning_rate"]) == (form, rate)]
+            trial = {"form": form, "learning_rate": rate, "steps": self.study.trial_steps(form)}
+            done = [each for each in self.trials if trial.items() <= each.items()]
             accuracy = (done or [self._try(form, rate)])[0]["test_top1"]
             return FAILED if accuracy is None else float(accuracy)
 
@@ -162,16 +172,15 @@ class Learning:
             run = train(self.study.source, self.study.processes, own, "run", Path(runs))
             return outcome_of(run)
 
-    def _missing(self, forms: Sequence[str]) -> Iterator[tuple[str, int]]:
-        """The trainings that are not yet done, all forms with one seed after the other.
+    def _missing(self, rates: Mapping[str, float]) -> Iterator[tuple[str, int]]:
+        """The trainings at these rates that are not yet done, all forms with one seed first.
 
         Each is announced with an estimate of the time left.
         """
         first = self.study.config.seed
-        done = {(each["form"], each["seed"]) for each in self.outcomes}
+        done = {(each["form"], each["seed"], each["learning_rate"]) for each in self.outcomes}
         seeds = range(first, first + self.study.seeds)
-        jobs = [(form, seed) for seed in seeds for form in forms]
-        jobs = [job for job in jobs if job not in done]
+        jobs = [(f, seed) for seed in seeds for f in rates if (f, seed, rates[f]) not in done]
         began = time.monotonic()
         for number, (form, seed) in enumerate(jobs):
             spent = time.monotonic() - began

@@ -80,3 +80,31 @@ def test_a_study_of_some_forms_goes_on_with_others_and_returns_those_it_was_aske
     with pytest.raises(ReportedError, match="other settings"):
         go_on(forms={"longer": ["epochs=3"]})
     assert _done(go_on("longer")) == [("longer", 0)]
+
+
+class _Tried(_Trained):
+    """A study whose best learning rate is 0.01 in trials of one step, else 0.02."""
+
+    def _outcome(self, form, rate, seed, steps, settings):
+        return {"test_top1": -abs(rate - (0.01 if steps == 1 else 0.02))}
+
+
+def test_longer_trials_choose_anew_and_what_was_done_is_kept(tmp_path):
+    def go_on(trial_images):
+        lengths = {"seeds": 1, "images": 160, "trial_images": trial_images}
+        forms = {"usual": ["optimizer.learning_rate=0.01"]}
+        return _Tried(_study(tmp_path, forms=forms, **lengths), tmp_path).run()
+
+    def rates(outcomes):
+        return [each["learning_rate"] for each in outcomes]
+
+    def kept(name):
+        return rates(json.loads((tmp_path / "learning.json").read_text())[name])
+
+    assert rates(go_on(16)) == [0.01]
+    assert rates(go_on(160)) == [0.02]
+    assert kept("outcomes") == [0.01, 0.02]
+    assert kept("trials") == [0.01, 0.005, 0.02, 0.01, 0.005, 0.02, 0.04]
+    assert rates(go_on(16)) == [0.01]
+    assert len(kept("outcomes")) == 2
+    assert len(kept("trials")) == 7
