@@ -31,8 +31,8 @@ FORMS: dict[str, dict[str, list[str]]] = {
     },
     # Section 3.1 and figure 1.
     "activations": {
-        "ReLU": [*UNREGULARIZED, "net.activation=relu", "optimizer.learning_rate=0.006"],
-        "tanh": [*UNREGULARIZED, "net.activation=tanh", "optimizer.learning_rate=0.004"],
+        "ReLU": [*UNREGULARIZED, "net.activation=relu", "optimizer.learning_rate=0.003"],
+        "tanh": [*UNREGULARIZED, "net.activation=tanh", "optimizer.learning_rate=0.002"],
     },
     # Sections 3.3 and 3.4: one change at a time.
     "ablations": {
