@@ -63,7 +63,7 @@ class Study:
         names = ("known", "images", "held_out", "evaluations")
         own = {name: getattr(self, name) for name in names}
         forms = {f"form {name}": settings for name, settings in self.forms.items()}
-        return {"config": self.config.model_dump(mode="json"), **own, **forms}
+        return {"config": self.config.model_dump(mode="json", exclude={"tracking"}), **own, **forms}
 
     def settings(self, form: str) -> list[str]:
         """The overrides of a form."""

@@ -73,7 +73,10 @@ class Comparison:
         Each is saved at once. A placement that failed at a batch is not tried again. Raises
         ReportedError if the folder holds measurements with other settings.
         """
-        plan = {"config": self.config.model_dump(mode="json"), "steps": [self.warmup, self.steps]}
+        plan = {
+            "config": self.config.model_dump(mode="json", exclude={"tracking"}),
+            "steps": [self.warmup, self.steps],
+        }
         check_plan(folder, plan)
         path = folder / "measurements.jsonl"
         measurements = read_objects(path)

@@ -21,8 +21,9 @@ def _study(tmp_path, **changes):
     source = tmp_path / "mine.yaml"
     source.write_text("batch_size: 16\nepochs: 2")
     lengths = {"known": 100, "images": None, "trial_images": None, "held_out": 10}
-    settings = {"forms": FORMS, "processes": 2, "seeds": 2, "evaluations": 1, **lengths, **changes}
-    return Study(config=load_config(source, []), source=source, overrides=[], **settings)
+    config = {"config": load_config(source, []), "source": source, "overrides": []}
+    settings = {"forms": FORMS, "processes": 2, "seeds": 2, "evaluations": 1}
+    return Study(**{**config, **settings, **lengths, **changes})
 
 
 @pytest.mark.parametrize(
@@ -44,6 +45,15 @@ class _Trained(Learning):
 
     def _train(self, form, rate, seed):
         return {"test_top1": rate}
+
+
+def test_a_study_goes_on_wherever_it_is_tracked(tmp_path):
+    for mode in ("disabled", "offline"):
+        config = load_config(_study(tmp_path).source, [f"tracking.mode={mode}"])
+        Learning(_study(tmp_path, config=config), tmp_path)
+    config = load_config(_study(tmp_path).source, ["batch_size=8"])
+    with pytest.raises(ReportedError, match="other settings"):
+        Learning(_study(tmp_path, config=config), tmp_path)
 
 
 def _done(outcomes):
