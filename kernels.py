@@ -49,14 +49,14 @@ def main() -> int:
         raise ReportedError(
             f"cannot draw {arguments.chance}: only two towers that read RGB can part colour"
         )
-    tell(known)
+    tell_chances(known)
     draw_kernels(panels, arguments.picture, "kernels of conv1")
     if arguments.chance:
         draw_dealing({name: tables[name] for name in known}, arguments.chance)
     return 0
 
 
-def tell(chances: dict[str, float]) -> None:
+def tell_chances(chances: dict[str, float]) -> None:
     """Say how likely chance alone parts colour from grey as much, for each net and for all."""
     for name, chance in chances.items():
         log.info("%s: by chance alone the towers would differ as much with p = %.2g", name, chance)

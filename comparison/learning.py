@@ -173,7 +173,7 @@ class Learning:
             return outcome_of(run)
 
     def _missing(self, rates: Mapping[str, float]) -> Iterator[tuple[str, int]]:
-        """The trainings at these rates that are not yet done, all forms with one seed first.
+        """The trainings at these rates that are not yet done: all forms with a seed, then the next.
 
         Each is announced with an estimate of the time left.
         """

@@ -1,7 +1,7 @@
 """The outcomes of forms of the net as plots."""
 
 from collections.abc import Callable, Iterator, Mapping
-from itertools import cycle, islice
+from itertools import cycle
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from common.colors import COLORS
 from common.files import writing
-from comparison.outcomes import THRESHOLD, Outcomes, by_form
+from comparison.outcomes import THRESHOLD, Outcomes, by_form, points_to_first
 from comparison.statistics import paired_difference
 
 
@@ -52,7 +52,11 @@ def draw_differences(sets: Mapping[str, Outcomes], path: Path, title: str) -> No
 
     A dot is a seed; a line is the 95 % interval of the seeds' mean, where there are several.
     """
-    rows = list(_differences(sets))
+    rows = [
+        (f"{form} − {outcomes[0]['form']}", points, color)
+        for color, outcomes in zip(cycle(COLORS), sets.values(), strict=False)
+        for form, points in points_to_first(outcomes).items()
+    ]
     figure = Figure(figsize=(8, 1.3 + 0.35 * len(rows)), layout="constrained")
     figure.suptitle(title, fontsize="medium")
     axes = figure.subplots()
@@ -67,17 +71,6 @@ def draw_differences(sets: Mapping[str, Outcomes], path: Path, title: str) -> No
     axes.set(xlabel="difference in test accuracy, points", ylim=(len(rows) - 0.5, -0.5))
     axes.grid(alpha=0.3, axis="x")
     _save(figure, path)
-
-
-def _differences(sets: Mapping[str, Outcomes]) -> Iterator[tuple[str, list[float], str]]:
-    """A label, the seeds' differences in points and a color for all forms but each set's first."""
-    for color, outcomes in zip(cycle(COLORS), sets.values(), strict=False):
-        forms = by_form(outcomes)
-        first = next(iter(forms))
-        seeds = {each["seed"]: each["test_top1"] for each in forms[first]}
-        for form, own in islice(forms.items(), 1, None):
-            points = [100 * (each["test_top1"] - seeds[each["seed"]]) for each in own]
-            yield f"{form} − {first}", points, color
 
 
 def _error(accuracy: float) -> float:

@@ -1,4 +1,4 @@
-"""What the trainings of forms of the net came to, form by form."""
+"""The outcomes of trainings, by set and by form of the net, and how far apart forms are."""
 
 from collections.abc import Iterable
 from statistics import mean, stdev
@@ -24,6 +24,16 @@ def by_form(outcomes: Outcomes) -> dict[str, Outcomes]:
     for outcome in outcomes:
         forms.setdefault(outcome["form"], []).append(outcome)
     return forms
+
+
+def points_to_first(outcomes: Outcomes) -> dict[str, list[float]]:
+    """The test accuracy of each form but the first less that of the first, in points, by seed."""
+    first, *others = by_form(outcomes).values()
+    seeds = {each["seed"]: each["test_top1"] for each in first}
+    return {
+        own[0]["form"]: [100 * (each["test_top1"] - seeds[each["seed"]]) for each in own]
+        for own in others
+    }
 
 
 def rows_of(outcomes: Outcomes) -> list[dict[str, Any]]:

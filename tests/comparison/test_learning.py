@@ -8,7 +8,7 @@ from common.errors import ReportedError
 from comparison.forms import FORMS, forms_of
 from comparison.learning_charts import draw_differences, draw_errors, draw_learning
 from comparison.learning_report import as_text, write_learning
-from comparison.outcomes import by_set, reached, rows_of
+from comparison.outcomes import by_set, points_to_first, reached, rows_of
 from training.settings import load_config
 
 ALL = [pytest.param(f, id=f"{name}: {form}") for name, s in FORMS.items() for form, f in s.items()]
@@ -118,6 +118,11 @@ def test_each_set_has_a_table_and_two_pictures(tmp_path):
     assert all(chart.exists() for chart in charts)
     assert "+1.00 (" in (tmp_path / "towers.md").read_text()
     assert "tanh" in (tmp_path / "nets.md").read_text()
+
+
+def test_forms_are_compared_with_the_first_seed_by_seed():
+    assert points_to_first(SEEDS[::-1]) == {"two": pytest.approx([0.0, -2.0])}
+    assert list(points_to_first(OUTCOMES)) == ["tanh", "none"]
 
 
 @pytest.mark.parametrize(
