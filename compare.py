@@ -144,10 +144,11 @@ def compare_forms(arguments: argparse.Namespace) -> int:
     check_tracking(config.tracking.mode)
     study = study_of(arguments, config, source)
     folder = open_folder(config.runs, f"learn-{config.name}", resume=arguments.resume)
-    outcomes = Learning(study, folder).run()
-    sets = by_set(outcomes, arguments.forms)
+    learning = Learning(study, folder)
+    sets = by_set(learning.run(), arguments.forms)
+    trials = by_set(learning.trials, arguments.forms)
     title = f"{config.data.name} at {config.data.size} px on {in_words(describe_machine())}"
-    charts = write_learning(folder, title, sets)
+    charts = write_learning(folder, title, sets, trials)
     place = track_learning(folder, config.tracking, sets, charts)
     log.info("\nresults in %s, W&B: %s", folder, place)
     return 0
@@ -248,7 +249,7 @@ def parse_arguments() -> argparse.Namespace:
         "--trial-images",
         type=count,
         metavar="N",
-        help="length of each trial of a learning rate; 0: none, default: a quarter of a training",
+        help="length of each trial of a learning rate; 0: none, default: that of a training",
     )
     add("overrides", nargs="*", metavar="key.sub=value", help="change a setting")
     return parser.parse_intermixed_args()

@@ -39,8 +39,9 @@ class Study:
 
     ``source`` and ``overrides`` are the file and the overrides that ``config`` was read from.
     A training sees ``images`` images (None: as many as its configuration says) of the ``known``
-    ones. Rates are searched in trials on ``trial_images`` (None: a quarter of a training), tested
-    on ``held_out`` of the training images; with 0 images, each form keeps its own.
+    ones. Rates are searched in trials on ``trial_images`` (None: as many as in a training, because
+    shorter trials choose lower rates), tested on ``held_out`` of the training images; with 0
+    images, each form keeps its own rate.
     """
 
     forms: dict[str, list[str]]
@@ -83,7 +84,7 @@ class Study:
     def trial_steps(self, form: str) -> int:
         """The steps of a trial of a form."""
         if self.trial_images is None:
-            return -(-self.steps(form) // 4)
+            return self.steps(form)
         return -(-self.trial_images // self.own_config(form).batch_size)
 
 

@@ -8,11 +8,15 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from common.colors import COLORS
 from common.files import writing
 from comparison.outcomes import THRESHOLD, Outcomes, by_form, points_to_first
 from comparison.statistics import paired_difference
+
+SHOWN = 0.15
+"""How far below the best trial the chart of learning rates reaches, in accuracy."""
 
 
 def draw_learning(outcomes: Outcomes, path: Path, title: str) -> None:
@@ -70,6 +74,40 @@ def draw_differences(sets: Mapping[str, Outcomes], path: Path, title: str) -> No
     axes.set_yticks(range(len(rows)), [label for label, *_ in rows])
     axes.set(xlabel="difference in test accuracy, points", ylim=(len(rows) - 0.5, -0.5))
     axes.grid(alpha=0.3, axis="x")
+    _save(figure, path)
+
+
+def draw_rates(trials: Outcomes, path: Path, title: str) -> None:
+    """Draw the accuracy that trials reached against their learning rates, a line for each form.
+
+    Dotted lines are trials shorter than the form's longest. A cross on the axis is a rate at which
+    a net failed, or stayed more than ``SHOWN`` behind the best.
+    """
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure.suptitle(title, fontsize="medium")
+    axes = figure.subplots()
+    lowest = max(each["test_top1"] or 0.0 for each in trials) - SHOWN
+    for form, own, color in _colored(trials):
+        longest = max(each["steps"] for each in own)
+        for steps in sorted({each["steps"] for each in own}):
+            points = sorted(
+                (each["learning_rate"], each["test_top1"] or 0.0)
+                for each in own
+                if each["steps"] == steps
+            )
+            style, label = "o-" if steps == longest else "o:", f"{form}, {steps:,} steps"
+            seen = [point for point in points if point[1] >= lowest]
+            axes.plot(*zip(*seen, strict=True), style, color=color, markersize=4, label=label)
+            for rate, accuracy in points:
+                if accuracy < lowest:
+                    axes.plot(rate, lowest, "x", color=color, clip_on=False)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set(xlabel="learning rate", ylabel="accuracy on held-out images", ylim=(lowest, None))
+    axes.grid(alpha=0.3)
+    axes.legend()
     _save(figure, path)
 
 

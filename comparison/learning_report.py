@@ -9,7 +9,12 @@ from typing import Any
 from tabulate import tabulate
 
 from common.files import writing
-from comparison.learning_charts import draw_differences, draw_errors, draw_learning
+from comparison.learning_charts import (
+    draw_differences,
+    draw_errors,
+    draw_learning,
+    draw_rates,
+)
 from comparison.outcomes import THRESHOLD, Outcomes, by_form, reached, rows_of
 
 log = logging.getLogger(__name__)
@@ -83,10 +88,12 @@ def _start_of(own: Outcomes) -> tuple[float, float] | None:
     return mean(point["images"] for point in points), mean(point["seconds"] for point in points)
 
 
-def write_learning(folder: Path, title: str, sets: Mapping[str, Outcomes]) -> list[Path]:
-    """Write NAME.md and draw two plots for each set of outcomes, and one of all differences.
+def write_learning(
+    folder: Path, title: str, sets: Mapping[str, Outcomes], trials: Mapping[str, Outcomes]
+) -> list[Path]:
+    """Write NAME.md and draw plots for each set of outcomes and its trials (if there are any).
 
-    Returns the plots' paths.
+    Returns the paths of the plots; the last one is of the differences in all sets.
     """
     charts = []
     for name, outcomes in sets.items():
@@ -97,6 +104,9 @@ def write_learning(folder: Path, title: str, sets: Mapping[str, Outcomes]) -> li
         charts += [folder / f"{name}-accuracy.png", folder / f"{name}-error.png"]
         draw_learning(outcomes, charts[-2], title)
         draw_errors(outcomes, charts[-1], title)
+        if trials[name]:
+            charts.append(folder / f"{name}-rates.png")
+            draw_rates(trials[name], charts[-1], title)
     charts.append(folder / "differences.png")
     draw_differences(sets, charts[-1], title)
     return charts

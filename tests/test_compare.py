@@ -174,6 +174,7 @@ def test_what_is_learnt_is_compared_on_one_budget(tmp_path):
         assert all(0 <= point["train_error"] <= 1 for point in outcome["training"])
     assert Image.open(folder / "activations-accuracy.png").size == (1000, 450)
     assert Image.open(folder / "activations-error.png").size == (800, 500)
+    assert Image.open(folder / "activations-rates.png").size == (800, 500)
     assert "tanh" in (folder / "activations.md").read_text()
     assert "tanh" in out
     assert "20%" in out

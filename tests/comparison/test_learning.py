@@ -1,12 +1,13 @@
 """The forms of the net, trainings of them that were kept, their table and their pictures."""
 
+import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageColor
 
 from common.colors import COLORS
 from common.errors import ReportedError
 from comparison.forms import FORMS, forms_of
-from comparison.learning_charts import draw_differences, draw_errors, draw_learning
+from comparison.learning_charts import draw_differences, draw_errors, draw_learning, draw_rates
 from comparison.learning_report import as_text, write_learning
 from comparison.outcomes import by_set, points_to_first, reached, rows_of
 from training.settings import load_config
@@ -109,11 +110,19 @@ def test_the_pictures_are_drawn(tmp_path, outcomes):
     assert Image.open(tmp_path / "learning.png").size == (1000, 450)
 
 
-def test_each_set_has_a_table_and_two_pictures(tmp_path):
-    charts = write_learning(tmp_path, "made up", {"towers": SEEDS, "nets": OUTCOMES})
+def _trial(form, rate, accuracy, steps=8):
+    return {"form": form, "learning_rate": rate, "steps": steps, "test_top1": accuracy}
+
+
+TRIALS = [_trial("two", 0.01, 0.8), _trial("two", 0.02, 0.9), _trial("two", 0.04, None)]
+
+
+def test_each_set_has_a_table_and_pictures_also_of_its_trials_if_there_are_any(tmp_path):
+    sets, trials = {"towers": SEEDS, "nets": OUTCOMES}, {"towers": TRIALS, "nets": []}
+    charts = write_learning(tmp_path, "made up", sets, trials)
     assert [chart.name for chart in charts] == [
-        *("towers-accuracy.png", "towers-error.png", "nets-accuracy.png", "nets-error.png"),
-        "differences.png",
+        *("towers-accuracy.png", "towers-error.png", "towers-rates.png"),
+        *("nets-accuracy.png", "nets-error.png", "differences.png"),
     ]
     assert all(chart.exists() for chart in charts)
     assert "+1.00 (" in (tmp_path / "towers.md").read_text()
@@ -131,6 +140,23 @@ def test_forms_are_compared_with_the_first_seed_by_seed():
 def test_the_picture_of_differences_has_a_row_for_each_form_but_the_first(tmp_path, sets, rows):
     draw_differences(sets, tmp_path / "differences.png", "made up")
     assert Image.open(tmp_path / "differences.png").size == (800, int(130 + 35 * rows))
+
+
+def _colored_pixels(path, color):
+    wanted = np.array(ImageColor.getrgb(color))
+    return (np.abs(np.asarray(Image.open(path).convert("RGB")) - wanted).max(axis=2) < 30).sum()
+
+
+def test_the_picture_of_rates_shows_the_trials_of_each_form_and_length(tmp_path):
+    def pixels(*trials):
+        draw_rates([*TRIALS, *trials], tmp_path / "rates.png", "made up")
+        return _colored_pixels(tmp_path / "rates.png", COLORS[1])
+
+    line = [_trial("one", 0.01, 0.85), _trial("one", 0.02, 0.89)]
+    shorter = [_trial("one", 0.01, 0.84, 2), _trial("one", 0.02, 0.82, 2)]
+    assert pixels() == 0
+    assert 0 < pixels(_trial("one", 0.08, None)) < pixels(*line) < pixels(*line, *shorter)
+    assert Image.open(tmp_path / "rates.png").size == (800, 500)
 
 
 def test_a_picture_that_cannot_be_written_is_refused(tmp_path):

@@ -34,8 +34,8 @@ def test_a_form_is_trained_for_its_own_epochs_or_on_so_many_images(tmp_path, ima
     assert [study.steps(form) for form in FORMS] == steps
 
 
-@pytest.mark.parametrize(("images", "steps"), [(None, [4, 1, 5, 1]), (40, [3, 1, 3, 3])])
-def test_a_trial_is_a_quarter_of_a_training_or_on_so_many_images(tmp_path, images, steps):
+@pytest.mark.parametrize(("images", "steps"), [(None, [14, 4, 18, 2]), (40, [3, 1, 3, 3])])
+def test_a_trial_is_as_long_as_a_training_or_on_so_many_images(tmp_path, images, steps):
     study = _study(tmp_path, trial_images=images)
     assert [study.trial_steps(form) for form in FORMS] == steps
 
