@@ -102,13 +102,22 @@ class Learning:
     def run(self, forms: Sequence[str] = ()) -> list[Outcome]:
         """Find the rates, then train the forms (all, if none are named) with every seed.
 
-        Returns the outcomes so far, by form. Raises ReportedError if a training fails.
+        A rate at which the net fails with any seed is given up for the next best, for all seeds.
+        Returns the outcomes so far, by form. Raises ReportedError if every rate of a form fails.
         """
         forms = forms or list(self.study.forms)
         rates = {form: self._rate(form) for form in forms}
         for form, seed in self._missing(rates):
-            outcome = self._train(form, rates[form], seed)
-            own = {"form": form, "seed": seed, "learning_rate": rates[form]}
+            rate = rates[form]
+            try:
+                outcome = self._train(form, rate, seed)
+            except TrainingError as failure:
+                if self.study.trial_images == 0:
+                    raise ReportedError(f"{form}, seed {seed}: {failure}") from None
+                log.info("%s, seed %d: another rate is chosen, for %s", form, seed, failure)
+                self._keep_trial(form, rate, None)
+                return self.run(forms)
+            own = {"form": form, "seed": seed, "learning_rate": rate}
             self.outcomes.append({**own, **outcome})
             self._keep()
         seeds = range(self.study.config.seed, self.study.config.seed + self.study.seeds)
@@ -130,17 +139,17 @@ class Learning:
 
         def accuracy_at(rate: float) -> float:
             trial = {"form": form, "learning_rate": rate, "steps": self.study.trial_steps(form)}
-            done = [each for each in self.trials if trial.items() <= each.items()]
-            accuracy = (done or [self._try(form, rate)])[0]["test_top1"]
-            return FAILED if accuracy is None else float(accuracy)
+            done = [each["test_top1"] for each in self.trials if trial.items() <= each.items()]
+            accuracies = done or [self._try(form, rate)]
+            return FAILED if None in accuracies else float(accuracies[0])
 
         rate = best_rate(own, accuracy_at)
         if accuracy_at(rate) == FAILED:
             raise ReportedError(f"{form}: every learning rate that was tried failed, see above")
         return rate
 
-    def _try(self, form: str, rate: float) -> Outcome:
-        """A trial of a rate; its accuracy is None if the net fails at this rate."""
+    def _try(self, form: str, rate: float) -> float | None:
+        """The accuracy in a trial of a rate; None if the net fails at this rate."""
         log.info("%s: trying a learning rate of %g", form, rate)
         steps = self.study.trial_steps(form)
         settings = [f"data.held_out={self.study.held_out}", f"evaluate_every={steps}"]
@@ -150,18 +159,19 @@ class Learning:
         except TrainingError as failure:
             log.info("%s: it fails: %s", form, failure)
             accuracy = None
+        self._keep_trial(form, rate, accuracy)
+        return accuracy
+
+    def _keep_trial(self, form: str, rate: float, accuracy: float | None) -> None:
+        steps = self.study.trial_steps(form)
         trial = {"form": form, "learning_rate": rate, "steps": steps, "test_top1": accuracy}
         self.trials.append(trial)
         self._keep()
-        return trial
 
     def _train(self, form: str, rate: float, seed: int) -> Outcome:
         steps = self.study.steps(form)
         every = max(1, steps // self.study.evaluations)
-        try:
-            return self._outcome(form, rate, seed, steps, [f"evaluate_every={every}"])
-        except TrainingError as failure:
-            raise ReportedError(f"{form}, seed {seed}: {failure}") from None
+        return self._outcome(form, rate, seed, steps, [f"evaluate_every={every}"])
 
     def _outcome(
         self, form: str, rate: float, seed: int, steps: int, settings: list[str]

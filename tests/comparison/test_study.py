@@ -7,6 +7,7 @@ import pytest
 
 from common.errors import ReportedError
 from comparison.learning import Learning, Study
+from comparison.measure import TrainingError
 from training.settings import load_config
 
 FORMS = {
@@ -118,3 +119,32 @@ def test_longer_trials_choose_anew_and_what_was_done_is_kept(tmp_path):
     assert rates(go_on(16)) == [0.01]
     assert len(kept("outcomes")) == 2
     assert len(kept("trials")) == 7
+
+
+class _Unstable(_Tried):
+    """The same study, whose trainings with seed 1 fail at the best rate."""
+
+    def _train(self, form, rate, seed):
+        if (rate, seed) == (0.02, 1):
+            raise TrainingError("the loss became nan")
+        return {"test_top1": rate}
+
+
+def test_a_rate_at_which_any_seed_fails_is_given_up_for_all_seeds(tmp_path):
+    forms = {"usual": ["optimizer.learning_rate=0.01"]}
+
+    def go_on(**changes):
+        study = _study(tmp_path, forms=forms, images=160, **changes)
+        return [(one["seed"], one["learning_rate"]) for one in _Unstable(study, tmp_path).run()]
+
+    assert go_on(seeds=1) == [(0, 0.02)]
+    assert go_on(seeds=2) == [(0, 0.01), (1, 0.01)]
+    kept = json.loads((tmp_path / "learning.json").read_text())
+    assert len(kept["outcomes"]) == 3
+    assert kept["trials"][-1]["test_top1"] is None
+
+
+def test_a_training_that_fails_at_the_only_rate_is_an_error(tmp_path):
+    forms = {"usual": ["optimizer.learning_rate=0.02"]}
+    with pytest.raises(ReportedError, match="usual, seed 1"):
+        _Unstable(_study(tmp_path, forms=forms, trial_images=0), tmp_path).run()
