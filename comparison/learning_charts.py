@@ -97,10 +97,10 @@ def draw_rates(trials: Outcomes, path: Path, title: str) -> None:
             )
             style, label = "o-" if steps == longest else "o:", f"{form}, {steps:,} steps"
             seen = [point for point in points if point[1] >= lowest]
-            axes.plot(*zip(*seen, strict=True), style, color=color, markersize=4, label=label)
-            for rate, accuracy in points:
-                if accuracy < lowest:
-                    axes.plot(rate, lowest, "x", color=color, clip_on=False)
+            rates, accuracies = [rate for rate, _ in seen], [accuracy for _, accuracy in seen]
+            axes.plot(rates, accuracies, style, color=color, markersize=4, label=label)
+            behind = [rate for rate, accuracy in points if accuracy < lowest]
+            axes.plot(behind, [lowest] * len(behind), "x", color=color, clip_on=False)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}")
