@@ -16,7 +16,7 @@ from common.errors import ReportedError
 from common.files import replacing
 from comparison.measure import TrainingError, train
 from comparison.rates import best_rate
-from comparison.session import check_plan
+from comparison.session import NOT_PLANNED, check_plan
 from recording.folder import RunFolder
 from recording.metrics import read_metrics
 from training.batches import count_steps
@@ -64,7 +64,11 @@ class Study:
         names = ("known", "images", "held_out", "evaluations")
         own = {name: getattr(self, name) for name in names}
         forms = {f"form {name}": settings for name, settings in self.forms.items()}
-        return {"config": self.config.model_dump(mode="json", exclude={"tracking"}), **own, **forms}
+        return {
+            "config": self.config.model_dump(mode="json", exclude=NOT_PLANNED),
+            **own,
+            **forms,
+        }
 
     def settings(self, form: str) -> list[str]:
         """The overrides of a form."""
@@ -114,7 +118,7 @@ class Learning:
             except TrainingError as failure:
                 if self.study.trial_images == 0:
                     raise ReportedError(f"{form}, seed {seed}: {failure}") from None
-                log.info("%s, seed %d: another rate is chosen, for %s", form, seed, failure)
+                log.info("%s, seed %d: %g is given up: %s", form, seed, rate, failure)
                 self._keep_trial(form, rate, None)
                 return self.run(forms)
             own = {"form": form, "seed": seed, "learning_rate": rate}

@@ -16,7 +16,7 @@ from comparison.outcomes import THRESHOLD, Outcomes, by_form, points_to_first
 from comparison.statistics import paired_difference
 
 SHOWN = 0.15
-"""How far below the best trial the chart of learning rates reaches, in accuracy."""
+"""The chart of learning rates reaches so far below the best trial, in accuracy."""
 
 
 def draw_learning(outcomes: Outcomes, path: Path, title: str) -> None:

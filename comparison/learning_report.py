@@ -9,12 +9,7 @@ from typing import Any
 from tabulate import tabulate
 
 from common.files import writing
-from comparison.learning_charts import (
-    draw_differences,
-    draw_errors,
-    draw_learning,
-    draw_rates,
-)
+from comparison.learning_charts import draw_differences, draw_errors, draw_learning, draw_rates
 from comparison.outcomes import THRESHOLD, Outcomes, by_form, reached, rows_of
 
 log = logging.getLogger(__name__)

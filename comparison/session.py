@@ -23,6 +23,9 @@ from training.settings import load_config
 
 log = logging.getLogger(__name__)
 
+NOT_PLANNED = {"tracking", "runs"}
+"""Settings that may change between the parts of a comparison."""
+
 
 class Job(NamedTuple):
     """The key of one measurement."""
@@ -74,7 +77,7 @@ class Comparison:
         ReportedError if the folder holds measurements with other settings.
         """
         plan = {
-            "config": self.config.model_dump(mode="json", exclude={"tracking"}),
+            "config": self.config.model_dump(mode="json", exclude=NOT_PLANNED),
             "steps": [self.warmup, self.steps],
         }
         check_plan(folder, plan)

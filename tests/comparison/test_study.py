@@ -48,9 +48,9 @@ class _Trained(Learning):
         return {"test_top1": rate}
 
 
-def test_a_study_goes_on_wherever_it_is_tracked(tmp_path):
-    for mode in ("disabled", "offline"):
-        config = load_config(_study(tmp_path).source, [f"tracking.mode={mode}"])
+def test_a_study_goes_on_wherever_it_is_tracked_and_its_runs_lie(tmp_path):
+    for setting in ("tracking.mode=disabled", "tracking.mode=offline", "runs=elsewhere"):
+        config = load_config(_study(tmp_path).source, [setting])
         Learning(_study(tmp_path, config=config), tmp_path)
     config = load_config(_study(tmp_path).source, ["batch_size=8"])
     with pytest.raises(ReportedError, match="other settings"):
