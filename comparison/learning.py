@@ -119,7 +119,7 @@ class Learning:
                 if self.study.trial_images == 0:
                     raise ReportedError(f"{form}, seed {seed}: {failure}") from None
                 log.info("%s, seed %d: %g is given up: %s", form, seed, rate, failure)
-                self._keep_trial(form, rate, None)
+                self._keep_trial(form, rate, seed, None)
                 return self.run(forms)
             own = {"form": form, "seed": seed, "learning_rate": rate}
             self.outcomes.append({**own, **outcome})
@@ -155,21 +155,20 @@ class Learning:
     def _try(self, form: str, rate: float) -> float | None:
         """The accuracy in a trial of a rate; None if the net fails at this rate."""
         log.info("%s: trying a learning rate of %g", form, rate)
-        steps = self.study.trial_steps(form)
+        steps, seed = self.study.trial_steps(form), self.study.config.seed
         settings = [f"data.held_out={self.study.held_out}", f"evaluate_every={steps}"]
         try:
-            outcome = self._outcome(form, rate, self.study.config.seed, steps, settings)
+            outcome = self._outcome(form, rate, seed, steps, settings)
             accuracy = outcome["test_top1"]
         except TrainingError as failure:
             log.info("%s: it fails: %s", form, failure)
             accuracy = None
-        self._keep_trial(form, rate, accuracy)
+        self._keep_trial(form, rate, seed, accuracy)
         return accuracy
 
-    def _keep_trial(self, form: str, rate: float, accuracy: float | None) -> None:
-        steps = self.study.trial_steps(form)
-        trial = {"form": form, "learning_rate": rate, "steps": steps, "test_top1": accuracy}
-        self.trials.append(trial)
+    def _keep_trial(self, form: str, rate: float, seed: int, accuracy: float | None) -> None:
+        trial = {"form": form, "learning_rate": rate, "steps": self.study.trial_steps(form)}
+        self.trials.append({**trial, "seed": seed, "test_top1": accuracy})
         self._keep()
 
     def _train(self, form: str, rate: float, seed: int) -> Outcome:

@@ -141,7 +141,8 @@ def test_a_rate_at_which_any_seed_fails_is_given_up_for_all_seeds(tmp_path):
     assert go_on(seeds=2) == [(0, 0.01), (1, 0.01)]
     kept = json.loads((tmp_path / "learning.json").read_text())
     assert len(kept["outcomes"]) == 3
-    assert kept["trials"][-1]["test_top1"] is None
+    last = kept["trials"][-1]
+    assert (last["learning_rate"], last["seed"], last["test_top1"]) == (0.02, 1, None)
 
 
 def test_a_training_that_fails_at_the_only_rate_is_an_error(tmp_path):
