@@ -3,7 +3,8 @@
   linear    SGD at a rate in proportion to the batch, after a warm-up (Goyal et al. 2017)
   variable  the same, but a hybrid's classifier is updated after each rank's turn, with half of the
             batch and half of the rate (Krizhevsky 2014, section 4.2)
-  searched  SGD at the best rate of some trials, as long, on held-out training images
+  searched  SGD at the best rate of some trials on held-out training images, each as long as a
+            training
   lars      LARS at the best rate of such trials (You et al. 2017)
 
 All see the same images, on two ranks. Interrupted, it goes on where it was when started again with
