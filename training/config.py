@@ -7,7 +7,7 @@ setting means beyond its value (see ``training.fields``).
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from common.errors import ReportedError
 from data.datasets import DATASETS
@@ -28,7 +28,7 @@ from training.fields import (
     Section,
 )
 from training.optimization import OPTIMIZERS, SCHEDULES
-from training.precision import PRECISIONS
+from training.precision import AUTO, PRECISIONS, chosen_precision
 
 LARGEST_SIDE = 4096
 """In pixels. The fc6 of such images would have 17 billion weights."""
@@ -198,9 +198,11 @@ class Config(Section):
     """Number of passes over the training images; the last may be a part of one, as in 2.5."""
     max_steps: Count | None = None
     """Stop after this many optimiser steps. null: after the epochs."""
-    precision: Annotated[str, OneOf(PRECISIONS)] = "fp32"
+    precision: Annotated[
+        str, OneOf({AUTO: None, **PRECISIONS}), AfterValidator(chosen_precision)
+    ] = "fp32"
     """Precision of the forward and the backward pass. Weights are fp32, or fp64 with fp64, which is
-    meant for comparing placements."""
+    meant for comparing placements. auto: bf16, or fp32 on a CPU that only emulates bf16."""
     compress_gradients: bool = False
     """Send gradients between replicas as bf16: half the bytes, fewer digits."""
     share_devices: Changeable[bool] = False

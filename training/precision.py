@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 import torch
 
+from distributed.device import fastest_precision
+
 
 class Precision(NamedTuple):
     """The numbers that the forward and the backward pass compute with.
@@ -32,3 +34,10 @@ PRECISIONS = {
     "bf16": Precision(torch.bfloat16),
     "fp16": Precision(torch.float16, scales_loss=True),
 }
+
+AUTO = "auto"
+
+
+def chosen_precision(name: str) -> str:
+    """The name of a precision: what ``auto`` means on this machine, any other as it is."""
+    return fastest_precision() if name == AUTO else name

@@ -38,7 +38,14 @@ def build_model(
     channels: int,
     tensors: dict[str, Tensor] | None = None,
 ) -> AlexNet:
-    """The network placed on the mesh, with its initial values or those of the full ``tensors``."""
+    """The network placed on the mesh, with its initial values or those of the full ``tensors``.
+
+    Raises ReportedError if the ranks' precisions differ, or a device cannot compute in theirs.
+    """
+    if mesh.plan.world_size > 1 and len(found := mesh.union({config.precision})) > 1:
+        raise ReportedError(
+            f"the ranks' devices would compute in {' and '.join(sorted(found))}: set precision=fp32"
+        )
     check_computes_in(mesh.device, PRECISIONS[config.precision].dtype)
     if config.deterministic:
         compute_deterministically(mesh.device)

@@ -94,6 +94,16 @@ def test_bf16_is_refused_where_a_gpu_emulates_it(monkeypatch, capability, refuse
         check_computes_in(CUDA, torch.bfloat16)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_short_dtype_that_the_cpu_emulates_is_warned_of(monkeypatch, caplog, dtype):
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    check_computes_in(CPU, torch.float32)
+    assert not caplog.records
+    check_computes_in(CPU, dtype)
+    [warning] = caplog.records
+    assert "precision=fp32" in warning.getMessage()
+
+
 def test_a_part_interrupts_the_part_around_it():
     timer, began = StepTimer(CPU), time.perf_counter()
     with timer.part("forward"):
