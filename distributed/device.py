@@ -22,6 +22,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from common.cpu import cpu_emulates
 from common.errors import ReportedError
 from launch.heartbeat import NoAnswerError
 from launch.threads import share_of_cores
@@ -123,22 +124,12 @@ def host_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def fastest_precision() -> str:
-    """The precision in which this machine trains fastest: bf16, or fp32 on a CPU that emulates it.
-
-    A GPU is not asked, which would take its memory; ``check_computes_in`` does that.
-    """
-    if torch.cuda.is_available() or not _cpu_emulates(torch.bfloat16):
-        return "bf16"
-    return "fp32"
-
-
 def check_computes_in(device: torch.device, dtype: torch.dtype) -> None:
     """Warn of a CPU that only emulates ``dtype``.
 
     Raises ReportedError for bf16 on a GPU that only emulates it: older than Ampere.
     """
-    if device.type == "cpu" and _cpu_emulates(dtype):
+    if device.type == "cpu" and cpu_emulates(dtype):
         log.warning(
             "this CPU only emulates %s, many times slower than fp32: set precision=fp32",
             str(dtype).removeprefix("torch."),
@@ -150,20 +141,6 @@ def check_computes_in(device: torch.device, dtype: torch.dtype) -> None:
                 f"{torch.cuda.get_device_name(device)} (compute capability {major}.{minor}) has no "
                 "bf16 arithmetic: set precision=fp16"
             )
-
-
-def _cpu_emulates(dtype: torch.dtype) -> bool:
-    """True if oneDNN has no convolutions and matrix products in ``dtype`` for this CPU.
-
-    Torch's own loops then take their place. For bf16, oneDNN needs AVX-512 on x86.
-    """
-    if dtype not in (torch.bfloat16, torch.float16):
-        return False
-    if not torch.backends.mkldnn.is_available():
-        return True
-    if dtype == torch.bfloat16:
-        return not torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return not torch.ops.mkldnn._is_mkldnn_fp16_supported()
 
 
 def keep_freed_memory() -> None:

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import torch
 
-from distributed.device import fastest_precision
+from common.cpu import cpu_emulates
 
 
 class Precision(NamedTuple):
@@ -39,5 +39,11 @@ AUTO = "auto"
 
 
 def chosen_precision(name: str) -> str:
-    """The name of a precision: what ``auto`` means on this machine, any other as it is."""
-    return fastest_precision() if name == AUTO else name
+    """The name of a precision: for ``auto`` the fastest on this machine, else ``name``.
+
+    A GPU is taken to compute in bf16: to ask for its model would take memory of it in every
+    process. ``distributed.device.check_computes_in`` asks later.
+    """
+    if name != AUTO:
+        return name
+    return "bf16" if torch.cuda.is_available() or not cpu_emulates(torch.bfloat16) else "fp32"

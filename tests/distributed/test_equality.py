@@ -192,7 +192,8 @@ def test_training_equals_the_one_process(
     assert error <= 1e-13
     for result in results[1:]:
         assert torch.equal(result["losses"], results[0]["losses"])
-        assert torch.equal(result["logits"], results[0]["logits"])
+        # A hybrid's classifier has each rank's images in other rows, which may round differently.
+        assert _relative_error(result["logits"], results[0]["logits"]) <= 1e-13
         assert result["evaluation"] == results[0]["evaluation"]
         assert torch.equal(result["replicated bias"], results[0]["replicated bias"])
 

@@ -4,11 +4,10 @@ import pytest
 import torch
 
 from common.errors import ReportedError
-from distributed import device
-from distributed.device import fastest_precision
 from distributed.mesh import Mesh
+from training import precision as own
 from training.config import Config
-from training.precision import PRECISIONS
+from training.precision import PRECISIONS, chosen_precision
 from training.trainer import build_model
 
 SMALL = {"variant": "d2l", "placement": "ddp", "net": {"hidden": 8}}
@@ -16,7 +15,7 @@ SMALL = {"variant": "d2l", "placement": "ddp", "net": {"hidden": 8}}
 
 def test_auto_is_resolved_when_the_settings_are_read():
     config = Config.model_validate({"precision": "auto"})
-    assert config.precision == fastest_precision()
+    assert config.precision == chosen_precision("auto")
     assert config.precision in PRECISIONS
     assert Config.model_validate({"precision": "fp64"}).precision == "fp64"
 
@@ -27,7 +26,7 @@ def test_auto_is_resolved_when_the_settings_are_read():
 )
 def test_a_cpu_that_emulates_bf16_computes_in_fp32(monkeypatch, gpu, emulates, precision):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
-    monkeypatch.setattr(device, "_cpu_emulates", lambda dtype: emulates)
+    monkeypatch.setattr(own, "cpu_emulates", lambda dtype: emulates)
     assert Config.model_validate({"precision": "auto"}).precision == precision
 
 
