@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.contest import Contestant, Row, contest, parser, report
-from benchmarks.step import ours
+from benchmarks.step import PRECISION, ours
 
 PLACEMENTS: dict[str, dict[str, Any]] = {
     "split": {"placement": "split"},
@@ -62,7 +62,8 @@ def main() -> None:
         for batch in arguments.batches
         for row in compared(placement, batch, arguments.rounds)
     ]
-    report("overlap", {"paper, 2 towers, 224 px, bf16, two ranks": rows}, arguments.json)
+    title = f"paper, 2 towers, 224 px, {PRECISION}, two ranks"
+    report("overlap", {title: rows}, arguments.json)
 
 
 if __name__ == "__main__":

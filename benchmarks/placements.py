@@ -1,8 +1,9 @@
 """The placements beside torch's own tools, on two ranks.
 
 Everyone trains the paper's single-stream net (``split``: the paper's two towers, another net) with
-1000 classes on the same synthetic images at 224 px, in bf16 autocast, channels-last, with SGD and
-momentum. The peers (benchmarks/parallel.py) have our layers, so only the parallelism differs.
+1000 classes on the same synthetic images at 224 px, in bf16 autocast (fp32 on a CPU that emulates
+bf16), channels-last, with SGD and momentum. The peers (benchmarks/parallel.py) have our layers, so
+only the parallelism differs.
 
 Each is timed in turn with ``torch DDP``. First its gradients in two steps, in fp64, with dropout,
 and with 512 units in fc6 and fc7, are compared with one process's; ``error`` is the largest
@@ -29,7 +30,7 @@ from torch.distributed.tensor import DTensor
 
 from benchmarks.contest import Contestant, Row, Timing, contest, parser, report
 from benchmarks.parallel import PEERS, PeerTrainer, alone
-from benchmarks.step import NETS, SIZE, STEPS, job, synthetic_images
+from benchmarks.step import NETS, PRECISION, SIZE, STEPS, job, synthetic_images
 from data.datasets import Dataset
 from data.loading import Batch
 from distributed.device import peak_memory
@@ -228,10 +229,11 @@ def main() -> None:
         row_of(name, arguments.batch, arguments.size, arguments.rounds) for name in (*PEERS, *OURS)
     ]
     failures = [{"": row[""], "why": row.pop("failed")} for row in rows if "failed" in row]
-    title = f"paper, 1 tower, {arguments.size} px, global batch {arguments.batch}, two ranks, bf16"
+    title = f"paper, 1 tower, {arguments.size} px, global batch {arguments.batch}, two ranks"
     report(
         "placements",
-        {title: rows, "claims": [claim(rows)]} | ({"failed": failures} if failures else {}),
+        {f"{title}, {PRECISION}": rows, "claims": [claim(rows)]}
+        | ({"failed": failures} if failures else {}),
         arguments.json,
     )
 

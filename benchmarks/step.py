@@ -1,9 +1,9 @@
 """A training step beside plain PyTorch: images per second, MFU, and the time of each part.
 
 The peer is the same net in plain PyTorch (benchmarks/peers.py). Ours is the trainer's step, from
-stored uint8 images to updated weights, in bf16: all towers in one process, and one tower on each of
-two ranks. GFLOP/s count the net's arithmetic without normalisation. MFU is their ratio to the rate
-of a large bf16 matrix product on this machine.
+stored uint8 images to updated weights, in bf16 (fp32 on a CPU that emulates it): all towers in one
+process, and one tower on each of two ranks. GFLOP/s count the net's arithmetic without
+normalisation. MFU is their ratio to the rate of a large matrix product on this machine.
 """
 
 import os
@@ -22,8 +22,10 @@ from planning.formulas import Net
 from planning.measuring.rates import matrix_rate
 from training.batches import LocalBatch, local_batches, make_preprocess
 from training.config import Config
+from training.precision import PRECISIONS, chosen_precision
 from training.trainer import StepResult, Trainer, build_model
 
+PRECISION = chosen_precision("auto")
 SIZE = 224
 STEPS = 10**6
 """More than any benchmark takes."""
@@ -59,13 +61,13 @@ def make_trainer(
 
 
 def job(variant: str, towers: int, batch: int, size: int, **settings: Any) -> Config:
-    """The configuration of a benchmark's training in bf16, with changes."""
+    """The configuration of a benchmark's training in ``PRECISION``, with changes."""
     values = {
         "variant": variant,
         "towers": towers,
         "batch_size": batch,
         "epochs": STEPS,
-        "precision": "bf16",
+        "precision": PRECISION,
         "data": {"name": "synthetic", "size": size, "mean": 128.0, "std": 1.0},
         "optimizer": {"learning_rate": 1e-5},
     }
@@ -150,8 +152,8 @@ def main() -> None:
     add.add_argument("--batch", type=int, default=128, metavar="N", help="default: %(default)s")
     arguments = add.parse_args()
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler is loud where there is no GPU
-    peak = matrix_rate(torch.bfloat16, torch.device("cpu")) / 1e9
-    tables = {"peak": [{"bf16 matrix product, GFLOP/s": peak}]}
+    peak = matrix_rate(PRECISIONS[PRECISION].dtype, torch.device("cpu")) / 1e9
+    tables = {"peak": [{f"{PRECISION} matrix product, GFLOP/s": peak}]}
     for variant, (towers, _, _) in NETS.items():
         title = f"{variant}, {towers} tower(s), {SIZE} px, batch {arguments.batch}"
         tables[title] = compared(variant, arguments.batch, arguments.rounds, peak)
