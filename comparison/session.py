@@ -19,7 +19,7 @@ from comparison.placements import Placement
 from comparison.results import Measurement
 from recording.metrics import read_objects
 from training.config import Config
-from training.settings import load_config
+from training.settings import flatten, load_config
 
 log = logging.getLogger(__name__)
 
@@ -112,15 +112,19 @@ class Comparison:
 def check_plan(folder: Path, plan: dict[str, Any]) -> None:
     """Add the entries of ``plan`` to the plan that ``folder`` holds, if it holds one.
 
-    Raises ReportedError if an entry stands there with another value.
+    A setting that is newer than that plan had its default there. Raises ReportedError, which names
+    the first entry with another value.
     """
     path = folder / "plan.json"
     kept = json.loads(path.read_text()) if path.exists() else {}
-    if any(kept.get(name, value) != value for name, value in plan.items()):
-        raise ReportedError(
-            f"the comparison in {folder} has other settings: use the same settings, or start a new "
-            "comparison without --resume"
-        )
+    defaults = {"config": Config().model_dump(mode="json")} if "config" in kept else {}
+    before = {**dict(flatten(defaults)), **dict(flatten(kept))}
+    for key, value in flatten(plan):
+        if before.get(key, value) != value:
+            raise ReportedError(
+                f"the comparison in {folder} had {key.removeprefix('config.')} = {before[key]}, "
+                f"and now it is {value}: set it back, or start a new comparison without --resume"
+            )
     with writing(path):
         path.write_text(json.dumps({**kept, **plan}))
 

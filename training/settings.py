@@ -117,7 +117,7 @@ def check_same_run(config: Config, saved: dict[str, Any]) -> None:
     A setting that is newer than the saved run had its default there: the default of a new setting
     must be the behaviour from before it.
     """
-    before, now = {**_plain_values(Config()), **dict(_flatten(saved))}, _plain_values(config)
+    before, now = {**_plain_values(Config()), **dict(flatten(saved))}, _plain_values(config)
     for key in sorted((before | now).keys() - marked_keys(Config, Mark.CHANGEABLE)):
         if before.get(key) != now.get(key):
             raise ReportedError(
@@ -137,6 +137,20 @@ def settings_help() -> str:
     return "\n".join(lines)
 
 
+def flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The dotted keys and the values of nested dicts."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _plain_values(config: Config) -> dict[str, Any]:
+    """The values that JSON would hold, by dotted key."""
+    return dict(flatten(config.model_dump(mode="json")))
+
+
 def _choices(*annotations: Any) -> list[str]:
     """The values that a setting's annotations list, in order."""
     found: list[str] = []
@@ -152,19 +166,6 @@ def _choices(*annotations: Any) -> list[str]:
 
 def _in_yaml(value: Any) -> str:
     return yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n").strip()
-
-
-def _plain_values(config: Config) -> dict[str, Any]:
-    """The values that JSON would hold, by dotted key."""
-    return dict(_flatten(config.model_dump(mode="json")))
-
-
-def _flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -53,8 +53,20 @@ def test_a_study_goes_on_wherever_it_is_tracked_and_its_runs_lie(tmp_path):
         config = load_config(_study(tmp_path).source, [setting])
         Learning(_study(tmp_path, config=config), tmp_path)
     config = load_config(_study(tmp_path).source, ["batch_size=8"])
-    with pytest.raises(ReportedError, match="other settings"):
+    with pytest.raises(ReportedError, match=r"batch_size = 16, .* 8:"):
         Learning(_study(tmp_path, config=config), tmp_path)
+
+
+def test_a_setting_newer_than_a_study_had_its_default_there(tmp_path):
+    Learning(_study(tmp_path), tmp_path)
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    del plan["config"]["compile"], plan["config"]["net"]["meet"]
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    config = load_config(_study(tmp_path).source, ["net.meet=[fc6]"])
+    with pytest.raises(ReportedError, match=r"net\.meet = None"):
+        Learning(_study(tmp_path, config=config), tmp_path)
+    Learning(_study(tmp_path), tmp_path)
+    assert json.loads((tmp_path / "plan.json").read_text())["config"]["compile"] is False
 
 
 def _done(outcomes):
@@ -88,7 +100,7 @@ def test_a_study_of_some_forms_goes_on_with_others_and_returns_those_it_was_aske
     assert _done(go_on("few images", "usual")) == [("few images", 0), ("usual", 0)]
     kept = json.loads((tmp_path / "learning.json").read_text())["outcomes"]
     assert _done(kept) == [("usual", 0), ("longer", 0), ("few images", 0)]
-    with pytest.raises(ReportedError, match="other settings"):
+    with pytest.raises(ReportedError, match=r"form longer = .*epochs=2\.5.* .*epochs=3"):
         go_on(forms={"longer": ["epochs=3"]})
     assert _done(go_on("longer")) == [("longer", 0)]
 
