@@ -1,4 +1,4 @@
-"""What this machine's CPU can compute with."""
+"""The arithmetic of this machine's CPU."""
 
 import torch
 
