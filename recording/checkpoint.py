@@ -84,7 +84,7 @@ def prune_checkpoints(newest: Path, number: int, kept: set[str]) -> None:
 
 def newest_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]]:
     """The newest whole checkpoint and its state; raises ReportedError if there is none."""
-    damage = [f"there is no checkpoint in {folder}"]
+    damage = [f"there is no checkpoint in {folder}: start the run anew, or name another run"]
     for path in reversed(list_checkpoints(folder)):
         try:
             return path, verify_checkpoint(path)

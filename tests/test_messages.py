@@ -107,7 +107,7 @@ def test_no_run_to_resume(said):
 
 def test_no_checkpoint_to_resume(said):
     assert said(newest_checkpoint, Path("runs/mine/checkpoints")) == (
-        "there is no checkpoint in runs/mine/checkpoints"
+        "there is no checkpoint in runs/mine/checkpoints: start the run anew, or name another run"
     )
 
 
