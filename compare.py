@@ -46,6 +46,7 @@ from launch.program import ArgumentParser, run_program
 
 import torch
 
+from common.arguments import listed, whole
 from common.files import check_writable, home_path, writing
 from comparison.forms import FORMS, forms_of
 from comparison.learning import Learning, Study
@@ -197,16 +198,16 @@ def parse_arguments() -> argparse.Namespace:
     )
     add(
         "--placements",
-        type=names,
+        type=listed(str),
         default=[],
         metavar="A,B",
         help="default: those for the devices",
     )
-    add("--batches", type=numbers, default=[32, 128], metavar="N,N", help="default: 32,128")
-    add("--rounds", type=number, default=3, metavar="N", help="default: %(default)s")
-    add("--steps", type=number, default=6, metavar="N", help="timed steps, default: %(default)s")
+    add("--batches", type=listed(whole()), default=[32, 128], metavar="N,N", help="default: 32,128")
+    add("--rounds", type=whole(), default=3, metavar="N", help="default: %(default)s")
+    add("--steps", type=whole(), default=6, metavar="N", help="timed steps, default: %(default)s")
     add(
-        "--warmup", type=int, default=3, metavar="N", help="steps before them, default: %(default)s"
+        "--warmup", type=whole(0), default=3, metavar="N", help="steps before, default: %(default)s"
     )
     add("--json", type=home_path, metavar="FILE", help="copy results.json to FILE")
     add(
@@ -219,7 +220,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--train", action="store_true", help="compare learning instead of speed")
     add(
         "--forms",
-        type=sets_of_forms,
+        type=listed(set_of_forms),
         default=["towers"],
         metavar="A,B",
         help=f"sets of forms for --train, of {', '.join(FORMS)}; default: towers; --resume can "
@@ -227,27 +228,27 @@ def parse_arguments() -> argparse.Namespace:
     )
     add(
         "--evaluations",
-        type=number,
+        type=whole(),
         default=8,
         metavar="N",
         help="evaluations in each training of --train, default: %(default)s",
     )
     add(
         "--seeds",
-        type=number,
+        type=whole(),
         default=1,
         metavar="N",
         help="trainings of each form in --train, default: 1; --resume can add more",
     )
     add(
         "--images",
-        type=number,
+        type=whole(),
         metavar="N",
         help="length of each training in --train, default: the config's epochs",
     )
     add(
         "--trial-images",
-        type=count,
+        type=whole(0),
         metavar="N",
         help="length of each trial of a learning rate; 0: none, default: that of a training",
     )
@@ -255,35 +256,11 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_intermixed_args()
 
 
-def names(text: str) -> list[str]:
-    """Split the names of placements in A,B."""
-    return text.split(",")
-
-
-def sets_of_forms(text: str) -> list[str]:
-    """Split the names of sets in A,B; raises ArgumentTypeError for a set that is not there."""
-    found = names(text)
-    for name in found:
-        if name not in FORMS:
-            raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(FORMS)}")
-    return found
-
-
-def numbers(text: str) -> list[int]:
-    """Parse positive integers in N,N; raises ValueError for others."""
-    return [number(part) for part in text.split(",")]
-
-
-def number(text: str) -> int:
-    """Parse a positive integer; raises ValueError for others."""
-    if int(text) < 1:
-        raise ValueError
-    return int(text)
-
-
-def count(text: str) -> int:
-    """Parse zero or a positive integer; raises ValueError for others."""
-    return number(text) if int(text) else 0
+def set_of_forms(text: str) -> str:
+    """The name of a set; raises ArgumentTypeError for one that is not there."""
+    if text not in FORMS:
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(FORMS)}")
+    return text
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from typing import Any
 
 from launch.program import ArgumentParser, run_program
 
+from common.arguments import listed, whole
 from common.errors import ReportedError
 from common.files import check_writable, home_path, writing
 from launch.children import run_launcher
@@ -65,7 +66,7 @@ def main() -> int:
     """Print the predictions; returns the exit status."""
     arguments = parse_arguments()
     source = arguments.config or CONFIG
-    config = load_config(source, arguments.overrides)
+    config = load_config(arguments.config or ROOT / CONFIG, arguments.overrides)
     if config.optimizer.classifier_updates == "turn":
         raise ReportedError(
             "optimizer.classifier_updates=turn is another training on each placement, and plan.py "
@@ -244,9 +245,15 @@ def parse_arguments() -> argparse.Namespace:
     chosen.add_argument("--device", choices=DEVICES, help="a known GPU, by published rates")
     add("--within", choices=WIRES, help="links in a node of --device; default: nvlink")
     add("--between", choices=WIRES, help="links between nodes of --device; default: 100gbe")
-    add("--ranks", type=count, metavar="N", help="default: those of a node")
-    add("--ranks-per-node", type=count, metavar="N", help="default: the machine's")
-    add("--batches", type=counts, default=[32, 128, 512], metavar="N,N", help="global batches")
+    add("--ranks", type=whole(1, MOST_RANKS), metavar="N", help="default: those of a node")
+    add("--ranks-per-node", type=whole(1, MOST_RANKS), metavar="N", help="default: the machine's")
+    add(
+        "--batches",
+        type=listed(whole()),
+        default=[32, 128, 512],
+        metavar="N,N",
+        help="global batches",
+    )
     add("--link", type=rate, metavar="RATE", help="of a rank on the slowest links: 12.5GB/s")
     add("--latency", type=duration, metavar="TIME", help="of the slowest links: 20us")
     add("--memory", type=size, metavar="SIZE", help="of a rank: 40GB, 16GiB")
@@ -256,18 +263,6 @@ def parse_arguments() -> argparse.Namespace:
     add("--json", type=home_path, metavar="FILE", help="write the predictions to FILE")
     add("overrides", nargs="*", metavar="key.sub=value", help="change a setting")
     return parser.parse_intermixed_args()
-
-
-def counts(text: str) -> list[int]:
-    """Parse positive integers in N,N; raises ArgumentTypeError for others."""
-    return [count(part) for part in text.split(",")]
-
-
-def count(text: str) -> int:
-    """Parse an integer from 1 to ``MOST_RANKS``; raises ArgumentTypeError for others."""
-    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= MOST_RANKS):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to {MOST_RANKS}")
-    return int(text)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from typing import Any
 
 from launch.program import ArgumentParser, run_program
 
+from common.arguments import whole
 from common.errors import ReportedError, printable
 from common.files import home_path
 from recording.source import read_source
@@ -70,7 +71,7 @@ def parse_arguments() -> argparse.Namespace:
         metavar="SOURCE",
         help="a checkpoint, a run's folder, or a .safetensors, .pth, .caffemodel, .npz or .onnx",
     )
-    add("--top", type=positive, default=5, metavar="N", help="classes to print, default: 5")
+    add("--top", type=whole(), default=5, metavar="N", help="classes to print, default: 5")
     add("--json", action="store_true", help="print one JSON document")
     add(
         "--config",
@@ -79,13 +80,6 @@ def parse_arguments() -> argparse.Namespace:
         help="a YAML file whose data section replaces that of SOURCE",
     )
     return parser.parse_intermixed_args()
-
-
-def positive(text: str) -> int:
-    """Read a number of at least 1; raises ValueError for anything else."""
-    if int(text) < 1:
-        raise ValueError
-    return int(text)
 
 
 if __name__ == "__main__":

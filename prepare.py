@@ -32,6 +32,7 @@ from pathlib import Path
 
 from launch.program import ArgumentParser, run_program
 
+from common.arguments import whole
 from common.errors import ReportedError, printable
 from common.files import home_path, writing
 from data.packed.index import PackedIndex
@@ -104,7 +105,7 @@ def report(index: PackedIndex, target: Path) -> None:
 def parse_arguments() -> argparse.Namespace:
     """Parse the command line."""
     parser = ArgumentParser(description=__doc__)
-    add, cores = parser.add_argument, share_of_cores(1)
+    add, cores, number = parser.add_argument, share_of_cores(1), whole(1, MOST_IMAGES)
     add("source", type=home_path, nargs="?", metavar="SOURCE", help="the folder with train/")
     add(
         "target",
@@ -130,13 +131,6 @@ def parse_arguments() -> argparse.Namespace:
     if arguments.verify and arguments.source:
         raise ReportedError("--verify takes TARGET alone: see --help")
     return arguments
-
-
-def number(text: str) -> int:
-    """Read a number from 1 to ``MOST_IMAGES``; raises ValueError for anything else."""
-    if not 1 <= int(text) <= MOST_IMAGES:
-        raise ValueError
-    return int(text)
 
 
 def _short(values: tuple[float, ...] | list[float]) -> str:

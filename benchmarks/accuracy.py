@@ -16,6 +16,7 @@ from statistics import mean, stdev
 
 from benchmarks import peers
 from benchmarks.contest import Contestant, Row, contest, plain_parser, report
+from common.arguments import whole
 from common.files import home_path
 from comparison.learning import Learning, Outcome, Study
 from comparison.statistics import paired_difference
@@ -78,7 +79,7 @@ def main() -> None:
     """Train the recipes with every seed, and time the chapter's step."""
     made = plain_parser(__doc__)
     add = made.add_argument
-    add("--seeds", type=int, default=3, metavar="N", help="default: %(default)s")
+    add("--seeds", type=whole(), default=3, metavar="N", help="default: %(default)s")
     add("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES), metavar="NAME")
     add("--folder", type=home_path, default=Path("runs", "benchmarks", "accuracy"), metavar="DIR")
     arguments = made.parse_args()

@@ -21,6 +21,7 @@ from statistics import mean, stdev
 from matplotlib.figure import Figure
 
 from benchmarks.contest import Row, plain_parser, report
+from common.arguments import whole
 from common.colors import COLORS
 from common.files import home_path, writing
 from comparison.learning import Learning, Outcome, Study
@@ -135,9 +136,16 @@ def main() -> None:
     """Train every method at every batch with every seed."""
     made = plain_parser(__doc__)
     add = made.add_argument
-    add("--batches", type=int, nargs="+", default=BATCHES, metavar="N", help="default: %(default)s")
-    add("--images", type=int, default=240_000, metavar="N", help="default: %(default)s")
-    add("--seeds", type=int, default=3, metavar="N", help="default: %(default)s")
+    add(
+        "--batches",
+        type=whole(),
+        nargs="+",
+        default=BATCHES,
+        metavar="N",
+        help="default: %(default)s",
+    )
+    add("--images", type=whole(), default=240_000, metavar="N", help="default: %(default)s")
+    add("--seeds", type=whole(), default=3, metavar="N", help="default: %(default)s")
     add("--folder", type=home_path, default=Path("runs", "benchmarks", "batches"), metavar="DIR")
     arguments = made.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")

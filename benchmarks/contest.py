@@ -26,6 +26,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 from typing_extensions import Self
 
+from common.arguments import whole
 from common.files import home_path, writing
 from comparison.machine import describe_machine, in_words
 
@@ -151,7 +152,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     """A parser with the options of every benchmark that times. All are for CPUs: hide any GPU."""
     made = plain_parser(description)
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    made.add_argument("--rounds", type=int, default=5, metavar="N", help="default: %(default)s")
+    made.add_argument("--rounds", type=whole(), default=5, metavar="N", help="default: %(default)s")
     return made
 
 

@@ -39,19 +39,21 @@ class _Images(Dataset[tuple[Tensor, int]]):
         return self.transform(image), int(self.labels[index])
 
 
-def _forever(epoch: Callable[[int], Iterator[Tensor]]) -> Callable[[], Tensor]:
-    def batches() -> Iterator[Tensor]:
+def stream(epoch: Callable[[int], Iterator[Tensor]], batches: int) -> Callable[[], Tensor]:
+    """A function that reads the next ``batches``, epoch after epoch."""
+
+    def forever() -> Iterator[Tensor]:
         number = 0
         while True:
             yield from epoch(number)
             number += 1
 
-    stream = batches()
+    images = forever()
 
     def read() -> Tensor:
-        for _ in range(BATCHES):
-            images = next(stream)
-        return images[:, 0, 0, 0]  # small to send, and depends on the images
+        for _ in range(batches):
+            last = next(images)
+        return last[:, 0, 0, 0]  # small to send, and depends on the images
 
     return read
 
@@ -60,7 +62,7 @@ def d2l(size: int) -> Callable[[], Tensor]:
     """Read with the chapter's loader."""
     images = _Images(transforms.Compose([transforms.Resize(size), transforms.ToTensor()]))
     loader = DataLoader(images, BATCH, shuffle=True, num_workers=WORKERS)
-    return _forever(lambda _: (images for images, _ in loader))
+    return stream(lambda _: (images for images, _ in loader), BATCHES)
 
 
 def ours(size: int) -> Callable[[], Tensor]:
@@ -74,7 +76,7 @@ def ours(size: int) -> Callable[[], Tensor]:
         for batch in Loader(images, order):
             yield preprocess(batch.images, image_keys(0, number, batch.indices))
 
-    return _forever(epoch)
+    return stream(epoch, BATCHES)
 
 
 def main() -> None:

@@ -33,6 +33,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from benchmarks.contest import Row, parser, report
+from common.arguments import whole
 from common.colors import COLORS
 from common.files import writing
 from comparison.measure import steady_speed
@@ -283,8 +284,8 @@ def main() -> None:
     """Compare at two rates."""
     add = parser(__doc__)
     add.add_argument("--scheme", choices=SCHEMES, default="c", help="default: %(default)s")
-    add.add_argument("--batches", type=int, nargs="+", metavar="B", help="default: by rate")
-    add.add_argument("--steps", type=int, default=5, metavar="N", help="default: %(default)s")
+    add.add_argument("--batches", type=whole(), nargs="+", metavar="B", help="default: by rate")
+    add.add_argument("--steps", type=whole(), default=5, metavar="N", help="default: %(default)s")
     add.set_defaults(rounds=2)
     arguments = add.parse_args()
     if arguments.steps <= WARMUP:

@@ -12,6 +12,7 @@ from typing import Any
 
 from benchmarks.contest import Contestant, Row, contest, parser, report
 from benchmarks.step import PRECISION, ours
+from common.arguments import whole
 
 PLACEMENTS: dict[str, dict[str, Any]] = {
     "split": {"placement": "split"},
@@ -53,7 +54,7 @@ def main() -> None:
     """Compare both forms of every placement at a small and a large batch."""
     add = parser(__doc__)
     add.add_argument(
-        "--batches", type=int, nargs="+", default=[32, 128], metavar="B", help="default: 32 128"
+        "--batches", type=whole(), nargs="+", default=[32, 128], metavar="B", help="default: 32 128"
     )
     arguments = add.parse_args()
     rows = [

@@ -24,6 +24,7 @@ from torchvision.datasets import ImageFolder
 from tqdm import trange
 
 from benchmarks.contest import Contestant, contest, parser, report
+from benchmarks.data import stream
 from data.datasets import open_dataset
 from data.loading import Loader, epoch_order
 from data.packed.source import list_source
@@ -65,25 +66,6 @@ def make_files(folder: Path) -> Path:
     return folder
 
 
-def _stream(epoch: Callable[[int], Iterator[Tensor]], batches: int) -> Callable[[], Tensor]:
-    """A function that reads the next ``batches``, epoch after epoch."""
-
-    def forever() -> Iterator[Tensor]:
-        number = 0
-        while True:
-            yield from epoch(number)
-            number += 1
-
-    stream = forever()
-
-    def read() -> Tensor:
-        for _ in range(batches):
-            images = next(stream)
-        return images[:, 0, 0, 0]  # little to send, and proof that there are images
-
-    return read
-
-
 def torchvisions(
     folder: Path, crop: str, workers: int, batch: int, batches: int
 ) -> Callable[[], Tensor]:
@@ -94,7 +76,7 @@ def torchvisions(
     transform = transforms.Compose([*CROPS[crop], flip, transforms.ToTensor(), normalize])
     images = ImageFolder(str(folder / "images" / "train"), transform)
     loader = DataLoader(images, batch, shuffle=True, drop_last=True, num_workers=workers)
-    return _stream(lambda number: (read for read, _ in loader), batches)
+    return stream(lambda number: (read for read, _ in loader), batches)
 
 
 def ours(
@@ -112,7 +94,7 @@ def ours(
             keys = image_keys(0, number, read.indices)
             yield preprocess(read.images, keys) if crop else read.images
 
-    return _stream(epoch, batches)
+    return stream(epoch, batches)
 
 
 def contestants(folder: Path) -> dict[str, tuple[Contestant, int]]:

@@ -31,6 +31,8 @@ from torch.distributed.tensor import DTensor
 from benchmarks.contest import Contestant, Row, Timing, contest, parser, report
 from benchmarks.parallel import PEERS, PeerTrainer, alone
 from benchmarks.step import NETS, PRECISION, SIZE, STEPS, job, synthetic_images
+from checking.steps import relative_error
+from common.arguments import whole
 from data.datasets import Dataset
 from data.loading import Batch
 from distributed.device import peak_memory
@@ -119,8 +121,7 @@ def gradient_error(name: str) -> float:
         reference.train_step(whole_batch(local, images))
         found, expected = full_gradients(trainer), reference.gradients()
         for layer, gradient in expected.items():
-            difference = (found[layer] - gradient).abs().max()
-            errors.append(float(difference / gradient.abs().max()))
+            errors.append(relative_error(found[layer], gradient))
     return max(errors)
 
 
@@ -222,8 +223,10 @@ def claim(rows: list[Row]) -> Row:
 def main() -> None:
     """Compare everyone; the failures have a table of their own."""
     add = parser(__doc__)
-    add.add_argument("--batch", type=int, default=64, metavar="B", help="default: %(default)s")
-    add.add_argument("--size", type=int, default=SIZE, metavar="PX", help="default: %(default)s")
+    add.add_argument("--batch", type=whole(), default=64, metavar="B", help="default: %(default)s")
+    add.add_argument(
+        "--size", type=whole(), default=SIZE, metavar="PX", help="default: %(default)s"
+    )
     arguments = add.parse_args()
     rows = [
         row_of(name, arguments.batch, arguments.size, arguments.rounds) for name in (*PEERS, *OURS)

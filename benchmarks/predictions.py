@@ -27,12 +27,14 @@ from tqdm import tqdm
 
 from benchmarks import link
 from benchmarks.contest import Row, plain_parser, report
+from common.arguments import whole
 from common.files import home_path
 from comparison.measure import TrainingError, steady_speed, train
 from launch.children import ROOT, run_launcher
 from planning.job import job_of
 from planning.machine import Machine, read_machine
-from planning.search import Candidate, candidates, cost
+from planning.prediction import predict
+from planning.search import Candidate, candidates
 from recording.metrics import read_objects
 from training.settings import load_config
 
@@ -100,7 +102,8 @@ def row_of(
 ) -> Row:
     """A plan's row at one batch, from one round."""
     job = job_of(load_config(CONFIG, []), batch, CHANNELS, CLASSES)
-    found, seconds = cost(candidate, job, machine), batch / measured["images_per_second"]
+    found = predict(candidate.job(job), candidate.plan, machine)
+    seconds = batch / measured["images_per_second"]
     waits = sum(measured[f"seconds_{what}_communication"] for what in ("activation", "gradient"))
     return {
         "": place.name,
@@ -163,11 +166,11 @@ def main() -> None:
     """Measure, predict and compare."""
     add = plain_parser(__doc__)
     where = add.add_mutually_exclusive_group()
-    where.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4], metavar="K")
+    where.add_argument("--ranks", type=whole(), nargs="+", default=[1, 2, 4], metavar="K")
     where.add_argument("--links", nargs="+", metavar="RATE", help="as tc writes it, such as 1gbit")
-    add.add_argument("--batches", type=int, nargs="+", default=[32, 128, 512], metavar="B")
-    add.add_argument("--rounds", type=int, default=2, metavar="N", help="default: %(default)s")
-    add.add_argument("--steps", type=int, default=5, metavar="N", help="default: %(default)s")
+    add.add_argument("--batches", type=whole(), nargs="+", default=[32, 128, 512], metavar="B")
+    add.add_argument("--rounds", type=whole(), default=2, metavar="N", help="default: %(default)s")
+    add.add_argument("--steps", type=whole(), default=5, metavar="N", help="default: %(default)s")
     add.add_argument(
         "--folder", type=home_path, default=Path("runs", "predictions"), metavar="FOLDER"
     )

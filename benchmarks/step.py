@@ -15,6 +15,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import peers
 from benchmarks.contest import Contestant, Row, contest, parser, report
+from common.arguments import whole
 from data.synthetic import Synthetic
 from distributed.mesh import Mesh
 from launch.world import launched_world
@@ -149,7 +150,7 @@ def compared(variant: str, batch: int, rounds: int, peak: float) -> list[Row]:
 def main() -> None:
     """Time and profile both nets."""
     add = parser(__doc__)
-    add.add_argument("--batch", type=int, default=128, metavar="N", help="default: %(default)s")
+    add.add_argument("--batch", type=whole(), default=128, metavar="N", help="default: %(default)s")
     arguments = add.parse_args()
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler is loud where there is no GPU
     peak = matrix_rate(PRECISIONS[PRECISION].dtype, torch.device("cpu")) / 1e9

@@ -244,7 +244,7 @@ def outcome_of(run: RunFolder) -> Outcome:
 
 
 def _apart(tests: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The evaluations without those at an epoch's end that nearly coincide with a due one."""
+    """The evaluations without those that nearly coincide with the next one."""
     usual = tests[0]["step"]
     kept: list[dict[str, Any]] = []
     for test in reversed(tests):  # the last one stays

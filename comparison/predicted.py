@@ -34,8 +34,8 @@ def usable_machine(named: Path | None, config: Config, ranks: int) -> Machine | 
     if machine.precision != config.precision:
         log.info("no predictions: %s was measured in %s", path, machine.precision)
         return None
-    if not machine.connects(ranks):
-        log.info("no predictions: %s has no links of %d ranks", path, ranks)
+    if ranks > machine.ranks_per_node or not machine.connects(ranks):
+        log.info("no predictions: %s has no node of %d ranks that are linked", path, ranks)
         return None
     return machine
 

@@ -21,9 +21,10 @@ Rows = list[dict[str, Any]]
 def write_results(folder: Path, machine: dict[str, Any], peak: float, rows: Rows) -> list[Path]:
     """Write results.json, .csv and .md and draw the charts; returns the charts' paths."""
     words = f"{in_words(machine)}; {peak:.0f} GFLOP/s in matrix products"
-    write_json(folder / "results.json", {"machine": machine, "peak_gflops": peak, "rows": rows})
+    content = {"machine": machine, "peak_gflops": peak, "rows": rows}
     write_csv(rows, folder / "results.csv")
-    with writing(folder / "results.md"):
+    with writing(folder):
+        (folder / "results.json").write_text(json.dumps(content, indent=1) + "\n")
         (folder / "results.md").write_text(
             f"{words}\n\n{as_text(rows, 'github')}\n", encoding="utf-8"
         )
@@ -31,12 +32,6 @@ def write_results(folder: Path, machine: dict[str, Any], peak: float, rows: Rows
     first = rows[0]
     title = f"{first['variant']} in {first['precision']} on {in_words(machine)}"
     return draw_charts(rows, folder, title)
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write ``content`` as indented JSON."""
-    with writing(path):
-        path.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def track_results(

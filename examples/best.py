@@ -17,6 +17,7 @@ from launch.program import ArgumentParser, run_program
 
 from tabulate import tabulate
 
+from common.arguments import whole
 from common.errors import ReportedError
 from common.files import home_path
 from examples.lesson import load
@@ -36,12 +37,10 @@ def main() -> int:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--device", choices=DEVICES, default="a100")
     parser.add_argument("--machine", type=home_path, metavar="FILE", help="one that check.py wrote")
-    parser.add_argument("--ranks", type=int, default=8)
+    parser.add_argument("--ranks", type=whole(2, 1024), default=8)
     parser.add_argument("--png", type=home_path, metavar="FILE", help="draw the map, too")
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="as for train.py")
     arguments = parser.parse_intermixed_args()
-    if not 2 <= arguments.ranks <= 1024:
-        raise ReportedError(f"--ranks {arguments.ranks} is not from 2 to 1024")
     config = load(["batch_size=32", *arguments.overrides])
     job = planned(config)
     machine = (
@@ -50,6 +49,8 @@ def main() -> int:
         else known_machine(arguments.device, config.precision, job.net, 1, "nvlink", "100gbe")
     )
     space = Space(job, machine.model_copy(update={"ranks_per_node": 1}), arguments.ranks)
+    if not space.machine.connects(space.ranks):
+        raise ReportedError(f"{arguments.machine} has no links: measure two ranks or more")
     names = [[best(space, batch, rate * 1e9) for batch in BATCHES] for rate in GIGABYTES]
     rows = [(f"{rate:g} GB/s", *row) for rate, row in zip(GIGABYTES, names, strict=True)]
     log.info("the best placement on %d × %s, by link and global batch", space.ranks, machine.device)

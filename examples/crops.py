@@ -33,7 +33,7 @@ SIDE, HEIGHT, LEAST = 96, 720, 480
 """In pixels: the side of a crop, the height of a shrunk picture, and the least of its sides."""
 TRAIN, TEST = 36, 4
 """Crops of a picture."""
-SUFFIXES = (".jpg", ".png", ".tga", ".webp")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".tga", ".webp")
 NO_PHOTOGRAPH = re.compile(
     r"particles/|(/normals?|_(n|nm|norm|normal|gloss|glow|bump|s|sm|spec|local|mask|h|icon|pants"
     r"|shirt|up|dn|rt|lf|ft|bk))\."
@@ -83,7 +83,8 @@ def photographs(folder: Path) -> Iterator[Image.Image]:
     """The photographs and photographic textures in a folder, shrunk to ``HEIGHT``, as RGB."""
     seen = set()
     for path in tqdm(sorted(folder.rglob("*"), key=str), unit=" files", disable=None):
-        if path.suffix not in SUFFIXES or path.is_symlink() or NO_PHOTOGRAPH.search(str(path)):
+        is_picture = path.suffix.lower() in SUFFIXES and not path.is_symlink()
+        if not is_picture or NO_PHOTOGRAPH.search(str(path)):
             continue
         photo = shrunk(path)
         if photo is None or not is_photographic(photo):

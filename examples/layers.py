@@ -35,7 +35,7 @@ def main() -> int:
     arguments = parser.parse_intermixed_args()
     net = planned(load(arguments.overrides)).net
     work, weights = net.macs(), parameters_per_rank(net, plan_alone(net.towers))
-    made = {name: shape.outputs * shape.pixels_made for name, shape in net.shapes().items()}
+    made = {name: shape.outputs * shape.pixels_made for name, shape in net.shapes.items()}
     columns = {"multiply-adds": work, "weights and biases": weights, "activations": made}
     totals = {name: sum(column.values()) for name, column in columns.items()}
     rows = [
@@ -44,7 +44,7 @@ def main() -> int:
             shape.reads.name.lower() if net.towers > 1 else "all",
             *(cell(column[layer], totals[name]) for name, column in columns.items()),
         )
-        for layer, shape in net.shapes().items()
+        for layer, shape in net.shapes.items()
     ]
     rows.append(("sum", "", *(cell(total, total) for total in totals.values())))
     headings = ("layer", "reads", *columns)

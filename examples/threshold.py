@@ -22,6 +22,7 @@ import torch
 from tabulate import tabulate
 
 from checking.steps import Trainings, small_config
+from common.arguments import whole
 from common.errors import ReportedError
 from common.files import home_path
 from distributed.mesh import Mesh
@@ -36,7 +37,7 @@ HEADINGS = ("global batch", "gradients, MB", "activations, MB", "gradients, ms",
 def main() -> int:
     """Measure both at batches around the threshold; returns the exit status."""
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--hidden", type=int, default=1024, help="units of fc6 and of fc7")
+    parser.add_argument("--hidden", type=whole(), default=1024, help="units of fc6 and of fc7")
     parser.add_argument("--png", type=home_path, metavar="FILE", help="draw the bytes, too")
     arguments = parser.parse_args()
     ranks, hidden = launched_world().size, arguments.hidden

@@ -57,12 +57,9 @@ class Net:
             side = _pooled(made, self.variant.pool) if number <= 2 else made
         return sides
 
+    @cached_property
     def shapes(self) -> dict[str, Shape]:
         """The layers with parameters, by name."""
-        return self._shapes
-
-    @cached_property
-    def _shapes(self) -> dict[str, Shape]:
         variant, hidden = self.variant, self.variant.hidden
         shapes, inputs = {}, self.channels
         layers = zip(self.sides().items(), variant.convolutions, variant.windows, strict=True)
@@ -83,7 +80,7 @@ class Net:
             * (shape.inputs // whole.groups(shape.reads))
             * shape.outputs
             * shape.pixels_made
-            for name, shape in self.shapes().items()
+            for name, shape in self.shapes.items()
         }
 
     def flops(self) -> int:
@@ -98,7 +95,7 @@ class Net:
 
 def parameters_per_rank(net: Net, plan: Plan) -> dict[str, int]:
     """Weights and biases that a rank holds, by layer."""
-    shapes, held = net.shapes(), {}
+    shapes, held = net.shapes, {}
     for names, shards in ((FEATURES, plan.features.shards), (CLASSIFIER, plan.classifier.shards)):
         layers = Layers(net.towers, shards)
         for name in names:
@@ -138,7 +135,7 @@ def bytes_sent(
 
 def _activations_sent(net: Net, plan: Plan, batch: int) -> dict[str, float]:
     """Activations and their gradients that rank 0 sends, by boundary."""
-    shapes, classifier = net.shapes(), Layers(net.towers, plan.classifier.shards)
+    shapes, classifier = net.shapes, Layers(net.towers, plan.classifier.shards)
     features = Layers(net.towers, plan.features.shards)
     images = _share(batch, plan.features.replicas)
     fed = sum(_share(batch, plan.features.replicas, feeder) for feeder in range(plan.feeds))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from data.datasets import open_dataset
 from planning.formulas import Net
-from training.config import Config
+from training.config import Config, OptimizerConfig
 from training.precision import PRECISIONS
 
 
@@ -12,13 +12,16 @@ from training.precision import PRECISIONS
 class Job:
     """A net trained on a global ``batch``, with bytes of an activation and a gradient that travel.
 
-    ``scheme`` is the hybrid's. With ``overlaps`` traffic travels while layers compute.
+    A weight has ``weight_size`` bytes, as has each of the ``moments`` that the optimiser keeps of
+    it. ``scheme`` is the hybrid's. With ``overlaps`` traffic travels while layers compute.
     """
 
     net: Net
     batch: int
     activation_size: int = 4
     gradient_size: int = 4
+    weight_size: int = 4
+    moments: int = 1
     scheme: str = "a"
     overlaps: bool = True
 
@@ -32,9 +35,16 @@ def job_of(config: Config, batch: int, channels: int, classes: int) -> Job:
         batch,
         precision.dtype.itemsize,
         2 if config.compress_gradients else precision.weights.itemsize,
+        precision.weights.itemsize,
+        moments_of(config.optimizer),
         config.classifier_scheme,
         config.overlap_communication,
     )
+
+
+def moments_of(config: OptimizerConfig) -> int:
+    """The numbers that an optimiser keeps for each parameter from step to step."""
+    return 2 if config.name == "adamw" else int(config.momentum > 0)
 
 
 def planned(config: Config) -> Job:

@@ -17,8 +17,8 @@ from common.colors import COLORS
 from common.files import writing
 from planning.links import Collective, Link
 from planning.machine import Machine
-from planning.prediction import links_of
-from planning.search import Candidate, costs
+from planning.prediction import links_of, predict_over
+from planning.search import Candidate
 from planning.sweep import Space, scaled, slowest_links, with_links
 from planning.tables import command, machine_in_words
 
@@ -120,7 +120,9 @@ def _candidate(candidate: Candidate, machine: Machine, how: Sequence[str]) -> di
 def _point(space: Space) -> dict[str, Any]:
     """Predictions by candidate: µs by part and MiB; for each of the links, where they matter."""
     links = list(map(links_of, machines(space)))
-    rows = [costs(links, each, space.job, space.machine) for each in shown(space)]
+    rows = [
+        predict_over(links, each.job(space.job), each.plan, space.machine) for each in shown(space)
+    ]
     return {
         "memory": [round(row[0].memory / 2**20) for row in rows],
         "fits": [row[0].memory <= space.machine.memory for row in rows],

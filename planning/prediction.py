@@ -84,7 +84,8 @@ def _activations_exposed(
     """The time that a rank waits for activations and their gradients.
 
     A layer that gathers channels hides those of the others behind its work on the own ones, a part
-    1/n of it. Turns hide all but the first turn's images behind the classifier's work.
+    1/n of it. Turns hide all but the first turn's images behind the classifier's work. In scheme b
+    one of the feeding ranks sends its features, and gets its logits, at a time.
     """
     waits = 0.0
     for name, transfer in sent.items():
@@ -92,7 +93,11 @@ def _activations_exposed(
         if name == "fc6" and plan.feeds > 1:
             classifier = sum(sum(speed.layers[layer]) for layer in CLASSIFIER)
             own = classifier * (turns - 1) / turns
-        taken = links.seconds(transfer._replace(calls=transfer.calls * 2 * turns))
+        if name in ("fc6", "fc7", "logits"):
+            transfer = transfer._replace(calls=transfer.calls * turns)
+        if name in ("fc6", "logits") and job.scheme == "b":
+            transfer = transfer._replace(in_turn=turns)
+        taken = links.seconds(transfer)
         waits += taken - (speed.hidden * min(taken, own) if job.overlaps else 0.0)
     return waits
 
@@ -105,7 +110,7 @@ def _gradients_exposed(sums: Mapping[str, Transfer], links: Links, speed: Pace) 
     now = finished = busy = 0.0
     for bucket in _buckets():
         now += sum(speed.layers[layer].backward for layer in bucket)
-        taken = _together(links, (sums[layer] for layer in bucket if layer in sums))
+        taken = sum(links.seconds(sums[layer]) for layer in bucket if layer in sums)
         finished = max(finished, now) + taken if taken else finished
         busy += taken
     outlasts = max(0.0, finished - now)
@@ -116,7 +121,3 @@ def _buckets() -> list[tuple[str, ...]]:
     """The layers whose gradients are summed together, in the order of the backward pass."""
     conv1, conv2, *others = FEATURES
     return [*((layer,) for layer in reversed(CLASSIFIER)), tuple(reversed(others)), (conv2, conv1)]
-
-
-def _together(links: Links, transfers: Iterable[Transfer]) -> float:
-    return sum(map(links.seconds, transfers))

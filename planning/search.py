@@ -1,6 +1,6 @@
 """Every plan that train.py can run, what each would cost, and the best."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from common.errors import ReportedError
@@ -8,10 +8,10 @@ from distributed.plan import Grid, Plan
 from model.variants import Variant
 from planning.job import Job
 from planning.machine import Machine
-from planning.prediction import Prediction, links_of, predict_over
-from planning.traffic import Links
+from planning.prediction import Prediction, predict
 
-HYBRID_SCHEMES = ("a", "b", "c")
+HYBRID_SCHEMES = ("a", "c", "b")
+"""Of schemes that are predicted to be equal, the first is recommended."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,11 @@ class Candidate:
             settings.append(f"classifier_ranks={plan.classifier.shards}")
             settings.append(f"classifier_scheme={self.scheme}")
         return settings + (["compress_gradients=true"] if self.compressed else [])
+
+    def job(self, job: Job) -> Job:
+        """The job with this candidate's scheme and gradients."""
+        size = 2 if self.compressed else job.gradient_size
+        return replace(job, scheme=self.scheme, gradient_size=size)
 
 
 def plans(ranks: int, towers: int, variant: Variant) -> Iterator[Plan]:
@@ -81,20 +86,6 @@ def candidates(ranks: int, towers: int, variant: Variant, *, compress: bool) -> 
     return found
 
 
-def cost(candidate: Candidate, job: Job, machine: Machine) -> Prediction:
-    """The step of a candidate."""
-    return costs([links_of(machine)], candidate, job, machine)[0]
-
-
-def costs(
-    links: Iterable[Links], candidate: Candidate, job: Job, machine: Machine
-) -> list[Prediction]:
-    """The step of a candidate on the machine if it had each of the links."""
-    size = 2 if candidate.compressed else job.gradient_size
-    own = replace(job, scheme=candidate.scheme, gradient_size=size)
-    return predict_over(links, own, candidate.plan, machine)
-
-
 @dataclass(frozen=True)
 class Ranked:
     """A candidate with its prediction."""
@@ -108,6 +99,6 @@ def rank(all_of: list[Candidate], job: Job, machine: Machine) -> list[Ranked]:
     """The candidates, those that fit in a rank's memory first, and the fastest of them first."""
     each = []
     for candidate in all_of:
-        prediction = cost(candidate, job, machine)
+        prediction = predict(candidate.job(job), candidate.plan, machine)
         each.append(Ranked(candidate, prediction, prediction.memory <= machine.memory))
     return sorted(each, key=lambda one: (not one.fits, one.prediction.seconds))

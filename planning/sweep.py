@@ -86,16 +86,17 @@ class Change(NamedTuple):
 def changes(best: Callable[[float], str], values: Iterable[float]) -> Iterator[Change]:
     """Where ``best`` changes between neighbouring ``values``, which rise, found by halving."""
     named = [(value, best(value)) for value in values]
-    for (low, before), (high, after) in pairwise(named):
-        if before == after:
-            continue
-        while high / low > CLOSE:
-            middle = (low * high) ** 0.5
-            if best(middle) == before:
-                low = middle
-            else:
-                high, after = middle, best(middle)
-        yield Change(high, before, after)
+    for (low, before), (end, last) in pairwise(named):
+        while before != last:
+            high, after = end, last
+            while high / low > CLOSE:
+                middle = (low * high) ** 0.5
+                if (name := best(middle)) == before:
+                    low = middle
+                else:
+                    high, after = middle, name
+            yield Change(high, before, after)
+            low, before = high, after
 
 
 def batch_changes(space: Space) -> list[Change]:

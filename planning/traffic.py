@@ -23,12 +23,18 @@ class Group(NamedTuple):
 
 
 class Transfer(NamedTuple):
-    """A collective of ``group``, in which a rank sends ``sent`` bytes in ``calls`` calls."""
+    """A collective of ``group``, in which a rank sends ``sent`` bytes in ``calls`` calls.
+
+    All ``ranks`` of a plan make it at the same time, in groups like this one; or one after the
+    other of ``in_turn`` ranks, as those that feed a classifier do in scheme b.
+    """
 
     collective: Collective
     group: Group
     sent: float
+    ranks: int
     calls: int = 1
+    in_turn: int = 1
 
 
 class Links(NamedTuple):
@@ -39,14 +45,15 @@ class Links(NamedTuple):
     ranks_per_node: int
 
     def seconds(self, transfer: Transfer) -> float:
-        """The time of a transfer while all ranks make one like it, nothing else being sent.
+        """The time of a transfer, and of those that are made in turn with it, nothing else sent.
 
         A ring over several nodes sends as many bytes from each node as from a rank, and the rings
         of a node share its link to the others. In an exchange, what other nodes' ranks get leaves
         the node, from each rank of it at once.
         """
-        collective, group, sent, calls = transfer
-        here = min(self.ranks_per_node, group.size * group.stride)
+        collective, group, sent, ranks, calls, in_turn = transfer
+        here = max(1, min(self.ranks_per_node, ranks) // in_turn)
+        sent *= in_turn
         messages = calls * messages_of(collective, group.size)
         nodes = group.nodes(self.ranks_per_node)
         if nodes == 1:
@@ -58,11 +65,14 @@ class Links(NamedTuple):
             return max(out.seconds(sent, messages, rings), inside)
         apart = (group.size - group.size // nodes) / (group.size - 1)
         inside = self.within[collective].seconds(sent * (1 - apart), 0, here) if apart < 1 else 0.0
-        return max(out.seconds(sent * apart, messages, self.ranks_per_node), inside)
+        return max(out.seconds(sent * apart, messages, here), inside)
 
 
 def activations(net: Net, plan: Plan, batch: int, size: int) -> dict[str, Transfer]:
-    """What crosses each boundary in a step, forward and backward together; ``size`` in bytes."""
+    """What crosses each boundary in a step, forward and backward together; ``size`` in bytes.
+
+    A sum of logits is a single call: its gradient is on every rank already.
+    """
     slices = {"features": Group(plan.features.shards), "classifier": Group(plan.classifier.shards)}
     spread = {
         stage: Group(plan.shards_of_tower(grid))
@@ -76,13 +86,14 @@ def activations(net: Net, plan: Plan, batch: int, size: int) -> dict[str, Transf
         meets_all = name == "logits" or name.startswith("norm") or _meets(net, name, whole)
         hybrid_fc6 = name == "fc6" and plan.feeds > 1
         group = slices[stage] if meets_all or hybrid_fc6 else spread[stage]
-        summed = name == "logits" and plan.feeds == 1
-        transfers[name] = Transfer("all_reduce" if summed else "exchange", group, count)
+        transfers[name] = Transfer("exchange", group, count, plan.world_size, calls=2)
+        if name == "logits" and plan.feeds == 1:
+            transfers[name] = Transfer("all_reduce", group, count, plan.world_size)
     return transfers
 
 
 def _meets(net: Net, layer: str, whole: Layers) -> bool:
-    return whole.groups(net.shapes()[layer].reads) == 1
+    return whole.groups(net.shapes[layer].reads) == 1
 
 
 def gradients(net: Net, plan: Plan, size: int) -> dict[str, Transfer]:
@@ -94,7 +105,7 @@ def gradients(net: Net, plan: Plan, size: int) -> dict[str, Transfer]:
     for layers, grid in ((FEATURES, plan.features), (CLASSIFIER, plan.classifier)):
         for layer in layers if grid.replicas > 1 else ():
             sent = ring_bytes(held[layer] * size, grid.replicas)
-            transfers[layer] = Transfer("all_reduce", copies(grid), sent, calls=2)
+            transfers[layer] = Transfer("all_reduce", copies(grid), sent, plan.world_size, calls=2)
     return transfers
 
 

@@ -28,7 +28,7 @@ class Held(NamedTuple):
 
 def parts_of(net: Net, plan: Plan, batch: int) -> dict[str, Held]:
     """The part of each layer that rank 0, whose share is the largest, works on."""
-    shapes, parameters = net.shapes(), parameters_per_rank(net, plan)
+    shapes, parameters = net.shapes, parameters_per_rank(net, plan)
     own = -(-batch // plan.features.replicas)
     fed = min(own * plan.feeds, batch)
     held = {}
@@ -59,7 +59,7 @@ class Seconds(NamedTuple):
 
 
 class Pace(NamedTuple):
-    """How fast a machine computes the layers of a plan, with ``crowd`` × the work's ranks."""
+    """The times of a plan's step on a machine, by layer; ``hidden`` is that of its work."""
 
     layers: dict[str, Seconds]
     input: float

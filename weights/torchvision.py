@@ -20,11 +20,6 @@ def to_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {in_torchvision(name): state[name] for name in NAMES}
 
 
-def from_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename torchvision's tensors to our names; raises KeyError when one is missing."""
-    return {name: state[in_torchvision(name)] for name in NAMES}
-
-
 def read_pth(path: Path) -> Weights:
     """Read a state dict of ``torchvision.models.alexnet``, or of our net.
 

@@ -44,10 +44,12 @@ def measure_machine(config: Config, mesh: Mesh, net: Net, kept: Path) -> Machine
     """Measure the launched ranks' devices and links; every rank must call it.
 
     Each piece is kept in the file ``kept`` at once. Those that it holds, from a measurement of the
-    same device and net that was interrupted, are not measured again.
+    same devices, net and settings that was interrupted, are not measured again.
     """
     world = launched_world()
-    what = [name_of(mesh.device), config.precision, repr(net), world.size, torch.__version__]
+    what: list[Any] = [name_of(mesh.device), world.size, world.local_size, torch.__version__]
+    what += [repr(net), config.precision, config.channels_last, config.overlap_communication]
+    what += [config.optimizer.model_dump(mode="json")]
     found: dict[str, Any] = mesh.from_main(lambda: _read(kept, what))
     pieces = list(_pieces(config, mesh, net))
     for number, piece in enumerate(pieces, start=1):

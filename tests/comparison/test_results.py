@@ -343,6 +343,14 @@ def test_a_machine_without_links_is_not_used_for_ranks(tmp_path):
     assert usable_machine(path, config, 1) is not None
 
 
+def test_nodes_of_fewer_ranks_do_not_stand_for_this_one(tmp_path):
+    path = tmp_path / "machine.json"
+    write_machine(make_machine(ranks_per_node=2), path)
+    config = _config(chosen(["split"], 2, 0)[0], precision="fp32")
+    assert usable_machine(path, config, 2) is not None
+    assert usable_machine(path, config, 4) is None
+
+
 def test_a_machine_that_was_named_must_be_there(tmp_path):
     config = _config(chosen(["split"], 2, 0)[0], precision="fp32")
     with pytest.raises(ReportedError, match=r"none\.json"):

@@ -13,7 +13,8 @@ from model.layers import ACTIVATIONS, Dropout
 from model.placement import Placement
 from model.variants import MEETINGS, VARIANTS
 from planning.formulas import Net
-from weights.torchvision import from_torchvision, to_torchvision
+from weights.names import in_torchvision
+from weights.torchvision import to_torchvision
 
 
 def build(variant, towers=1, classes=10, channels=1):
@@ -110,7 +111,8 @@ def test_every_variant_names_a_scheme_and_an_activation_of_the_tables():
 def test_torchvision_weights_convert_both_ways_with_equal_logits():
     theirs = torchvision_alexnet(num_classes=10).eval()
     ours = build("torchvision", channels=3).eval()
-    ours.load_state_dict(from_torchvision(theirs.state_dict()))
+    state = theirs.state_dict()
+    ours.load_state_dict({name: state[in_torchvision(name)] for name in ours.state_dict()})
     images = torch.randn(2, 3, 96, 96)
     torch.testing.assert_close(ours(images), theirs(images), rtol=1e-5, atol=1e-5)
     back = to_torchvision(ours.state_dict())

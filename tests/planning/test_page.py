@@ -11,7 +11,7 @@ from plotly.offline import get_plotlyjs
 
 from planning.job import Job
 from planning.page import BANDWIDTHS, LATENCIES, data, machines, page, shown, write_page
-from planning.search import cost
+from planning.prediction import predict
 from planning.sweep import Space
 from tests.planning.machines import PAPER, make_links, make_machine
 
@@ -52,7 +52,7 @@ def test_every_number_is_the_prediction(found, ranks, batch, bandwidth, latency)
     place = found["ranks"].index(ranks)
     point = found["points"][place][found["batches"].index(batch)]
     for number, candidate in enumerate(shown(here)):
-        expected = cost(candidate, here.job, machines(here)[index])
+        expected = predict(candidate.job(here.job), candidate.plan, machines(here)[index])
         assert found["candidates"][place][number]["name"] == candidate.name
         assert point["fits"][number] is (expected.memory <= MACHINE.memory)
         assert point["memory"][number] == round(expected.memory / 2**20)

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from distributed.plan import Grid, Plan
 from planning.formulas import bytes_sent
 from planning.job import Job
 from planning.prediction import predict
@@ -71,10 +72,30 @@ def test_turns_hide_the_images_of_a_hybrid_but_for_the_first():
     assert c.bytes_at == a.bytes_at
 
 
+def test_a_turn_of_one_rank_leaves_the_links_of_the_others_idle():
+    plan = Plan(1, Grid(1, 4), Grid(4, 1))
+    machine = make_machine(ranks_per_node=4, within=make_links(1e10))
+    a, b, c = (predict(replace(PLAIN, scheme=scheme), plan, machine) for scheme in "abc")
+    assert a.activations == c.activations
+    sent = {name: each / 1e10 for name, each in a.bytes_at.items() if "gradients" not in name}
+    assert b.activations == pytest.approx(4 * (sent["fc6"] + sent["logits"]) + sent["fc7"])
+
+
+def test_latency_is_paid_in_each_turn_of_the_classifier_alone():
+    plan = Plan(2, Grid(2, 2), Grid(4, 1))
+    none, some = (
+        make_machine(ranks_per_node=4, within=make_links(1e9, each)) for each in (0.0, 1e-3)
+    )
+    for scheme, turns in (("a", 1), ("c", 2)):
+        job = replace(PLAIN, scheme=scheme)
+        slower = predict(job, plan, some).activations - predict(job, plan, none).activations
+        assert slower == pytest.approx(1e-3 * 2 * (1 + 3 * 3 * turns))
+
+
 def test_latency_is_paid_for_every_message():
     none, some = (make_machine(within=make_links(1e9, each)) for each in (0.0, 1e-3))
     slower = predict(PLAIN, SPLIT, some).activations - predict(PLAIN, SPLIT, none).activations
-    assert slower == pytest.approx(1e-3 * (3 * 2 + 2 * 2))
+    assert slower == pytest.approx(1e-3 * (3 * 2 + 2))
 
 
 def test_a_split_rank_needs_half_the_memory_of_the_parameters():

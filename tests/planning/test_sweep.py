@@ -29,6 +29,12 @@ def test_all_changes_are_found():
     assert [round(each.at / 100) for each in found] == [1, 2]
 
 
+def test_two_changes_between_neighbouring_values_are_both_found():
+    found = list(changes(lambda value: "ABC"[(value >= 2.2) + (value >= 3)], [1, 2, 4, 8]))
+    assert [(each.before, each.after) for each in found] == [("A", "B"), ("B", "C")]
+    assert [each.at for each in found] == pytest.approx([2.2, 3.0], rel=0.01)
+
+
 @pytest.mark.parametrize("find", [batch_changes, link_changes])
 def test_on_either_side_of_a_change_is_another_placement(find):
     found = find(SPACE)

@@ -45,26 +45,35 @@ def _links(between, ranks_per_node=4, within=1000.0, **shared):
 
 def test_within_a_node_all_ranks_send_at_once():
     links = Links(make_links(1000.0, 0.0, 2000.0), {}, 4)
-    assert links.seconds(Transfer("all_reduce", Group(4), 1000)) == 2.0
-    assert links.seconds(Transfer("all_reduce", Group(2), 1000)) == 1.0
+    assert links.seconds(Transfer("all_reduce", Group(4), 1000, ranks=4)) == 2.0
+    assert links.seconds(Transfer("all_reduce", Group(2), 1000, ranks=4)) == 2.0
+    assert links.seconds(Transfer("all_reduce", Group(2), 1000, ranks=2)) == 1.0
+
+
+@pytest.mark.parametrize(("shared", "seconds"), [(None, 4.0), (4000.0, 4.0), (1000.0, 4.0)])
+def test_ranks_in_turn_have_the_link_to_themselves(shared, seconds):
+    links = Links(make_links(1000.0, 0.0, shared), {}, 4)
+    transfer = Transfer("exchange", Group(4), 1000, ranks=4)
+    assert links.seconds(transfer._replace(in_turn=4)) == seconds
+    assert links.seconds(transfer) == (seconds if shared == 1000.0 else 1.0)
 
 
 def test_a_ring_over_nodes_takes_its_bytes_once_over_the_network():
     between = Link(latency=0.0, bandwidth=100, shared=100)
-    assert _links(between).seconds(Transfer("all_reduce", Group(8), 1000)) == 10.0
+    assert _links(between).seconds(Transfer("all_reduce", Group(8), 1000, ranks=8)) == 10.0
 
 
 def test_rings_of_shards_share_the_network():
     between = Link(latency=0.0, bandwidth=100, shared=100)
-    assert _links(between).seconds(Transfer("all_reduce", Group(4, 2), 1000)) == 20.0
+    assert _links(between).seconds(Transfer("all_reduce", Group(4, 2), 1000, ranks=8)) == 20.0
 
 
 def test_an_exchange_sends_over_the_network_what_others_nodes_get():
     between = Link(latency=0.0, bandwidth=100, shared=100)
-    taken = _links(between).seconds(Transfer("exchange", Group(8), 700))
+    taken = _links(between).seconds(Transfer("exchange", Group(8), 700, ranks=8))
     assert taken == pytest.approx(700 * 4 / 7 / 25)
 
 
 def test_every_message_has_its_latency():
     links = Links(make_links(1e9, 1.0), {}, 8)
-    assert links.seconds(Transfer("all_reduce", Group(4), 0, calls=2)) == 12.0
+    assert links.seconds(Transfer("all_reduce", Group(4), 0, ranks=4, calls=2)) == 12.0
