@@ -58,8 +58,9 @@ def main() -> int:
         CheckpointWriter(folder.checkpoints, trainer, checkpoint) as writer,
     ):
         if trainer.owes_evaluation:
-            evaluate(trainer, test_set, stop, reporter)
-        stopped_by = 0
+            with reporter.paused():
+                evaluate(trainer, test_set, stop, reporter)
+        stopped_by = stop.told
         for local in local_batches(config, mesh, train_set, trainer.steps, trainer.total_steps):
             reporter.trained(trainer.train_step(local))
             if trainer.is_due(config.compare_ranks_every):
@@ -76,7 +77,8 @@ def main() -> int:
                 break
         peak = mesh.largest(peak_memory(mesh.device))
         reporter.finish(trainer.steps, writer.finish(), peak, trainer.conv1())
-    return 128 + stopped_by if stopped_by else 0
+    is_done = trainer.steps == trainer.total_steps and not trainer.owes_evaluation
+    return 128 + stopped_by if stopped_by and not is_done else 0
 
 
 def evaluate(trainer: Trainer, test_set: Dataset, stop: StopRequest, reporter: Reporter) -> None:

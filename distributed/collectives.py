@@ -186,7 +186,7 @@ def border_widths(width: int, ranks: Ranks) -> tuple[int, int]:
 def _swap(to_left: Tensor, to_right: Tensor, ranks: Ranks) -> tuple[Tensor, Tensor]:
     """(from the left neighbour, from the right one): as many channels (W, …) as are sent there.
 
-    None where there is no neighbour.
+    Empty where there is no neighbour.
     """
     left, right = ranks.index > 0, ranks.index < ranks.size - 1
     to_left, to_right = to_left[: len(to_left) * left], to_right[: len(to_right) * right]

@@ -106,6 +106,13 @@ def _choose_arithmetic(*, exact: bool) -> None:
     torch.use_deterministic_algorithms(exact, warn_only=True)
 
 
+def kind_of(device: torch.device) -> str:
+    """The model of a GPU, or of a CPU with the instructions that torch uses: these round alike."""
+    if device.type == "cuda":
+        return name_of(device)
+    return f"{cpu_name()} with {torch.backends.cpu.get_cpu_capability()}"
+
+
 def name_of(device: torch.device) -> str:
     """The device in a person's words: the GPU's model, or cpu."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -160,8 +160,8 @@ def join(world: World) -> dist.Store:
     except dist.DistNetworkError as error:
         reason = str(error).partition("\n")[0]
         raise ReportedError(f"cannot join rank 0 at {host}:{port} ({reason})", retry=True) from None
-    if world.is_one_machine:
-        # torchrun's store outlives its ranks: without a prefix, gloo finds addresses of dead ones.
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        # The launcher's store outlives ranks: without a prefix, gloo finds addresses of dead ones.
         store = dist.PrefixStore(f"attempt {world.restarts}", store)
     keys = [f"rank {rank} is here" for rank in range(world.size)]
     store.set(keys[world.rank], "")

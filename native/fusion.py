@@ -7,12 +7,22 @@ import functools
 import os
 import shutil
 import sysconfig
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-compiled = functools.cache(torch.compile)
-"""The compiled form of a function or method, made once; it compiles when it is first called."""
+GRAPHS = 64
+"""Graphs of one function: the layers of all nets in a process share its code, and each has graphs
+for its shapes, with and without gradients. Beyond them torch runs it uncompiled."""
+
+
+@functools.cache
+def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The compiled form of a function or method, made once; it compiles when first called."""
+    torch.compiler.config.recompile_limit = GRAPHS
+    return torch.compile(function)
 
 
 def fuses(device: torch.device) -> bool:

@@ -93,10 +93,10 @@ class RunFolder:
 
     @property
     def ended(self) -> bool:
-        """True if all steps of the run are done."""
+        """True if all steps of the run are done, and the last evaluation."""
         try:
             summary = json.loads(self.summary.read_text())
-            return bool(summary["steps"] >= summary["total_steps"])
+            return bool(min(summary["steps"], summary["test_step"]) >= summary["total_steps"])
         except (OSError, ValueError, KeyError):
             return False
 

@@ -8,6 +8,7 @@ log = logging.getLogger(__name__)
 
 WINDOW = 100
 """The mean loss of this many steps is checked once, after as many steps of warm-up."""
+CLOSE = 0.01
 
 
 class StuckLoss:
@@ -23,7 +24,7 @@ class StuckLoss:
             return
         self.losses.append(metrics["train/loss"])
         mean = sum(self.losses[-WINDOW:]) / WINDOW
-        if len(self.losses) == 2 * WINDOW and abs(mean / self.guessing - 1) < 0.01:
+        if len(self.losses) == 2 * WINDOW and abs(mean - self.guessing) < CLOSE * self.guessing:
             log.warning(
                 "the loss is stuck at %.3f, that of guessing: the paper's initial weights need "
                 "pixels from 0 to 255 (data.std near 1), init=text starts narrower than the "

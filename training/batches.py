@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -22,6 +23,9 @@ from training.config import Config, DataConfig
 from training.precision import PRECISIONS
 
 T = TypeVar("T")
+
+ROUNDING = 1e-9
+"""A variance may be that much of the largest one below 0: grey images have two of 0."""
 
 
 class LocalBatch(NamedTuple):
@@ -62,9 +66,15 @@ def open_sets(data: DataConfig, mesh: Mesh) -> tuple[Dataset, Dataset]:
     """The training set, and the test set or the held-out images in its place.
 
     Missing files are downloaded once for all ranks of a node.
-    Raises ReportedError on every rank if rank 0 cannot open them.
+    Raises ReportedError on every rank if rank 0 cannot open them, or if other ranks find others.
     """
-    return _main_first(mesh, lambda: _both(data))
+    train, test = _main_first(mesh, lambda: _both(data))
+    own = f"{len(train):,} and {len(test):,} images of {len(train.classes)} classes"
+    if mesh.plan.world_size > 1 and len(found := mesh.union({own})) > 1:
+        raise ReportedError(
+            f"ranks find different data ({'; '.join(sorted(found))}): give all nodes the same files"
+        )
+    return train, test
 
 
 def open_test_set(data: DataConfig, mesh: Mesh) -> Dataset:
@@ -152,15 +162,16 @@ def _color_changes(data: DataConfig, channels: int) -> Tensor:
     variances, components = torch.linalg.eigh(covariance)
     if (
         not torch.equal(covariance, covariance.T)
-        or not 0 <= variances[0] <= variances[-1] < math.inf
+        or not -ROUNDING * variances[-1] <= variances[0] <= variances[-1] < math.inf
     ):
         raise refusal
-    return data.color_noise * (components * variances.sqrt()).T
+    return data.color_noise * (components * variances.clamp_min(0).sqrt()).T
 
 
 def count_steps(config: Config, images: int) -> int:
     """Optimiser steps of a whole run on ``images`` training images."""
-    steps = math.ceil(config.epochs * steps_per_epoch(config, images))
+    epochs = Fraction(str(config.epochs))  # 1.1 as it is written: as binary it is a little more
+    steps = math.ceil(epochs * steps_per_epoch(config, images))
     return min(steps, config.max_steps or steps)
 
 

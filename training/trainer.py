@@ -228,6 +228,9 @@ class Trainer:
                 torch._foreach_mul_(gradients, global_count / turn.images)
                 if turn.is_last:
                     return
+                gradient = self.model.fc8.bias.grad
+                assert gradient is not None
+                self.failed.masked_fill_(~gradient.isfinite().all(), 1.0)
                 self.optimizer.step()
             self.classifier.zero_grad()
 
@@ -267,7 +270,12 @@ class Trainer:
             metrics = score(self.model, self.preprocess, self.config, self.mesh, batches, stopped)
         if metrics is None:
             return None
-        check_finite(metrics["test/loss"], self.steps)
+        if not math.isfinite(metrics["test/loss"]):
+            raise ReportedError(
+                f"the test loss is {metrics['test/loss']} after step {self.steps}, so the weights "
+                "are of no use: start from an earlier checkpoint (weights=…) with a lower "
+                "optimizer.learning_rate, or use precision fp32"
+            )
         self.owes_evaluation = False
         self.schedule.after_evaluation(1 - metrics["test/top1"])
         return metrics

@@ -406,6 +406,28 @@ def _equals_one_process(pool, config, feeds):
     assert max(_relative_error(found[name], weights[name]) for name in weights) <= 1e-13
 
 
+def _after_a_nan(config):
+    """The number of the classifier's weights that a step with NaN in all activations changes."""
+    mesh = mesh_of(config.plan(2))
+    model = build_model(config, mesh, CLASSES, 1)
+    trainer = Trainer(config, mesh, model, make_preprocess(config, 1), 2)
+    assert model.conv1.bias is not None
+    nn.init.constant_(model.conv1.bias, math.nan)
+    before = [p.detach().clone() for p in model.stages()[1].parameters()]
+    batch = _global_batch(0, 6)
+    parts = (each.split(3)[mesh.replica] for each in batch)
+    trainer.train_step(LocalBatch(Batch(*parts), batch.indices.split(3), 6))
+    after = model.stages()[1].parameters()
+    return sum(int((old != new).sum()) for old, new in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize("updates", ["step", "turn"])
+def test_a_loss_that_is_no_number_changes_no_weight(two_ranks, updates):
+    settings = {"classifier_scheme": "b", "optimizer": {"classifier_updates": updates}}
+    config = _config("torchvision", 1, "hybrid", settings)
+    assert two_ranks.run(_after_a_nan, config) == [0, 0]
+
+
 TURN_RUNS = [
     *(("torchvision", 1, ranks, scheme, {}) for ranks in (2, 3, 4) for scheme in "bc"),
     *(("torchvision", 1, 4, scheme, {"classifier_ranks": 2}) for scheme in "bc"),

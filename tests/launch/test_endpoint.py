@@ -112,6 +112,38 @@ def test_static_nodes_meet_whichever_comes_first(program, free_port, first):
         assert (status, out) == (0, "2\n"), err
 
 
+RESTARTED = """
+import os
+import torch
+import torch.distributed as dist
+from distributed.mesh import Mesh
+from launch.program import run_program
+from launch.world import launched_world
+from training.config import Config
+
+def main():
+    mesh = Mesh.start(Config().plan(launched_world().size))
+    dist.all_reduce(torch.ones(1))
+    if not launched_world().restarts:
+        os._exit(1)
+    print("rank", mesh.rank, "again")
+    return 0
+
+run_program(main)
+"""
+
+
+def test_static_nodes_meet_again_after_a_restart(tmp_path, free_port):
+    program = tmp_path / "program.py"
+    program.write_text(RESTARTED)
+    flags = ["1", "--nnodes=2", "--master-addr=127.0.0.1", f"--master-port={free_port}"]
+    flags.append("--max-restarts=2")
+    nodes = [start(*LAUNCH, *flags, f"--node-rank={rank}", program) for rank in range(2)]
+    found = [finish(node) for node in nodes]
+    assert [status for status, _, _ in found] == [0, 0], found
+    assert "rank 0 again" in found[0][1]
+
+
 HOSTLESS = """
 import socket, sys
 known = socket.getaddrinfo

@@ -63,10 +63,11 @@ def test_a_launch_finds_its_run_and_no_other(runs):
     assert RunFolder.of_launch(runs, "other", {"process 1"}) is None
 
 
-@pytest.mark.parametrize(("steps", "by_id"), [(4, True), (5, False)])
-def test_a_run_that_has_ended_is_not_found_by_an_id_alone(runs, steps, by_id):
+@pytest.mark.parametrize(("steps", "tested", "by_id"), [(4, 4, True), (5, 4, True), (5, 5, False)])
+def test_a_run_that_has_ended_is_not_found_by_an_id_alone(runs, steps, tested, by_id):
     folder = _begun(runs, ["process 1", "id 7"])
-    folder.summary.write_text(json.dumps({"steps": steps, "total_steps": 5}))
+    summary = {"steps": steps, "test_step": tested, "total_steps": 5}
+    folder.summary.write_text(json.dumps(summary))
     assert (RunFolder.of_launch(runs, "run", {"process 2", "id 7"}) == folder) == by_id
     assert RunFolder.of_launch(runs, "run", {"process 1"}) == folder
 

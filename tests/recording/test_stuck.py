@@ -25,6 +25,13 @@ def test_a_stuck_loss_is_told_once_with_ways_out(caplog):
     assert "data.std" in message
 
 
+def test_one_class_is_guessed_right(caplog):
+    watch = StuckLoss(classes=1)
+    for step in range(2 * WINDOW):
+        watch.log(step, {"train/loss": 0.0})
+    assert not caplog.messages
+
+
 @pytest.mark.parametrize(
     "losses",
     [

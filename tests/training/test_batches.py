@@ -208,6 +208,11 @@ def test_the_last_epoch_may_be_a_part_of_one(epochs, steps):
     assert count_steps(_config(epochs=epochs), 13) == steps
 
 
+@pytest.mark.parametrize("epochs", [1.1, 2.2, 4.9, 9.8])
+def test_a_fraction_of_an_epoch_counts_as_it_is_written(epochs):
+    assert count_steps(_config(epochs=epochs), 100 * BATCH) == round(100 * epochs)
+
+
 @every_size
 @every_mesh
 def test_each_test_image_is_counted_once(images, replicas):
@@ -246,6 +251,15 @@ def test_colors_change_as_the_covariance_has_them():
     stds = torch.tensor([1.0, 2.0, 4.0])
     expected = 0.01 * torch.tensor(_color_config().data.color_covariance)
     torch.testing.assert_close(colors.T @ colors * stds.outer(stds), expected)
+
+
+def test_grey_photographs_change_in_brightness_alone():
+    covariance = [[5461.123] * 3] * 3
+    assert torch.linalg.eigvalsh(torch.tensor(covariance, dtype=torch.float64)).min() < 0
+    colors = make_preprocess(_color_config(color_covariance=covariance), 3).colors
+    assert colors is not None
+    change = torch.ones(3) @ colors
+    torch.testing.assert_close(change / change[0], torch.ones(3), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
