@@ -7,11 +7,13 @@ import pytest
 import torch
 
 from common.errors import ReportedError
+from distributed import agreement
 from distributed.agreement import check_same_weights
 from distributed.mesh import Mesh
 from distributed.placement import MeshPlacement
 from model.variants import VARIANTS
-from training.config import Config
+from training.batches import open_sets
+from training.config import Config, DataConfig
 from training.trainer import build_model
 
 TINY = {"d2l": replace(VARIANTS["d2l"], convolutions=(8, 8, 8, 8, 8), hidden=8)}
@@ -68,3 +70,31 @@ def test_an_altered_weight_is_named_with_two_ranks(request, settings, pool, name
 def test_equal_weights_pass_and_so_does_what_one_rank_alone_holds(four_ranks, altered):
     settings = {"placement": "split+hybrid"}
     assert four_ranks.run(_check, settings, 4, "fc6.weight", altered) == [None] * 4
+
+
+def _check_on_other_kinds(altered):
+    """As ``_check``, where each rank computes on a device of its own kind."""
+    kind = f"kind {torch.distributed.get_rank()}"
+    with patch.object(agreement, "kind_of", lambda device: kind):
+        return _check({"placement": "ddp"}, 2, "fc6.weight", altered)
+
+
+def test_devices_that_round_differently_are_not_compared(two_ranks):
+    assert two_ranks.run(_check_on_other_kinds, 1) == [None, None]
+
+
+def _open_images(lengths):
+    """What a rank says about its images, of which it has one of the ``lengths``."""
+    mesh = Mesh.over_running_group(Config().plan(2), torch.device("cpu"))
+    data = DataConfig(name="synthetic", synthetic_length=lengths[mesh.rank])
+    try:
+        return [len(each) for each in open_sets(data, mesh)]
+    except ReportedError as error:
+        return str(error)
+
+
+def test_ranks_with_different_data_are_told_so(two_ranks):
+    assert two_ranks.run(_open_images, (20, 20)) == [[20, 5], [20, 5]]
+    first, second = two_ranks.run(_open_images, (20, 30))
+    assert first == second
+    assert {"20", "30"} <= set(first.split())
