@@ -29,7 +29,8 @@ three if they are named. × local holds the net fixed for all that have towers, 
 single stream.
 
 --train trains each form to the end, with each seed. The learning rate of a form is the best of some
-shorter trials, which are tested on training images held out, never on the test set.
+trials, each as long as a training, which are tested on training images held out, never on the test
+set.
 
 With a machine's file (check.py writes runs/machine.json) each measurement stands beside its
 prediction. The results are in runs/NAME: results.json, .csv and .md, charts, and W&B runs of one

@@ -4,7 +4,7 @@
   ./launch.sh plan.py --ranks 8 --batches 128,1024     eight such ranks
   ./launch.sh plan.py --machine node.json --ranks 64 --link 12.5GB/s --latency 20us
   ./launch.sh plan.py --device a100 --ranks 16 --ranks-per-node 8 --between infiniband
-  ./launch.sh plan.py --html plan.html                 a page with dials, to open in a browser
+  ./launch.sh plan.py --html plan.html                 a page with sliders, for a browser
   ./launch.sh plan.py --charts plots                   pictures of the same
 
 A machine's file is written by check.py; without one, and without --device, plan.py has it measure
@@ -12,7 +12,10 @@ this machine. --device takes a GPU of a small table instead: its rate is a publi
 like this, its links are nominal, so measure where you can.
 
 Tables: images/s; ms of a step, and of its parts: computing, waiting for activations and for
-gradients of other ranks, optimiser; MB that a rank sends; GiB of its tensors. A plan that does not
+gradients of other ranks, optimiser; MB that a rank sends; GiB of its tensors; efficiency is the
+speed-up over one rank, per rank. Plans are named by ranks × copies: split 4×2 is two copies of the
+net on four ranks each; split+hybrid 2×8 8×2 has eight copies of the convolutions and two of the
+classifier. A plan that does not
 fit says so, and is never the best. docs/planning.md has each formula, its source and its limits.
 """
 
@@ -259,7 +262,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--memory", type=size, metavar="SIZE", help="of a rank: 40GB, 16GiB")
     add("--compress", action="store_true", help="also plan with gradients sent as bf16")
     add("--charts", type=home_path, metavar="FOLDER", help="draw pictures into FOLDER")
-    add("--html", type=home_path, metavar="FILE", help="write a page on which all of it moves")
+    add("--html", type=home_path, metavar="FILE", help="write a page with sliders")
     add("--json", type=home_path, metavar="FILE", help="write the predictions to FILE")
     add("overrides", nargs="*", metavar="key.sub=value", help="change a setting")
     return parser.parse_intermixed_args()

@@ -183,9 +183,9 @@ class Config(Section):
     over ranks (Krizhevsky 2014). split+hybrid: the convolutions split, too. auto: split if the
     number of ranks is a multiple of the towers, else ddp."""
     shards: Changeable[Count | None] = None
-    """split, split+hybrid: ranks that divide a copy of the convolutions. null: one for each tower,
-    or all ranks where they are no multiple of the towers (a divisor, then). towers: 1 divides the
-    single stream."""
+    """split: ranks that share a copy of the net; split+hybrid: of the convolutions. null: one for
+    each tower, if the number of ranks is a multiple of the towers, else all, whose number must then
+    divide the towers. With towers: 1, null is all ranks."""
     classifier_ranks: Changeable[Count | None] = None
     """hybrid, split+hybrid: ranks that divide a copy of the fully connected layers, such as those
     of one node. null: all ranks."""
