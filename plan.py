@@ -12,11 +12,11 @@ this machine. --device takes a GPU of a small table instead: its rate is a publi
 like this, its links are nominal, so measure where you can.
 
 Tables: images/s; ms of a step, and of its parts: computing, waiting for activations and for
-gradients of other ranks, optimiser; MB that a rank sends; GiB of its tensors; efficiency is the
+gradients of other ranks, optimiser; MB that a rank sends; GiB of its tensors. Efficiency is the
 speed-up over one rank, per rank. Plans are named by ranks × copies: split 4×2 is two copies of the
-net on four ranks each; split+hybrid 2×8 8×2 has eight copies of the convolutions and two of the
-classifier. A plan that does not
-fit says so, and is never the best. docs/planning.md has each formula, its source and its limits.
+net, each on four ranks; split+hybrid 2×8 8×2 has eight copies of the convolutions and two of the
+classifier. A plan that does not fit says so, and is never the best. docs/planning.md has each
+formula, its source and its limits.
 """
 
 import argparse

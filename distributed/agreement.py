@@ -28,7 +28,8 @@ def check_same_weights(mesh: Mesh, model: AlexNet, placement: MeshPlacement) -> 
     different kinds, which round differently, are not compared.
     """
     if len(kinds := mesh.union({kind_of(mesh.device)})) > 1:
-        log.warning("ranks' weights are not compared: %s round differently", ", ".join(kinds))
+        named = " and ".join(sorted(kinds))
+        log.warning("ranks' weights are not compared: %s round differently", named)
         return
     names = [name for name, _ in model.named_parameters()]
     sums = torch.stack([_sum_of_bits(parameter) for parameter in model.parameters()])

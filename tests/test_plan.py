@@ -147,6 +147,12 @@ def test_ranks_on_a_cpu_share_the_memory_of_a_node(machine):
     assert sizes == [64, 32]
 
 
+def test_it_plans_from_any_folder(tmp_path, monkeypatch):
+    here = call("plan", "--device", "a100", "--ranks", "2", FP32)
+    monkeypatch.chdir(tmp_path)
+    assert call("plan", "--device", "a100", "--ranks", "2", FP32) == here
+
+
 def test_a_machine_that_was_not_measured_is_named(tmp_path):
     path = tmp_path / "none.json"
     assert str(path) in refusal("plan", "--machine", path)

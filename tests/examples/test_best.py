@@ -4,7 +4,10 @@ from examples.best import best
 from examples.lesson import load
 from planning.devices import known_machine
 from planning.job import planned
+from planning.machine import write_machine
 from planning.sweep import Space
+from tests.calls import call, refusal
+from tests.planning.machines import make_machine
 
 
 def test_gradients_win_with_many_images_and_activations_with_few():
@@ -15,3 +18,11 @@ def test_gradients_win_with_many_images_and_activations_with_few():
     assert best(space, 2048, 1.25e9) == "hybrid/4"
     assert best(space, 65536, 1.25e9) == "ddp"
     assert best(space, 4, 1.25e9) == ""
+
+
+def test_a_machine_whose_links_are_unknown_has_no_map(tmp_path):
+    path = tmp_path / "machine.json"
+    write_machine(make_machine(), path)
+    assert call("examples.best", "--machine", path, "--ranks", "2")[0] == 0
+    write_machine(make_machine().model_copy(update={"within": {}}), path)
+    assert str(path) in refusal("examples.best", "--machine", path)

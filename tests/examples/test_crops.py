@@ -33,10 +33,11 @@ def test_photographs_are_taken_and_other_pictures_are_not(tmp_path):
     (photos / "broken.png").write_bytes(b"no picture")
     (photos / "link.png").symlink_to(photos / "deep" / "one.png")
     _save(photo, photos / "zcopy.png")
+    _save(_grain(500, 700), photos / "DSC1.JPEG")
     folders = list(write_crops(photos, tmp_path / "pieces"))
-    assert [folder.name for folder in folders] == ["0000"]
-    assert len(ImageFolder("train", tmp_path / "pieces", SIDE)) == crops.TRAIN
-    assert len(ImageFolder("test", tmp_path / "pieces", SIDE)) == crops.TEST
+    assert [folder.name for folder in folders] == ["0000", "0001"]
+    assert len(ImageFolder("train", tmp_path / "pieces", SIDE)) == 2 * crops.TRAIN
+    assert len(ImageFolder("test", tmp_path / "pieces", SIDE)) == 2 * crops.TEST
     assert {Image.open(path).size for path in folders[0].iterdir()} == {(SIDE, SIDE)}
 
 
