@@ -85,11 +85,15 @@ def block(place: Place, batch: int, steps: int, folder: Path, bar: "tqdm[Any]") 
     bar.set_description(f"{place.name}, batch {batch}: the machine")
     machine, path = place.machine(folder.resolve() / "machine.json"), folder / "measured.jsonl"
     config, rows = load_config(CONFIG, []), []
-    found = {each["plan"]: each for each in read_objects(path)}
+    found = {each["plan"]: each for each in read_objects(path) if each["steps"] == steps}
     for candidate in candidates(place.ranks, config.towers, config.form, compress=False):
         bar.set_description(f"{place.name}, batch {batch}: {candidate.name}")
         if candidate.name not in found:
-            measured = {"plan": candidate.name, **place.measure(candidate, batch, steps)}
+            measured = {
+                "plan": candidate.name,
+                "steps": steps,
+                **place.measure(candidate, batch, steps),
+            }
             found[candidate.name] = measured
             with path.open("a") as file:
                 file.write(json.dumps(measured) + "\n")

@@ -82,7 +82,8 @@ def test_what_was_measured_is_not_measured_again(tmp_path, monkeypatch):
         "seconds_gradient_communication": 0.02,
         "peak_memory_bytes": 2**30,
     }
-    path.write_text(json.dumps({"plan": names[0], **figures}) + '\n{"plan": "cut\n')
+    kept = [{"plan": names[0], "steps": 1, **figures}, {"plan": names[1], "steps": 9, **figures}]
+    path.write_text("\n".join(map(json.dumps, kept)) + '\n{"plan": "cut\n')
     measured = []
 
     def measure(place, candidate, batch, steps):
