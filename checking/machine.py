@@ -8,9 +8,10 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 import torch.distributed as dist
 
+from common.cpu import cpu_name, host_memory
 from common.errors import ReportedError
 from data.fashion_mnist import find
-from distributed.device import cpu_name, host_memory, name_of
+from distributed.device import name_of
 from distributed.mesh import Mesh
 from launch.threads import usable_cores
 from native.compiler import COMPILERS

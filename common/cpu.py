@@ -1,4 +1,8 @@
-"""The arithmetic of this machine's CPU."""
+"""This machine's CPU: its model, its memory and its arithmetic."""
+
+import os
+import platform
+from pathlib import Path
 
 import torch
 
@@ -15,3 +19,16 @@ def cpu_emulates(dtype: torch.dtype) -> bool:
     if dtype == torch.bfloat16:
         return not torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return not torch.ops.mkldnn._is_mkldnn_fp16_supported()
+
+
+def cpu_name() -> str:
+    """The model of the processor."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def host_memory() -> int:
+    """Bytes of this machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from distributed.device import cpu_name, host_memory
+from common.cpu import cpu_name, host_memory
 
 
 def describe_machine() -> dict[str, Any]:

@@ -9,7 +9,6 @@ import ctypes
 import functools
 import logging
 import os
-import platform
 import resource
 import sys
 import time
@@ -22,7 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from common.cpu import cpu_emulates
+from common.cpu import cpu_emulates, cpu_name
 from common.errors import ReportedError
 from launch.heartbeat import NoAnswerError
 from launch.threads import share_of_cores
@@ -116,19 +115,6 @@ def kind_of(device: torch.device) -> str:
 def name_of(device: torch.device) -> str:
     """The device in a person's words: the GPU's model, or cpu."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-def cpu_name() -> str:
-    """The model of the processor."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def host_memory() -> int:
-    """Bytes of this machine's memory."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def check_computes_in(device: torch.device, dtype: torch.dtype) -> None:

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple, cast
 import torch
 import torch.distributed as dist
 
+from common.cpu import host_memory
 from common.files import writing
-from distributed.device import host_memory, name_of
+from distributed.device import name_of
 from distributed.mesh import Mesh
 from distributed.plan import Grid, Plan
 from launch.threads import usable_cores
