@@ -23,8 +23,9 @@ def write_results(folder: Path, machine: dict[str, Any], peak: float, rows: Rows
     words = f"{in_words(machine)}; {peak:.0f} GFLOP/s in matrix products"
     content = {"machine": machine, "peak_gflops": peak, "rows": rows}
     write_csv(rows, folder / "results.csv")
-    with writing(folder):
+    with writing(folder / "results.json"):
         (folder / "results.json").write_text(json.dumps(content, indent=1) + "\n")
+    with writing(folder / "results.md"):
         (folder / "results.md").write_text(
             f"{words}\n\n{as_text(rows, 'github')}\n", encoding="utf-8"
         )

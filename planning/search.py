@@ -11,7 +11,7 @@ from planning.machine import Machine
 from planning.prediction import Prediction, predict
 
 HYBRID_SCHEMES = ("a", "c", "b")
-"""Of schemes that are predicted to be equal, the first is recommended."""
+"""The first is recommended of those that are predicted to be equal."""
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ class Links(NamedTuple):
 
 
 def activations(net: Net, plan: Plan, batch: int, size: int) -> dict[str, Transfer]:
-    """What crosses each boundary in a step, forward and backward together; ``size`` in bytes.
+    """The transfer at each boundary in a step, forward and backward together; ``size`` in bytes.
 
     A sum of logits is a single call: its gradient is on every rank already.
     """

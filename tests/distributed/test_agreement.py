@@ -85,7 +85,7 @@ def test_devices_that_round_differently_are_not_compared(two_ranks):
 
 
 def _open_images(lengths):
-    """What a rank says about its images, of which it has one of the ``lengths``."""
+    """The lengths of a rank's image sets, or its error; each rank has its own of ``lengths``."""
     mesh = Mesh.over_running_group(Config().plan(2), torch.device("cpu"))
     data = DataConfig(name="synthetic", synthetic_length=lengths[mesh.rank])
     try:
