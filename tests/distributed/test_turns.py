@@ -428,6 +428,27 @@ def test_a_loss_that_is_no_number_changes_no_weight(two_ranks, updates):
     assert two_ranks.run(_after_a_nan, config) == [0, 0]
 
 
+def _tested_with_a_nan(config):
+    """The status and the words with which an evaluation of weights with NaN ends."""
+    mesh = mesh_of(config.plan(2))
+    model = build_model(config, mesh, CLASSES, 1)
+    trainer = Trainer(config, mesh, model, make_preprocess(config, 1), 2)
+    assert model.conv1.bias is not None
+    nn.init.constant_(model.conv1.bias, math.nan)
+    batch = _global_batch(0, 6)
+    parts = (each.split(3)[mesh.replica] for each in batch)
+    with pytest.raises(ReportedError) as caught:
+        trainer.evaluate([LocalBatch(Batch(*parts), batch.indices.split(3), 6)])
+    return caught.value.status, str(caught.value)
+
+
+def test_a_test_loss_that_is_no_number_is_not_of_a_step(two_ranks):
+    config = _config("torchvision", 1, "hybrid", {"classifier_scheme": "b"})
+    for status, message in two_ranks.run(_tested_with_a_nan, config):
+        assert status == 2
+        assert "test loss is nan after step 0" in message
+
+
 TURN_RUNS = [
     *(("torchvision", 1, ranks, scheme, {}) for ranks in (2, 3, 4) for scheme in "bc"),
     *(("torchvision", 1, 4, scheme, {"classifier_ranks": 2}) for scheme in "bc"),
