@@ -192,3 +192,39 @@ def test_a_row_is_all_that_a_new_optimiser_or_schedule_needs(monkeypatch):
     optimizer = _optimizer(config)
     schedule = Schedule(optimizer, ScheduleConfig(name="halves"), total_steps=3)
     assert _rates(schedule, 3) == [RATE, RATE / 2, RATE / 4]
+
+
+def _two_stages(name, classifier_rate=None):
+    config = OptimizerConfig(learning_rate=RATE, classifier_learning_rate=classifier_rate)
+    optimizer = _optimizer(config)
+    return Schedule(optimizer, ScheduleConfig(name=name, patience=0), 12)
+
+
+def _courses(schedule, steps):
+    """Both stages' rates in each step, with an evaluation that stalls after each."""
+    rates = []
+    for _ in range(steps):
+        rates.append([group["lr"] for group in schedule.optimizer.param_groups])
+        _course(schedule, 1)
+    return rates
+
+
+@pytest.mark.parametrize("name", list(SCHEDULES))
+def test_both_stages_rates_move_together_and_go_on_from_a_checkpoint(name):
+    whole = _courses(_two_stages(name, 2.5 * RATE), 10)
+    assert [high / low for low, high in whole] == pytest.approx([2.5] * 10)
+    stopped, resumed = _two_stages(name, 2.5 * RATE), _two_stages(name, 2.5 * RATE)
+    _courses(stopped, 4)
+    resumed.load_state(json.loads(json.dumps(stopped.state())))
+    assert _courses(resumed, 6) == whole[4:]
+
+
+@pytest.mark.parametrize("name", list(SCHEDULES))
+def test_a_state_with_the_older_key_of_one_rate_goes_on(name):
+    whole = _courses(_two_stages(name), 10)
+    stopped, resumed = _two_stages(name), _two_stages(name)
+    _courses(stopped, 4)
+    state = json.loads(json.dumps(stopped.state()))
+    [state["learning_rate"]] = state.pop("learning_rates")
+    resumed.load_state(state)
+    assert _courses(resumed, 6) == whole[4:]
