@@ -7,14 +7,14 @@
             training
   lars      LARS at the best rate of such trials (You et al. 2017)
 
-All see the same images, on two ranks. Interrupted, it goes on where it was when started again with
-the same --folder.
+All see the same images, on two ranks, in fp32. A method that fails at a batch has a row without
+an accuracy. Interrupted, it goes on where it was when started again with the same --folder.
 """
 
 import argparse
 import logging
-import math
 from collections.abc import Callable, Iterable
+from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -23,17 +23,20 @@ from matplotlib.figure import Figure
 from benchmarks.contest import Row, plain_parser, report
 from common.arguments import whole
 from common.colors import COLORS
+from common.errors import ReportedError
 from common.files import home_path, writing
 from comparison.learning import Learning, Outcome, Study
 from launch.children import ROOT
 from training.settings import load_config
 
+log = logging.getLogger(__name__)
+
 CONFIG = ROOT / "configs" / "fashion.yaml"
 BATCHES = (256, 512, 1024, 2048, 4096, 8192)
 BASE_BATCH, BASE_RATE, BASE_LARS = 256, 0.02, 0.5
 SMALLER = ["net.hidden=1024", "data.size=64"]  # so that more trainings can be afforded
-OVERRIDES = [*SMALLER, "schedule.name=cosine", "schedule.warmup=0.2"]
-KNOWN, HELD_OUT, EVALUATIONS = 60_000, 5000, 4
+OVERRIDES = [*SMALLER, "schedule.name=cosine", "schedule.warmup=0.2", "precision=fp32"]
+KNOWN, HELD_OUT = 60_000, 5000
 
 
 def linear(batch: int) -> list[str]:
@@ -48,15 +51,19 @@ def variable(batch: int) -> list[str]:
     return [*linear(batch), "placement=hybrid", "classifier_scheme=b", *updates]
 
 
+def searched(batch: int) -> list[str]:
+    """SGD; the search for its rate begins at that of the smallest batch."""
+    return [f"optimizer.learning_rate={BASE_RATE}"]
+
+
 def lars(batch: int) -> list[str]:
-    """LARS; the search for its rate begins in proportion to the root of the batch."""
-    rate = BASE_LARS * math.sqrt(batch / BASE_BATCH)
-    return ["optimizer.name=lars", f"optimizer.learning_rate={rate:g}"]
+    """LARS; the search for its rate begins at the same for every batch."""
+    return ["optimizer.name=lars", f"optimizer.learning_rate={BASE_LARS}"]
 
 
 Method = Callable[[int], list[str]]
 STATED: dict[str, Method] = {"linear": linear, "variable": variable}
-SEARCHED: dict[str, Method] = {"searched": linear, "lars": lars}
+SEARCHED: dict[str, Method] = {"searched": searched, "lars": lars}
 
 
 def forms(methods: dict[str, Method], batches: Iterable[int]) -> dict[str, list[str]]:
@@ -74,7 +81,10 @@ def train_all(
     arguments: argparse.Namespace,
     folder: Path,
 ) -> list[Outcome]:
-    """The outcomes of all methods at all batches, with every seed; ``folder`` keeps them."""
+    """The outcomes of all methods at all batches, with every seed; ``folder`` keeps them.
+
+    A method that fails at a batch has none.
+    """
     study = Study(
         forms(methods, arguments.batches),
         load_config(CONFIG, OVERRIDES),
@@ -86,32 +96,36 @@ def train_all(
         images=arguments.images,
         trial_images=trial_images,
         held_out=HELD_OUT,
-        evaluations=EVALUATIONS,
     )
     folder.mkdir(parents=True, exist_ok=True)
-    return Learning(study, folder).run()
+    learning, outcomes = Learning(study, folder), []
+    for form in study.forms:
+        try:
+            outcomes += [each for each in learning.run([form]) if each["form"] == form]
+        except ReportedError as failure:
+            log.info("%s", failure)
+    return outcomes
 
 
-def rows_of(outcomes: list[Outcome]) -> list[Row]:
-    """A row for each method and batch, in order of the method."""
+def rows_of(outcomes: list[Outcome], batches: Iterable[int]) -> list[Row]:
+    """A row for each method and batch; one that failed has no accuracy."""
     rows = []
-    for form in dict.fromkeys(each["form"] for each in outcomes):
-        own = [each for each in outcomes if each["form"] == form]
+    for name, batch in product([*STATED, *SEARCHED], batches):
+        own = [each for each in outcomes if each["form"] == f"{name} {batch}"]
         accuracy = [100 * each["test_top1"] for each in own]
-        name, batch = form.split()
+        speeds = [each["images"] / each["seconds"] for each in own]
         rows.append(
             {
                 "method": name,
-                "batch": int(batch),
-                "rate": own[0]["learning_rate"],
-                "accuracy, %": mean(accuracy),
-                "±": stdev(accuracy) if len(accuracy) > 1 else None,
-                "images/s": mean(each["images"] / each["seconds"] for each in own),
+                "batch": batch,
+                "rate": own[0]["learning_rate"] if own else None,
+                "accuracy, %": mean(accuracy) if own else None,
+                "±": stdev(accuracy) if len(own) > 1 else None,
+                "images/s": mean(speeds) if own else None,
                 "seeds": len(own),
             }
         )
-    order = [*STATED, *SEARCHED]
-    return sorted(rows, key=lambda row: (order.index(row["method"]), row["batch"]))
+    return rows
 
 
 def draw(rows: list[Row], path: Path) -> None:
@@ -119,7 +133,7 @@ def draw(rows: list[Row], path: Path) -> None:
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     for name, color in zip([*STATED, *SEARCHED], COLORS, strict=False):
-        own = [row for row in rows if row["method"] == name]
+        own = [row for row in rows if row["method"] == name and row["seeds"]]
         xs, ys = [row["batch"] for row in own], [row["accuracy, %"] for row in own]
         errors = [row["±"] or 0.0 for row in own]
         axes.errorbar(xs, ys, errors, marker="o", capsize=3, color=color, label=name)
@@ -152,7 +166,7 @@ def main() -> None:
     folder = arguments.folder
     outcomes = train_all(STATED, 0, arguments, folder / "stated")
     outcomes += train_all(SEARCHED, None, arguments, folder / "searched")
-    rows = rows_of(outcomes)
+    rows = rows_of(outcomes, arguments.batches)
     draw(rows, folder / "batches.png")
     title = f"Fashion-MNIST at 64 px, 1,024 hidden units, {arguments.images:,} images, two ranks"
     report("batches", {title: rows}, arguments.json)

@@ -1,5 +1,7 @@
 """The study of the batch: its trainings are valid; its table and picture hold what was found."""
 
+from itertools import product
+
 import pytest
 from PIL import Image
 
@@ -52,21 +54,24 @@ FOUND = [
 
 
 def test_a_row_is_the_mean_over_the_seeds_of_a_method_at_a_batch():
-    rows = rows_of(FOUND)
-    assert [(row["method"], row["batch"]) for row in rows] == [
+    rows = rows_of(FOUND, [256, 512])
+    assert [(row["method"], row["batch"]) for row in rows] == list(product(ALL, [256, 512]))
+    found = [row for row in rows if row["seeds"]]
+    assert [(row["method"], row["batch"]) for row in found] == [
         *(("linear", 256), ("linear", 512), ("lars", 512))
     ]
-    assert [row["accuracy, %"] for row in rows] == pytest.approx([60, 80, 80])
-    assert [row["±"] for row in rows] == pytest.approx([0, 14.142135, 0])
-    assert {(row["seeds"], row["images/s"]) for row in rows} == {(2, 500.0)}
-    [single] = rows_of(FOUND[:1])
+    assert [row["accuracy, %"] for row in found] == pytest.approx([60, 80, 80])
+    assert [row["±"] for row in found] == pytest.approx([0, 14.142135, 0])
+    assert {(row["seeds"], row["images/s"]) for row in found} == {(2, 500.0)}
+    assert {row["accuracy, %"] for row in rows if not row["seeds"]} == {None}
+    [single] = [row for row in rows_of(FOUND[:1], [512]) if row["seeds"]]
     assert single["±"] is None
 
 
 @pytest.mark.parametrize("found", [FOUND, FOUND[:1]])
 def test_the_picture_is_drawn(tmp_path, found):
     path = tmp_path / "batches.png"
-    draw(rows_of(found), path)
+    draw(rows_of(found, [256, 512]), path)
     with Image.open(path) as picture:
         assert picture.width > 400
         assert len(picture.convert("RGB").getcolors(10**6)) > 10
