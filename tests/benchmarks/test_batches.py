@@ -1,11 +1,15 @@
 """The study of the batch: its trainings are valid; its table and picture hold what was found."""
 
+from argparse import Namespace
 from itertools import product
 
 import pytest
 from PIL import Image
 
+from benchmarks import batches
 from benchmarks.batches import BATCHES, CONFIG, OVERRIDES, SEARCHED, STATED, draw, forms, rows_of
+from comparison.learning import Learning
+from comparison.measure import TrainingError
 from training.settings import load_config
 
 ALL = {**STATED, **SEARCHED}
@@ -66,6 +70,30 @@ def test_a_row_is_the_mean_over_the_seeds_of_a_method_at_a_batch():
     assert {row["accuracy, %"] for row in rows if not row["seeds"]} == {None}
     [single] = [row for row in rows_of(FOUND[:1], [512]) if row["seeds"]]
     assert single["±"] is None
+
+
+class _Unstable(Learning):
+    """A study whose trainings are noted instead of run; a high rate fails."""
+
+    def _outcome(self, form, rate, seed, steps, settings):
+        if rate > 0.1:
+            raise TrainingError("the loss became nan")
+        return {"test_top1": rate, "images": steps, "seconds": 1.0}
+
+
+@pytest.mark.parametrize(("methods", "trial_images"), [(STATED, 0), (SEARCHED, None)])
+def test_a_method_that_fails_at_a_batch_does_not_end_the_others(
+    tmp_path, monkeypatch, methods, trial_images
+):
+    monkeypatch.setattr(batches, "Learning", _Unstable)
+    monkeypatch.setattr(batches, "BASE_LARS", 100.0)
+    arguments = Namespace(batches=[256, 4096], images=4096, seeds=2)
+    found = batches.train_all(methods, trial_images, arguments, tmp_path / "study")
+    trained = [(each["form"], each["seed"]) for each in found]
+    whole = {"linear 256", "variable 256", "searched 256", "searched 4096"}
+    assert trained == [
+        (form, seed) for form in forms(methods, [256, 4096]) if form in whole for seed in (0, 1)
+    ]
 
 
 @pytest.mark.parametrize("found", [FOUND, FOUND[:1]])
