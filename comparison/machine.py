@@ -1,12 +1,12 @@
 """A description of this machine."""
 
-import os
 import platform
 from typing import Any
 
 import torch
 
 from common.cpu import cpu_name, host_memory
+from launch.threads import usable_cores
 
 
 def describe_machine() -> dict[str, Any]:
@@ -14,7 +14,7 @@ def describe_machine() -> dict[str, Any]:
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "cpu": cpu_name(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": usable_cores(),
         "memory_gib": round(host_memory() / 2**30, 1),
         "gpus": gpus,
         "torch": torch.__version__,

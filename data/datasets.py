@@ -5,11 +5,10 @@ To add a data set, write a class with this interface and add a row.
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
-from common.errors import ReportedError
 from data import Split
 from data.fashion_mnist import FashionMNIST
 from data.image_folder import ImageFolder
@@ -60,7 +59,7 @@ class Row(NamedTuple):
     ``data.folder`` must name; None: the data set does without a folder.
     """
 
-    open: Callable[[Split, Path | None, int, int], Dataset]
+    open: Callable[[Split, Any, int, int], Dataset]
     side: int | None = None
     folder: str | None = None
 
@@ -109,8 +108,6 @@ def open_dataset(
     packed (as prepared). ``synthetic_length`` is the number of generated training images; there are
     a quarter as many test images.
 
-    Raises ReportedError if the name is unknown, or if files are missing or not as expected.
+    Raises ReportedError if files are missing or not as expected.
     """
-    if name not in DATASETS:
-        raise ReportedError(f"unknown data set '{name}': name one of {', '.join(DATASETS)}")
     return DATASETS[name].open(split, folder, stored_size, synthetic_length)

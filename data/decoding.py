@@ -1,11 +1,12 @@
 """Decodes image files to squares of 8-bit pixels."""
 
+import contextlib
 import logging
 import warnings
 from typing import BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
 
@@ -32,17 +33,6 @@ RANGES = {"I": (255, 65535, 2**32 - 1), "F": tuple(FACTORS)}
 """Ranges that PIL's modes of 32 bits may hold; the others have 16 bits."""
 SAMPLE_FORMAT, UNSIGNED = 339, (1,)
 """A tag of TIFF, and its default."""
-TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""The turn that puts an image with this orientation in its EXIF data upright."""
-
 # PIL does not name the file that it warns of; what it cannot read is an error, which does.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
@@ -71,7 +61,9 @@ def decode_with_mode(path: str, size: int, channels: int = 3) -> tuple[Tensor, s
         with open_plain(path) as file, _open_image(file) as image:
             mode = image.mode
             image.load()
-            plain = _upright(_of_8_bits(image), image)
+            with contextlib.suppress(Exception):  # of damaged EXIF data; the pixels are whole
+                ImageOps.exif_transpose(image, in_place=True)
+            plain = _of_8_bits(image)
             if plain.mode != (wanted := "L" if channels == 1 else "RGB"):
                 plain = plain.convert(wanted)
             square = ImageOps.fit(plain, (size, size), Image.Resampling.BILINEAR)
@@ -124,12 +116,3 @@ def _of_8_bits(image: Image.Image) -> Image.Image:
 def _is_signed(image: Image.Image) -> bool:
     """True for signed integers of a TIFF; PIL holds unsigned ones of 32 bits as signed."""
     return getattr(image, "tag_v2", {}).get(SAMPLE_FORMAT, UNSIGNED) != UNSIGNED
-
-
-def _upright(image: Image.Image, source: Image.Image) -> Image.Image:
-    """Turn an image as the EXIF data of its ``source`` say; PIL may have done so when it loaded."""
-    try:
-        turn = TURNS.get(source.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # of damaged EXIF data; the pixels are whole
-        turn = None
-    return image if turn is None else image.transpose(turn)

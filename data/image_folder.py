@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from common.errors import ReportedError
 from data import Split
 from data.decoding import decode
 from data.listing import find_split, length_of, list_samples
@@ -31,11 +30,7 @@ class ImageFolder:
     decodes = True
     block = 0
 
-    def __init__(self, split: Split, folder: Path | None, size: int) -> None:
-        if folder is None:
-            raise ReportedError(
-                "data.name=image_folder needs data.folder: name the folder with train/ and test/"
-            )
+    def __init__(self, split: Split, folder: Path, size: int) -> None:
         self.height = self.width = size
         self.root, names = find_split(folder, split)
         self.classes: Sequence[str] = names

@@ -48,8 +48,7 @@ class Preprocess:
     normally distributed multiple. The output is of ``dtype``. The plain form also resizes in
     ``dtype``, the compiled kernel in float32; both standardize in float32.
 
-    Raises ReportedError when ``resize`` is below ``size``, or ``mean``, ``std`` and the images do
-    not fit.
+    Raises ReportedError when ``mean``, ``std`` and the images have different numbers of channels.
     """
 
     def __init__(
@@ -64,15 +63,10 @@ class Preprocess:
         mean_image: Tensor | None = None,
         colors: Tensor | None = None,
     ) -> None:
-        if resize < size:
-            raise ReportedError(
-                f"data.resize is {resize} and data.size {size}: images cannot be cropped to more "
-                "than they are resized to; make data.resize at least data.size"
-            )
-        if len(mean) != len(std) or not all(value > 0 for value in std):
+        if len(mean) != len(std):
             raise ReportedError(
                 f"data.mean is {list(mean)} and data.std {list(std)}: give one number per channel "
-                "for each, and make every std positive"
+                "for each"
             )
         self.size, self.resize, self.mirror, self.dtype = size, resize, mirror, dtype
         self.channels = len(mean)

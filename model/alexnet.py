@@ -27,14 +27,12 @@ class AlexNet(nn.Module):
 
     ``placement`` builds the layers where they live. Towers meet at conv3, fc6 and fc7, where the
     variant says so, and at fc8. The net has two stages: ``features`` (conv1 to conv5) and
-    ``classify`` (fc6 to fc8). Raises ReportedError when the variant names an unknown activation or
-    meeting, and when the towers do not divide a layer's width.
+    ``classify`` (fc6 to fc8). The towers must divide the width of every layer.
     """
 
     def __init__(self, variant: Variant, classes: int, channels: int, placement: Placement) -> None:
         super().__init__()
         features, classifier = placement.features, placement.classifier
-        check_variant(variant, features.towers)
         self.variant, self.placement = variant, placement
         c1, c2, c3, c4, c5 = variant.convolutions
         inputs, hidden = c5 * variant.features**2, variant.hidden
@@ -115,22 +113,6 @@ class Stage(nn.Module):
     @override
     def forward(self, *inputs: Any) -> Tensor:
         return self.run(*inputs)
-
-
-def check_variant(variant: Variant, towers: int) -> None:
-    """Raise ReportedError if the net cannot be built, or not with this number of towers."""
-    if variant.activation not in ACTIVATIONS:
-        raise ReportedError(
-            f"net.activation is {variant.activation}: name one of {', '.join(ACTIVATIONS)}"
-        )
-    if unknown := set(variant.meet) - set(MEETINGS):
-        raise ReportedError(f"net.meet names {min(unknown)}: name any of {', '.join(MEETINGS)}")
-    for layer, width in variant.widths.items():
-        if width % towers:
-            raise ReportedError(
-                f"{towers} towers do not divide the {width} units of {layer}: choose a number of "
-                "towers that divides every layer's width"
-            )
 
 
 def _norm_pool(name: str, variant: Variant, layers: Layers) -> nn.Module:

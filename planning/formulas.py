@@ -45,6 +45,11 @@ class Net:
         """The variant's row, with the changes."""
         return net_form(self.name, self.changes)
 
+    @property
+    def norm_reads(self) -> Reads:
+        """The channels that local response normalisation reads."""
+        return Reads.ALL if self.variant.lrn_spans_towers else Reads.OWN
+
     def _reads(self, layer: str) -> Reads:
         return Reads.ALL if layer in ("conv1", *self.variant.meet) else Reads.OWN
 
@@ -164,8 +169,7 @@ def _gathered(shape: Shape, layers: Layers, images: int) -> int:
 def _borders(net: Net, layers: Layers, images: int) -> dict[str, float]:
     """What rank 0, which has one neighbour, sends of its border channels, and as much back."""
     variant, sides = net.variant, net.sides()
-    reads = Reads.ALL if variant.lrn_spans_towers else Reads.OWN
-    if not variant.local_response_norm or layers.spread(reads) == 1:
+    if not variant.local_response_norm or layers.spread(net.norm_reads) == 1:
         return {}
     made = {f"norm{number}": sides[f"conv{number}"][1] for number in (1, 2)}
     if variant.pools_first:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from common.errors import ReportedError
-from common.files import writing
+from common.files import open_plain, writing
 from model.alexnet import CLASSIFIER, FEATURES
 from planning.links import Collective, Link, Seconds
 from training.fields import Count, OneOf, Section
@@ -109,9 +109,8 @@ class Machine(Section):
 def read_machine(path: Path) -> Machine:
     """Read a machine's file; raises ReportedError if it is not one, or not whole."""
     try:
-        if path.stat().st_size > LARGEST_FILE:
-            raise ReportedError(f"{path} is too large for a machine's file: make one with check.py")
-        return Machine.model_validate_json(path.read_bytes())
+        with open_plain(path, LARGEST_FILE) as file:
+            return Machine.model_validate_json(file.read())
     except OSError as error:
         raise ReportedError(f"cannot read {path}: {error.strerror}") from None
     except ValidationError as error:

@@ -73,27 +73,24 @@ def activations(net: Net, plan: Plan, batch: int, size: int) -> dict[str, Transf
 
     A sum of logits is a single call: its gradient is on every rank already.
     """
-    slices = {"features": Group(plan.features.shards), "classifier": Group(plan.classifier.shards)}
-    spread = {
-        stage: Group(plan.shards_of_tower(grid))
-        for stage, grid in (("features", plan.features), ("classifier", plan.classifier))
-    }
-    whole = Layers(net.towers)
     sent = bytes_sent(net, plan, batch, size, gradient_size=0)
     transfers = {}
     for name, count in sent.items():
-        stage = "classifier" if name in ("fc6", "fc7", "logits") else "features"
-        meets_all = name == "logits" or name.startswith("norm") or _meets(net, name, whole)
-        hybrid_fc6 = name == "fc6" and plan.feeds > 1
-        group = slices[stage] if meets_all or hybrid_fc6 else spread[stage]
+        grid = plan.classifier if name in ("fc6", "fc7", "logits") else plan.features
+        every = _all_slices_meet(net, plan, name)
+        group = Group(grid.shards if every else plan.shards_of_tower(grid))
         transfers[name] = Transfer("exchange", group, count, plan.world_size, calls=2)
         if name == "logits" and plan.feeds == 1:
             transfers[name] = Transfer("all_reduce", group, count, plan.world_size)
     return transfers
 
 
-def _meets(net: Net, layer: str, whole: Layers) -> bool:
-    return whole.groups(net.shapes[layer].reads) == 1
+def _all_slices_meet(net: Net, plan: Plan, boundary: str) -> bool:
+    """True where all slices of a copy communicate, not each tower's among themselves."""
+    if boundary == "logits" or (boundary == "fc6" and plan.feeds > 1):
+        return True
+    reads = net.norm_reads if boundary.startswith("norm") else net.shapes[boundary].reads
+    return Layers(net.towers).groups(reads) == 1
 
 
 def gradients(net: Net, plan: Plan, size: int) -> dict[str, Transfer]:

@@ -9,10 +9,11 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+
+from launch.signals import held_signals
 
 import torch
 from tqdm import tqdm
@@ -39,7 +40,7 @@ def finish_all(tasks: Sequence[Task], workers: int) -> list[Record]:
     before = set(multiprocessing.active_children())
     progress = _Progress(sum(len(task.files) for task in tasks))
     try:
-        with _signals_held():  # a worker that has only half started could not be ended
+        with held_signals():  # a worker that has only half started could not be ended
             futures = _submitted(pool, tasks)
         for future in as_completed(futures):
             _, was_finished = future.result()
@@ -70,23 +71,6 @@ def _submitted(
             f"cannot start workers with the temporary folder {tempfile.gettempdir()} ({error}): "
             "set TMPDIR to another folder"
         ) from None
-
-
-@contextmanager
-def _signals_held() -> Iterator[None]:
-    """Hold the signals that ask to end back until the end of the block."""
-    held: list[int] = []
-    handlers = {
-        number: signal.signal(number, lambda number, _: held.append(number))
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    }
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        if held:
-            signal.raise_signal(held[0])
 
 
 def _start_worker() -> None:

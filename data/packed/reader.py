@@ -36,9 +36,7 @@ class Packed:
     decodes = True
     block = 256
 
-    def __init__(self, split: Split, folder: Path | None) -> None:
-        if folder is None:
-            raise ReportedError("data.name=packed needs data.folder: name a folder of prepare.py")
+    def __init__(self, split: Split, folder: Path) -> None:
         index = read_index(folder)
         self.classes: Sequence[str] = index.classes
         self.height = self.width = index.plan.size

@@ -4,14 +4,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from common.errors import ReportedError
 from data.datasets import DATASETS, Row, open_dataset
 from training.config import Config, DataConfig
-
-
-def test_an_unknown_name_is_refused_with_the_known_ones():
-    with pytest.raises(ReportedError, match=r"'imagenet'.*fashion_mnist, image_folder, packed"):
-        open_dataset("imagenet", "train")
 
 
 def test_a_row_is_all_that_a_new_data_set_needs(monkeypatch):

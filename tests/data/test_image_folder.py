@@ -169,10 +169,6 @@ def test_what_others_leave_is_passed_over_at_every_level(pictures, place):
         assert (dataset.classes, dataset.samples) == (["ant", "bee"], samples)
 
 
-def test_no_folder_is_refused_with_the_setting(refused):
-    assert "data.folder" in refused(open_pictures, None)
-
-
 @pytest.mark.parametrize(
     ("split", "names"), [("train", ["train"]), ("test", ["test", "val", "validation"])]
 )

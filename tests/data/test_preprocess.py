@@ -264,21 +264,9 @@ def test_each_training_image_has_a_color_change_of_its_own(stored):
     assert each.mean(0).abs().max() < 0.2
 
 
-def test_a_resize_below_the_size_is_refused():
-    with pytest.raises(ReportedError, match=r"data\.resize is 64 and data\.size 96"):
-        preprocess(96, 64)
-
-
-@pytest.mark.parametrize(
-    ("mean", "std"),
-    [([1.0, 2.0], [1.0]), ([1.0], [0.0]), ([1.0, 1.0], [1.0, -2.0]), ([1.0], [float("nan")])],
-)
-def test_a_mean_and_a_std_that_do_not_fit_are_refused(mean, std):
-    with pytest.raises(ReportedError) as caught:
-        Preprocess(8, 8, mean, std, mirror=False)
-    for name, value in (("data.mean", mean), ("data.std", std)):
-        assert name in str(caught.value)
-        assert str(value) in str(caught.value)
+def test_a_mean_and_a_std_that_do_not_fit_are_refused():
+    with pytest.raises(ReportedError, match=r"data\.mean is \[1.0, 2.0\] and data\.std \[3.0\]"):
+        Preprocess(8, 8, [1.0, 2.0], [3.0], mirror=False)
 
 
 @pytest.mark.parametrize("channels", [1, 2])

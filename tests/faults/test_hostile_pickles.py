@@ -17,6 +17,7 @@ from recording.source import read_source
 from tests.faults.hostile import refused
 from training.batches import make_preprocess
 from training.config import Config
+from weights.files import READERS
 from weights.names import NAMES
 
 
@@ -47,9 +48,7 @@ def payload(trace):
     return content
 
 
-@pytest.mark.parametrize(
-    "suffix", [".safetensors", ".pth", ".pt", ".caffemodel", ".npz", ".onnx", ".pt2", ".bin"]
-)
+@pytest.mark.parametrize("suffix", [*READERS, ".onnx", ".pt2", ".bin"])
 def test_a_pickle_in_place_of_weights(tmp_path, payload, suffix, happened):
     path = tmp_path / f"net{suffix}"
     path.write_bytes(payload)
@@ -74,41 +73,31 @@ def test_objects_in_an_archive_of_arrays(tmp_path, trace, name, happened):
     happened(f"an object as {name} of an .npz", "refused by name, not run")
 
 
-@pytest.mark.parametrize(
-    "name", ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"]
-)
-def test_a_pickle_in_place_of_a_checkpoint_s_file(tmp_path, payload, name, happened):
-    """Its sum is in the manifest: who writes the one can write the other."""
-    folder = tmp_path / "checkpoint"
-    folder.mkdir()
-    names = ("model.safetensors", "optimizer.safetensors", "state.json")
-    state = {"config": {"variant": "d2l"}, "trainer": {}, "totals": {}}
-    for each in names:
-        content = json.dumps(state).encode() if each == "state.json" else b""
-        (folder / each).write_bytes(payload if each == name else content)
-    sums = {each: hashlib.sha256((folder / each).read_bytes()).hexdigest() for each in names}
-    (folder / "manifest.json").write_text(json.dumps(sums))
-    if name == "manifest.json":
-        (folder / name).write_bytes(payload)
-    assert str(folder) in refused(read_source, folder)
-    happened(f"a pickle as a checkpoint's {name}", "refused by name, not run")
-
-
 CHECKPOINT = ("model.safetensors", "optimizer.safetensors", "state.json")
+STATE = b'{"config": {"variant": "d2l"}, "trainer": {}, "totals": {}}'
 
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    """Writes a checkpoint of empty files and a state, with the right sums."""
+    """Writes a checkpoint of empty tensors and a state, or other files, with the right sums."""
 
-    def write(state):
-        for name in CHECKPOINT:
-            (tmp_path / name).write_bytes(state if name == "state.json" else b"")
-        sums = {n: hashlib.sha256((tmp_path / n).read_bytes()).hexdigest() for n in CHECKPOINT}
-        (tmp_path / "manifest.json").write_text(json.dumps(sums))
+    def write(**files):
+        files = {**dict.fromkeys(CHECKPOINT, b""), "state.json": STATE, **files}
+        sums = {name: hashlib.sha256(files[name]).hexdigest() for name in CHECKPOINT}
+        files = {"manifest.json": json.dumps(sums).encode(), **files}
+        for name, content in files.items():
+            (tmp_path / name).write_bytes(content)
         return tmp_path
 
     return write
+
+
+@pytest.mark.parametrize("name", [*CHECKPOINT, "manifest.json"])
+def test_a_pickle_in_place_of_a_checkpoint_s_file(checkpoint, payload, name, happened):
+    """Its sum is in the manifest: who writes the one can write the other."""
+    folder = checkpoint(**{name: payload})
+    assert str(folder) in refused(read_source, folder)
+    happened(f"a pickle as a checkpoint's {name}", "refused by name, not run")
 
 
 @pytest.mark.parametrize(
@@ -123,13 +112,13 @@ def checkpoint(tmp_path):
     ids=["deep", "a number of 5000 digits", "a list", "a list as config", "no text"],
 )
 def test_a_state_that_is_none(checkpoint, state):
-    folder = checkpoint(state)
+    folder = checkpoint(**{"state.json": state})
     assert str(folder) in refused(read_source, folder)
 
 
 @pytest.mark.parametrize("name", [*CHECKPOINT, "manifest.json"])
 def test_a_checkpoint_that_never_ends(checkpoint, name, happened):
-    folder = checkpoint(b"{}")
+    folder = checkpoint()
     (folder / name).unlink()
     os.mkfifo(folder / name)
     assert str(folder) in refused(read_source, folder)

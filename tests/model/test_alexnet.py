@@ -1,7 +1,5 @@
 """The one definition: parameter counts, sizes, errors, initial values and dropout."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from torchvision.models import alexnet as torchvision_alexnet
@@ -11,7 +9,7 @@ from model.alexnet import AlexNet
 from model.initialization import SCHEMES, initialize
 from model.layers import ACTIVATIONS, Dropout
 from model.placement import Placement
-from model.variants import MEETINGS, VARIANTS
+from model.variants import VARIANTS
 from planning.formulas import Net
 from weights.names import in_torchvision
 from weights.torchvision import to_torchvision
@@ -79,28 +77,6 @@ def test_a_smaller_input_is_refused_with_the_smallest_size():
         model = build("paper")
         with pytest.raises(ReportedError, match="64 px"):
             model(torch.empty(1, 1, 63, 63))
-
-
-def test_towers_that_do_not_divide_a_width_are_refused():
-    with pytest.raises(ReportedError, match=r"\b7 .*\b96 .*conv1"):
-        build("paper", towers=7)
-
-
-@pytest.mark.parametrize(
-    ("field", "value", "known"),
-    [("activation", "gelu", ACTIVATIONS), ("meet", ("conv4",), MEETINGS)],
-)
-def test_a_name_that_is_in_no_table_is_refused_with_those_that_are(field, value, known):
-    variant = replace(VARIANTS["paper"], **{field: value})
-    with pytest.raises(ReportedError) as caught:
-        AlexNet(variant, 10, 1, Placement(2))
-    words = (f"net.{field}", value if isinstance(value, str) else value[0], *known)
-    assert all(word in str(caught.value) for word in words)
-
-
-def test_an_unknown_scheme_is_refused():
-    with pytest.raises(ReportedError, match=r"init.*orthogonal.*released"):
-        initialize(build("d2l"), 0, "orthogonal")
 
 
 def test_every_variant_names_a_scheme_and_an_activation_of_the_tables():

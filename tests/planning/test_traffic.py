@@ -31,6 +31,16 @@ def test_ranks_that_meet_are_neighbours_and_copies_are_apart():
     assert {each.group for each in gradients(PAPER, plan, 4).values()} == {Group(4, 2)}
 
 
+@pytest.mark.parametrize(("spans", "ranks"), [(False, 2), (True, 4)])
+def test_borders_are_exchanged_within_a_tower_unless_normalisation_spans_them(spans, ranks):
+    plan = Plan(2, Grid(4, 1), Grid(4, 1))
+    net = Net("paper", 2, 3, 224, 10, {"lrn_spans_towers": spans})
+    moved = activations(net, plan, 64, 2)
+    assert moved["norm1"].group == moved["norm2"].group == Group(ranks)
+    assert moved["conv2"].group == Group(2)
+    assert moved["conv3"].group == Group(4)
+
+
 @pytest.mark.parametrize(
     ("group", "nodes"),
     [(Group(4), 1), (Group(8), 1), (Group(16), 2), (Group(4, 2), 1), (Group(2, 8), 2)],

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pickle
 import re
 
 import pytest
@@ -98,24 +97,6 @@ def test_a_damaged_checkpoint_is_replaced_when_training_comes_there_again(checkp
 def test_a_folder_without_checkpoints_is_refused(tmp_path):
     with pytest.raises(ReportedError, match=re.escape(str(tmp_path))):
         newest_checkpoint(tmp_path)
-
-
-class _Hostile:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (self.path,)
-
-
-def test_a_pickle_in_place_of_weights_is_never_executed(checkpoint, tmp_path):
-    payload = pickle.dumps(_Hostile(str(tmp_path / "executed")))
-    (checkpoint / "model.safetensors").write_bytes(payload)
-    correct_manifest(checkpoint)
-    verify_checkpoint(checkpoint)
-    with pytest.raises(ReportedError, match=r"model\.safetensors"):
-        read_tensors(checkpoint)
-    assert not (tmp_path / "executed").exists()
 
 
 def test_settings_with_old_keys_are_read_with_today_s(checkpoint):

@@ -1,9 +1,6 @@
 """Files of weights: what comes back, and what is refused and never executed."""
 
 import json
-import os
-import pickle
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +41,8 @@ def refused(path):
 @small
 @pytest.mark.parametrize("suffix", [".safetensors", ".npz"])
 @pytest.mark.parametrize(
-    ("variant", "towers", "channels"), [("paper", 2, 3), ("half", 1, 1), ("zfnet", 2, 3)]
+    ("variant", "towers", "channels"),
+    [("paper", 2, 3), ("paper", 32, 1), ("half", 1, 1), ("zfnet", 2, 3)],
 )
 def test_all_that_is_known_comes_back(tmp_path, suffix, variant, towers, channels):
     weights = some_weights(variant, towers, channels=channels, **KNOWN)
@@ -307,36 +305,6 @@ def test_a_description_that_is_not_ours_is_refused(tmp_path, metadata, named):
     assert named in refused(tmp_path / "net.safetensors")
 
 
-class Hostile:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
-
-
-@pytest.mark.parametrize("suffix", READERS)
-def test_a_pickle_is_never_executed(tmp_path, suffix):
-    (tmp_path / f"net{suffix}").write_bytes(pickle.dumps(Hostile(tmp_path / "executed")))
-    refused(tmp_path / f"net{suffix}")
-    assert not (tmp_path / "executed").exists()
-
-
-@pytest.mark.parametrize("new", [True, False])
-def test_a_state_dict_with_code_in_it_is_never_executed(tmp_path, new):
-    state = {"features.0.weight": torch.zeros(1), "x": Hostile(tmp_path / "executed")}
-    torch.save(state, tmp_path / "net.pth", _use_new_zipfile_serialization=new)
-    refused(tmp_path / "net.pth")
-    assert not (tmp_path / "executed").exists()
-
-
-def test_an_archive_with_an_object_in_it_is_never_executed(tmp_path):
-    arrays: Any = dict.fromkeys(NAMES, np.array([Hostile(tmp_path / "executed")], dtype=object))
-    np.savez(tmp_path / "net.npz", **arrays)
-    refused(tmp_path / "net.npz")
-    assert not (tmp_path / "executed").exists()
-
-
 @pytest.mark.parametrize("content", [torch.zeros(3), [1, 2], {"model": {}}, torch.nn.ReLU()])
 def test_a_pth_of_anything_but_named_tensors_is_refused(tmp_path, content):
     torch.save(content, tmp_path / "net.pth")
@@ -357,16 +325,6 @@ def test_a_truncated_file_is_refused(tmp_path, suffix, kept):
     write_file(some_weights(variant, towers), path)
     path.write_bytes(path.read_bytes()[:kept])
     refused(path)
-
-
-def test_an_array_that_claims_too_much_is_refused(tmp_path):
-    header = "{'descr': '<f4', 'fortran_order': False, 'shape': (1099511627776, 9216), }"
-    text = header.ljust(117) + "\n"
-    member = b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode()
-    with zipfile.ZipFile(tmp_path / "net.npz", "w") as archive:
-        for name in NAMES:
-            archive.writestr(f"{name}.npy", member)
-    refused(tmp_path / "net.npz")
 
 
 def test_names_that_say_nothing_are_refused_with_those_that_do(tmp_path):

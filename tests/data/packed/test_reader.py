@@ -91,11 +91,6 @@ def test_workers_read_the_same(folder):
         assert all(map(torch.equal, one, other))
 
 
-def test_no_folder_is_refused_with_the_setting():
-    with pytest.raises(ReportedError, match=r"data\.folder"):
-        Packed("train", None)
-
-
 def test_a_folder_without_an_index_is_refused(tree):
     with pytest.raises(ReportedError, match=re.escape(str(tree / "index.json"))):
         Packed("train", tree)
