@@ -3,7 +3,7 @@
   python -m benchmarks.published
   python -m benchmarks.published --data rows.csv     # columns as in benchmarks/published.csv
 
-Each system, precision and batch of a device is fitted by itself (planning/scaling.py); the two
+Each system, precision and batch of a device is fitted by itself (benchmarks/scaling.py); the two
 precisions of a system show what is hidden. Two constants hold for all systems. They have the least
 mean error over the kept table, and are chosen again without each system to predict that one.
 The net has 61.84 million parameters. The tables of Theano-MPI and of Krizhevsky 2014 follow.
@@ -23,12 +23,8 @@ from launch.program import run_program
 import numpy as np
 
 from benchmarks.contest import Row, plain_parser, report
-from benchmarks.speeds import BATCH, PARAMETERS, Key, Speeds, read_speeds
-from common.errors import ReportedError
-from common.files import home_path
-from planning.formulas import Net
-from planning.halves import Device, Halves, hybrid_step
-from planning.scaling import (
+from benchmarks.halves import Device, Halves, hybrid_step
+from benchmarks.scaling import (
     GROUP,
     NVSWITCH,
     SHARED,
@@ -40,6 +36,10 @@ from planning.scaling import (
     plain_ring,
     predict,
 )
+from benchmarks.speeds import BATCH, PARAMETERS, Key, Speeds, read_speeds
+from common.errors import ReportedError
+from common.files import home_path
+from planning.formulas import Net
 
 TABLE = Path(__file__).with_suffix(".csv")
 AIM = 15

@@ -68,9 +68,6 @@ class Loader:
         if pin:
             self.workers = max(workers, PINNING)
 
-    def __len__(self) -> int:
-        return len(self.batches)
-
     def __iter__(self) -> Iterator[Batch]:
         if not self.workers:
             yield from map(self._read, self.batches)

@@ -3,7 +3,7 @@
 import itertools
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, NamedTuple
@@ -13,21 +13,6 @@ from typing_extensions import Self
 
 from distributed.device import Mark, mark_time, seconds_between
 from launch.heartbeat import Whereabouts
-
-PARTS = (
-    "data",
-    "forward",
-    "activation_communication",
-    "backward",
-    "gradient_communication",
-    "optimizer",
-)
-"""The parts of a step's time. Communication is booked as far as computation does not hide it."""
-LABELS = dict(zip(PARTS, PARTS, strict=True)) | {
-    "activation_communication": "activations",
-    "gradient_communication": "gradients",
-}
-"""Short names of the parts, for a person: communication is that of activations and gradients."""
 
 
 @dataclass(frozen=True)
@@ -67,33 +52,39 @@ class StepCost:
     @classmethod
     def median(cls, costs: Sequence[Self]) -> Self:
         """The median of each field; raises StatisticsError without any costs."""
-
-        def middle(values: Iterable[float]) -> float:
-            return statistics.median(list(values))
-
         seconds = {
-            each.name: middle(getattr(cost, each.name) for cost in costs)
+            each.name: statistics.median(getattr(cost, each.name) for cost in costs)
             for each in fields(cls)
             if each.name.startswith("seconds_")
         }
-        sent = round(middle(cost.bytes_sent for cost in costs))
+        sent = round(statistics.median(cost.bytes_sent for cost in costs))
         boundaries = {name for cost in costs for name in cost.bytes_at}
         at = {
-            name: round(middle(cost.bytes_at.get(name, 0) for cost in costs))
+            name: round(statistics.median(cost.bytes_at.get(name, 0) for cost in costs))
             for name in sorted(boundaries)
         }
         return cls(**seconds, bytes_sent=sent, bytes_at=at)
 
     @property
     def parts(self) -> dict[str, float]:
-        """Seconds by part, in the order of ``PARTS``."""
-        return {part: getattr(self, f"seconds_{part}") for part in PARTS}
+        """Seconds by part."""
+        names = (each.name for each in fields(self) if each.name.startswith("seconds_"))
+        return {name.removeprefix("seconds_"): getattr(self, name) for name in names}
 
     @property
     def own_seconds(self) -> float:
         """Time of this rank's own work, without waiting for others."""
         waiting = self.seconds_activation_communication + self.seconds_gradient_communication
         return sum(self.parts.values()) - waiting
+
+
+PARTS = tuple(StepCost().parts)
+"""The parts of a step's time. Communication is booked as far as computation does not hide it."""
+LABELS = dict(zip(PARTS, PARTS, strict=True)) | {
+    "activation_communication": "activations",
+    "gradient_communication": "gradients",
+}
+"""Short names of the parts, for a person: communication is that of activations and gradients."""
 
 
 class StepMarks(NamedTuple):

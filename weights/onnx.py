@@ -235,8 +235,8 @@ def _expected(form: Variant, towers: int) -> Iterator[Operation]:
             "strides": [STRIDE] * 2,
         },
     )
-    scale = LocalResponseNorm(k=form.lrn_k).alpha
-    norm = Operation("LRN", {"size": WINDOW, "alpha": scale, "beta": 0.75, "bias": form.lrn_k})
+    alpha = LocalResponseNorm(k=form.lrn_k).alpha
+    norm = Operation("LRN", {"size": WINDOW, "alpha": alpha, "beta": 0.75, "bias": form.lrn_k})
     norms = [norm] if form.local_response_norm else []
     between = [relu, pool, *norms] if form.pools_first else [relu, *norms, pool]
     after = [between, between, [relu], [relu], [relu, pool]]

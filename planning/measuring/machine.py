@@ -77,9 +77,9 @@ def _pieces(config: Config, mesh: Mesh, net: Net) -> Iterator[Piece]:
     if world.size > 1:
         yield Piece("hidden", partial(measure_hidden, mesh))
     if world.local_size > 1:
-        yield Piece("links within", partial(_links, mesh, *_within(mesh)))
+        yield Piece("links within", partial(_links, mesh, *_within()))
     if world.size > world.local_size:
-        yield Piece("links between", partial(_links, mesh, *_between(mesh)))
+        yield Piece("links between", partial(_links, mesh, *_between()))
 
 
 def _rehearse(config: Config, mesh: Mesh, net: Net, plan: Plan, ranks: int) -> dict[str, Any]:
@@ -114,7 +114,7 @@ def _links(mesh: Mesh, some: Group, everyone: Group, senders: int) -> dict[str, 
     return {name: link.model_dump() for name, link in found.items()}
 
 
-def _within(mesh: Mesh) -> tuple[Group, Group, int]:
+def _within() -> tuple[Group, Group, int]:
     """The first two ranks of a node, all of them, and how many send."""
     world = launched_world()
     nodes = Grid(world.local_size, world.size // world.local_size)
@@ -122,7 +122,7 @@ def _within(mesh: Mesh) -> tuple[Group, Group, int]:
     return _own(pairs), _own(nodes.copies()), world.local_size
 
 
-def _between(mesh: Mesh) -> tuple[Group, Group, int]:
+def _between() -> tuple[Group, Group, int]:
     """The first rank of every node, those of the same place in theirs, and how many send."""
     world = launched_world()
     nodes = Grid(world.local_size, world.size // world.local_size).copies()

@@ -2,8 +2,7 @@
 
 import pytest
 
-from planning.links import Link, ring_bytes
-from planning.scaling import (
+from benchmarks.scaling import (
     GROUP,
     NVSWITCH,
     Steps,
@@ -14,6 +13,7 @@ from planning.scaling import (
     plain_ring,
     predict,
 )
+from planning.links import Link, ring_bytes
 
 PAYLOAD, COMPUTING = 240e6, 0.1
 

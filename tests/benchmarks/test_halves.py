@@ -2,8 +2,8 @@
 
 import pytest
 
+from benchmarks.halves import Device, Halves, hybrid_step
 from planning.formulas import Net
-from planning.halves import Device, Halves, hybrid_step
 
 NET = Net("torchvision", 1, 3, 224, 1000)
 FAST = Halves(4, 1e15, 1e15)

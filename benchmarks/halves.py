@@ -7,7 +7,7 @@ behind this one's arithmetic.
 
 from dataclasses import dataclass
 
-from distributed.plan import Wish, plan_mesh
+from distributed.plan import Wish, plan_alone, plan_mesh
 from model.alexnet import CLASSIFIER
 from planning.formulas import Net, bytes_sent, parameters_per_rank
 
@@ -68,5 +68,5 @@ def _classifier_share(net: Net) -> float:
 
 def _update(net: Net, device: Device) -> float:
     """Seconds in which one device updates the whole classifier."""
-    held = parameters_per_rank(net, plan_mesh(Wish(1, net.towers), "local", net.variant))
+    held = parameters_per_rank(net, plan_alone(net.towers))
     return sum(held[name] for name in CLASSIFIER) * SIZE * ACCESSES / device.memory
