@@ -119,13 +119,7 @@ def compare_speeds(arguments: argparse.Namespace) -> int:
         own = configs[placement.name]
         job = job_of(own, batch, images.channels, len(images.classes))
         row = make_row(
-            placement,
-            batch,
-            measurements,
-            net=job.net,
-            config=own,
-            peak_gflops=peak,
-            devices=devices,
+            placement, measurements, job=job, config=own, peak_gflops=peak, devices=devices
         )
         plan = own.plan(placement.ranks)
         rows.append(with_prediction(row, job, plan, known) if known else row)

@@ -28,14 +28,13 @@ from tqdm import tqdm
 from benchmarks import link
 from benchmarks.contest import Row, plain_parser, report
 from common.arguments import whole
-from common.files import home_path
+from common.files import home_path, read_objects
 from comparison.measure import TrainingError, steady_speed, train
 from launch.children import ROOT, run_launcher
 from planning.job import job_of
 from planning.machine import Machine, read_machine
 from planning.prediction import predict
 from planning.search import Candidate, candidates
-from recording.metrics import read_objects
 from training.settings import load_config
 
 CONFIG = ROOT / "configs" / "compare.yaml"

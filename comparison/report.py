@@ -9,9 +9,10 @@ from common.files import writing
 from comparison.charts import draw_charts
 from comparison.machine import in_words
 from comparison.outcomes import rows_of
-from comparison.tables import as_text, with_flat_keys, write_csv
+from comparison.tables import as_text, write_csv
 from recording.tracking import Tracker, locations
 from training.config import TrackingConfig
+from training.settings import flatten
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ def track_results(
     folder: Path, tracking: TrackingConfig, machine: dict[str, Any], rows: Rows, charts: list[Path]
 ) -> str:
     """Log a run per placement and one with the table and charts; returns their location."""
-    rows = [with_flat_keys(row) for row in rows]
+    rows = [dict(flatten(row, separator="/")) for row in rows]
     named: dict[str, Rows] = {}
     for row in rows:
         named.setdefault(row["placement"], []).append(row)

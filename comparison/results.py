@@ -6,39 +6,33 @@ from typing import Any
 
 from comparison.placements import Placement
 from distributed.timer import StepCost
-from planning.formulas import Net, bytes_sent
-from planning.job import job_of
+from planning.job import Job
 from training.config import Config
 
 Measurement = dict[str, Any]
 """``placement``, ``global_batch``, ``round``, and the keys of ``steady_speed`` or an ``error``."""
 
 
-def bytes_by_formula(config: Config, ranks: int, net: Net, batch: int) -> dict[str, int]:
-    """Bytes that a rank sends in a step, by boundary: activations and gradients."""
-    job = job_of(config, batch, net.channels, net.classes)
-    return bytes_sent(net, config.plan(ranks), batch, job.activation_size, job.gradient_size)
-
-
 def make_row(
     placement: Placement,
-    batch: int,
     measurements: list[Measurement],
     *,
-    net: Net,
+    job: Job,
     config: Config,
     peak_gflops: float,
     devices: int,
 ) -> dict[str, Any]:
-    """A row for one placement and batch, from all ``measurements``; ``config`` is the placement's.
+    """A row for one placement and the job's batch, from all ``measurements``.
 
-    Its keys are flat but for ``bytes_at`` and ``bytes_at_formula``, bytes sent by boundary.
+    ``config`` and ``job`` are the placement's. The row's keys are flat but for ``bytes_at`` and
+    ``bytes_at_formula``, bytes sent by boundary.
     Figures are medians over the rounds. ``speedup`` (over ``single``) and ``speedup_local`` are
     medians of the ratios within a round. ``efficiency`` is the speedup per GPU used; on a CPU it is
     the speedup, because every placement uses all cores. A placement whose measurements all failed
     has an ``error`` and no figures.
     """
-    here = [each for each in measurements if each["global_batch"] == batch]
+    net = job.net
+    here = [each for each in measurements if each["global_batch"] == job.batch]
     by_round = {
         (each["placement"], each["round"]): each["images_per_second"]
         for each in here
@@ -51,7 +45,7 @@ def make_row(
         "towers": net.towers,
         "placement": placement.name,
         "world_size": placement.ranks,
-        "global_batch": batch,
+        "global_batch": job.batch,
         "precision": config.precision,
         "rounds": len(whole),
         "flops_per_image": net.flops(),
@@ -71,7 +65,7 @@ def make_row(
 
     ratio = speedup("single")
     gflops = median(speeds) * net.flops() / 1e9
-    formula = bytes_by_formula(config, placement.ranks, net, batch)
+    formula = job.bytes_sent(config.plan(placement.ranks))
     return {
         **row,
         "images_per_second": median(speeds),

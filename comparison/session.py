@@ -13,11 +13,10 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from common.errors import ReportedError
-from common.files import writing
+from common.files import read_objects, writing
 from comparison.measure import TrainingError, steady_speed, train
 from comparison.placements import Placement
 from comparison.results import Measurement
-from recording.metrics import read_objects
 from training.config import Config
 from training.settings import flatten, load_config
 

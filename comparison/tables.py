@@ -10,6 +10,7 @@ from common.files import writing
 from comparison.predicted import PARTS
 from distributed.timer import StepCost
 from planning.formulas import BOUNDARIES
+from training.settings import flatten
 
 Rows = list[dict[str, Any]]
 
@@ -34,24 +35,13 @@ def as_text(rows: Rows, style: str = "simple") -> str:
 
 
 def write_csv(rows: Rows, path: Path) -> None:
-    """Write every key of every row, one line per row."""
-    rows = [with_flat_keys(row) for row in rows]
+    """Write every key of every row, one line per row; bytes at conv3 are ``bytes_at/conv3``."""
+    rows = [dict(flatten(row, separator="/")) for row in rows]
     keys = list(dict.fromkeys(key for row in rows for key in row))
     with writing(path), path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, keys)
         writer.writeheader()
         writer.writerows(rows)
-
-
-def with_flat_keys(row: dict[str, Any]) -> dict[str, Any]:
-    """The row with ``bytes_at/conv3`` and the like instead of dictionaries."""
-    flat: dict[str, Any] = {}
-    for key, value in row.items():
-        if isinstance(value, dict):
-            flat |= {f"{key}/{inner}": number for inner, number in value.items()}
-        else:
-            flat[key] = value
-    return flat
 
 
 def _table(rows: list[dict[str, str]], style: str) -> str:

@@ -20,7 +20,6 @@ from tabulate import tabulate
 from distributed.picture import draw_plan
 from examples.diary import Diary
 from examples.lesson import load, start, start_mesh
-from planning.formulas import bytes_sent
 from planning.job import planned
 
 log = logging.getLogger(__name__)
@@ -41,8 +40,7 @@ def main() -> int:
     headings = ("pass", "layer", "reads", "weight", "gives", "bytes sent")
     log.info("%s\n", tabulate(diary.lines, headings))
 
-    job = planned(config)
-    expected = bytes_sent(job.net, mesh.plan, job.batch, job.activation_size, job.gradient_size)
+    expected = planned(config).bytes_sent(mesh.plan)
     rows = [(at, result.cost.bytes_at[at], count) for at, count in expected.items()]
     log.info("%s", tabulate(rows, ("boundary", "bytes counted", "formula"), intfmt=","))
     log.info("\nloss %.4f", result.loss)

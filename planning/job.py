@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from data.datasets import open_dataset
-from planning.formulas import Net
+from distributed.plan import Plan
+from planning.formulas import Net, bytes_sent
 from training.config import Config, OptimizerConfig
 from training.precision import PRECISIONS
 
@@ -24,6 +25,10 @@ class Job:
     moments: int = 1
     scheme: str = "a"
     overlaps: bool = True
+
+    def bytes_sent(self, plan: Plan) -> dict[str, int]:
+        """Bytes that rank 0 sends in a step, by boundary (see ``planning.formulas``)."""
+        return bytes_sent(self.net, plan, self.batch, self.activation_size, self.gradient_size)
 
 
 def job_of(config: Config, batch: int, channels: int, classes: int) -> Job:

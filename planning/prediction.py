@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from distributed.plan import Plan
 from model.alexnet import CLASSIFIER, FEATURES
-from planning.formulas import bytes_sent
 from planning.job import Job
 from planning.machine import Machine
 from planning.memory import memory_of
@@ -63,8 +62,7 @@ def predict_over(
     computing = sum(sum(layer) for layer in speed.layers.values()) + speed.input
     sent = activations(job.net, plan, job.batch, job.activation_size)
     sums = gradients(job.net, plan, job.gradient_size)
-    bytes_at = bytes_sent(job.net, plan, job.batch, job.activation_size, job.gradient_size)
-    memory = memory_of(job, plan)
+    bytes_at, memory = job.bytes_sent(plan), memory_of(job, plan)
     return [
         Prediction(
             computing,

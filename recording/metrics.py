@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any
 
 from common.errors import ReportedError
-from common.files import open_plain, replacing, writing
+from common.files import read_objects, replacing, writing
 from distributed.timer import StepCost
 
 log = logging.getLogger(__name__)
@@ -71,25 +71,3 @@ def step_speed(lines: list[dict[str, Any]]) -> dict[str, float]:
     cost = StepCost.median([StepCost.read(line, "step/") for line in steps])
     speed = median(line["step/images_per_second"] for line in steps)
     return {"images_per_second": speed, **cost.flat()}
-
-
-def read_objects(path: Path) -> list[dict[str, Any]]:
-    """The JSON objects of a file, one a line; a line that is none, cut short say, is skipped.
-
-    A missing file has none. Raises ReportedError if the file cannot be read.
-    """
-    try:
-        with open_plain(path) as file:
-            lines = file.read().splitlines()
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        raise ReportedError(f"cannot read {path}: {error.strerror}") from None
-    return [value for value in map(_json_or_none, lines) if isinstance(value, dict)]
-
-
-def _json_or_none(line: bytes) -> Any:
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError):
-        return None

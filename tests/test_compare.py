@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from recording.metrics import read_objects
+from common.files import read_objects
 from tests.calls import call, refusal
 from tests.programs import finish, processes_mentioning, run, start, wait_until
 

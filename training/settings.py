@@ -137,11 +137,13 @@ def settings_help() -> str:
     return "\n".join(lines)
 
 
-def flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The dotted keys and the values of nested dicts."""
+def flatten(
+    values: dict[str, Any], prefix: str = "", separator: str = "."
+) -> Iterator[tuple[str, Any]]:
+    """The joined keys and the values of nested dicts."""
     for key, value in values.items():
         if isinstance(value, dict):
-            yield from flatten(value, f"{prefix}{key}.")
+            yield from flatten(value, f"{prefix}{key}{separator}", separator)
         else:
             yield prefix + key, value
 

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from common.cpu import host_memory
-from common.files import writing
+from common.files import read_objects, writing
 from distributed.device import name_of
 from distributed.mesh import Mesh
 from distributed.plan import Grid, Plan
@@ -173,16 +173,8 @@ def _memory(device: torch.device) -> float:
 
 
 def _read(path: Path, what: list[Any]) -> dict[str, Any]:
-    """The pieces of a file that were found on the same devices; a line cut short is none."""
-    found = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            piece = json.loads(line)
-            if piece["what"] == what:
-                found[piece["piece"]] = piece["found"]
-        except (ValueError, KeyError, TypeError):
-            continue
-    return found
+    """The pieces of a file that were found on the same devices."""
+    return {each["piece"]: each["found"] for each in read_objects(path) if each.get("what") == what}
 
 
 def _keep(path: Path, piece: dict[str, Any]) -> None:

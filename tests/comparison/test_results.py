@@ -11,17 +11,17 @@ from common.errors import ReportedError
 from comparison.charts import draw_charts
 from comparison.placements import chosen, placements
 from comparison.predicted import usable_machine, with_prediction
-from comparison.results import bytes_by_formula, make_row
+from comparison.results import make_row
 from comparison.session import Comparison, Job
-from comparison.tables import as_text, with_flat_keys, write_csv
-from planning.formulas import BOUNDARIES, Net, parameters_per_rank
+from comparison.tables import as_text, write_csv
+from planning.formulas import BOUNDARIES, parameters_per_rank
 from planning.job import job_of
 from planning.machine import write_machine
 from planning.prediction import predict
 from tests.planning.machines import make_machine
 from tests.recording.samples import step_cost
 from training.config import Config
-from training.settings import resolve_config
+from training.settings import flatten, resolve_config
 
 SPEEDS = {
     "single": [100.0, 50.0, 80.0],
@@ -60,8 +60,8 @@ def _config(row, **settings):
     return resolve_config({"precision": "bf16", **settings}, [*row.overrides], Path("x"))
 
 
-def _net(config, classes=1000):
-    return Net(config.variant, config.towers, 3, 224, classes, config.net.changes)
+def _job(config, batch=32):
+    return job_of(config, batch, channels=3, classes=1000)
 
 
 def _rows(measurements, devices=1, names=tuple(SPEEDS)):
@@ -69,9 +69,8 @@ def _rows(measurements, devices=1, names=tuple(SPEEDS)):
     return [
         make_row(
             table[name],
-            32,
             measurements,
-            net=_net(_config(table[name])),
+            job=_job(_config(table[name])),
             config=_config(table[name]),
             peak_gflops=1000.0,
             devices=devices,
@@ -91,8 +90,8 @@ def _rows(measurements, devices=1, names=tuple(SPEEDS)):
 )
 def test_gradients_travel_as_what_the_config_makes_them(settings, each):
     config = _config(placements(2)["ddp"], **settings)
-    held = parameters_per_rank(_net(config), config.plan(2))
-    assert sum(bytes_by_formula(config, 2, _net(config), 32).values()) == sum(held.values()) * each
+    held = parameters_per_rank(_job(config).net, config.plan(2))
+    assert sum(_job(config).bytes_sent(config.plan(2)).values()) == sum(held.values()) * each
 
 
 @pytest.mark.parametrize("towers", [2, 4])
@@ -129,7 +128,7 @@ def test_a_placement_sends_where_its_ranks_meet(name, drawn, boundaries):
     placement = placements(2)[name]
     config = _config(placement)
     assert config.plan(placement.ranks).placement == drawn
-    assert list(bytes_by_formula(config, placement.ranks, _net(config), 32)) == boundaries
+    assert list(_job(config).bytes_sent(config.plan(placement.ranks))) == boundaries
 
 
 def test_the_file_s_own_placement_does_not_leak_into_another():
@@ -174,7 +173,7 @@ def _many(batches, speed):
     for placement in placements(2).values():
         config = _config(placement)
         for batch in batches:
-            at = bytes_by_formula(config, placement.ranks, _net(config), batch)
+            at = _job(config, batch).bytes_sent(config.plan(placement.ranks))
             cost = replace(
                 step_cost(1.2 / placement.ranks, sum(at.values())),
                 bytes_at=dict(sorted(at.items())),
@@ -187,9 +186,8 @@ def _many(batches, speed):
             rows.append(
                 make_row(
                     placement,
-                    batch,
                     [measured, {**measured, "round": 2, "images_per_second": speed}],
-                    net=_net(config),
+                    job=_job(config, batch),
                     config=config,
                     peak_gflops=90_000.0,
                     devices=4,
@@ -229,7 +227,7 @@ def test_the_csv_holds_every_key_of_every_row(measurements, tmp_path):
     with (tmp_path / "rows.csv").open() as file:
         read = list(csv.DictReader(file))
     assert [row["placement"] for row in read] == list(SPEEDS)
-    assert set(read[0]) == set(with_flat_keys(rows[2]))
+    assert set(read[0]) == set(dict(flatten(rows[2], separator="/")))
     assert read[2]["bytes_at/conv3"] == "600"
     assert read[0]["bytes_at/conv3"] == ""
 
@@ -302,10 +300,8 @@ def test_one_tower_cannot_be_split():
 def test_a_prediction_stands_beside_the_measurement(measurements):
     [split] = chosen(["split"], 2, 0)
     config = _config(split, precision="fp32")
-    job = job_of(config, 32, 3, 1000)
-    row = make_row(
-        split, 32, measurements, net=job.net, config=config, peak_gflops=100.0, devices=1
-    )
+    job = _job(config)
+    row = make_row(split, measurements, job=job, config=config, peak_gflops=100.0, devices=1)
     machine = make_machine()
     found = with_prediction(row, job, config.plan(2), machine)
     expected = predict(job, config.plan(2), machine)
@@ -320,7 +316,7 @@ def test_a_prediction_stands_beside_the_measurement(measurements):
 def test_without_a_measurement_there_is_no_error():
     [split] = chosen(["split"], 2, 0)
     config = _config(split, precision="fp32")
-    job = job_of(config, 32, 3, 1000)
+    job = _job(config)
     row = {"placement": "split", "global_batch": 32, "error": "out of memory"}
     assert with_prediction(row, job, config.plan(2), make_machine()) == row
 
