@@ -10,9 +10,10 @@ Interrupted, it goes on where it was when started again with the same --folder; 
 asked for, and fewer recipes.
 """
 
-import logging
 from pathlib import Path
 from statistics import mean, stdev
+
+from launch.program import run_program
 
 from benchmarks import peers
 from benchmarks.contest import Contestant, Row, contest, plain_parser, report
@@ -75,7 +76,7 @@ def _row(recipe: str, own: dict[int, Outcome], default: dict[int, Outcome]) -> R
     }
 
 
-def main() -> None:
+def main() -> int:
     """Train the recipes with every seed, and time the chapter's step."""
     made = plain_parser(__doc__)
     add = made.add_argument
@@ -83,7 +84,6 @@ def main() -> None:
     add("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES), metavar="NAME")
     add("--folder", type=home_path, default=Path("runs", "benchmarks", "accuracy"), metavar="DIR")
     arguments = made.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     recipes = list(dict.fromkeys(["default", *arguments.recipes]))
     rows = rows_of(train_all(recipes, arguments.seeds, arguments.folder))
     d2l = Contestant("D2L", peers.training_step, ("d2l", 1, D2L_BATCH, 10))
@@ -96,7 +96,8 @@ def main() -> None:
         }
     )
     report("accuracy", {"Fashion-MNIST, split over two ranks": rows}, arguments.json)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main, most_ranks=1)

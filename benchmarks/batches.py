@@ -18,6 +18,8 @@ from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
 
+from launch.program import run_program
+
 from matplotlib.figure import Figure
 
 from benchmarks.contest import Row, plain_parser, report
@@ -146,7 +148,7 @@ def draw(rows: list[Row], path: Path) -> None:
         figure.savefig(path, dpi=100)
 
 
-def main() -> None:
+def main() -> int:
     """Train every method at every batch with every seed."""
     made = plain_parser(__doc__)
     add = made.add_argument
@@ -162,7 +164,6 @@ def main() -> None:
     add("--seeds", type=whole(), default=3, metavar="N", help="default: %(default)s")
     add("--folder", type=home_path, default=Path("runs", "benchmarks", "batches"), metavar="DIR")
     arguments = made.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     folder = arguments.folder
     outcomes = train_all(STATED, 0, arguments, folder / "stated")
     outcomes += train_all(SEARCHED, None, arguments, folder / "searched")
@@ -170,7 +171,8 @@ def main() -> None:
     draw(rows, folder / "batches.png")
     title = f"Fashion-MNIST at 64 px, 1,024 hidden units, {arguments.images:,} images, two ranks"
     report("batches", {title: rows}, arguments.json)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main, most_ranks=1)

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
+from launch.program import run_program
+
 from benchmarks.contest import Contestant, Row, contest, parser, report
 from benchmarks.step import make_trainer
 from recording.snapshots import CheckpointWriter
@@ -52,7 +54,7 @@ def waited_for(folder: Path) -> Callable[[], float]:
     return steps_and_checkpoint(folder / "waited for", wait=True)
 
 
-def main() -> None:
+def main() -> int:
     """Compare the three; checkpoints go to a temporary folder."""
     arguments = parser(__doc__).parse_args()
     folder = Path(tempfile.mkdtemp())
@@ -78,7 +80,8 @@ def main() -> None:
         for name, timing in timings.items()
     ]
     report("checkpoint", {f"one every {EVERY} steps": rows}, arguments.json)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main, most_ranks=1)

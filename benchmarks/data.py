@@ -6,6 +6,8 @@ and stacks them. Ours resizes, mirrors and standardizes a batch at once.
 
 from collections.abc import Callable, Iterator
 
+from launch.program import run_program
+
 import torch
 from PIL import Image
 from torch import Tensor
@@ -79,7 +81,7 @@ def ours(size: int) -> Callable[[], Tensor]:
     return stream(epoch, BATCHES)
 
 
-def main() -> None:
+def main() -> int:
     """Compare at the chapter's image size and at the default job's."""
     arguments = parser(__doc__).parse_args()
     rows = []
@@ -99,7 +101,8 @@ def main() -> None:
                 }
             )
     report("data", {"Fashion-MNIST in batches of 128": rows}, arguments.json)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main, most_ranks=1)

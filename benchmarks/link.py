@@ -28,6 +28,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
+from launch.program import run_program
+
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from tqdm import tqdm
@@ -112,7 +114,11 @@ def run(program: Sequence[str]) -> None:
         ranks.append(
             subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
         )
-    statuses = [process.wait() for process in ranks]
+    try:
+        statuses = [process.wait() for process in ranks]
+    finally:
+        for process in ranks:
+            process.kill()
     if any(statuses):
         sys.exit(f"{' '.join(program)} failed")
 
@@ -280,7 +286,7 @@ def _draw_panel(axes: Axes, rows: list[Row], machine: Machine) -> None:
     axes.legend()
 
 
-def main() -> None:
+def main() -> int:
     """Compare at two rates."""
     add = parser(__doc__)
     add.add_argument("--scheme", choices=SCHEMES, default="c", help="default: %(default)s")
@@ -292,7 +298,7 @@ def main() -> None:
         add.error(f"--steps: the first {WARMUP} are not timed: take more")
     if reason := why_not():
         print(f"skipped: this machine does not allow a slow link: {reason}")
-        return
+        return 0
     rows: list[Row] = []
     for rate, usual in BATCHES.items():
         with slow_link(rate):
@@ -303,7 +309,8 @@ def main() -> None:
     report("link", {title: rows, "equal batches by the formula": crossings(rows)}, path)
     draw(rows, path.with_suffix(".png"))
     print(f"and to {path.with_suffix('.png')}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main, most_ranks=1)

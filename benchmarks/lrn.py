@@ -6,6 +6,8 @@ C++ compiler. ``fused`` is ours in one pass over memory, used on the CPU.
 
 from collections.abc import Callable
 
+from launch.program import run_program
+
 import torch
 from torch import Tensor, nn
 
@@ -64,12 +66,13 @@ def compared(place: str, dtype: str, rounds: int) -> Row:
     }
 
 
-def main() -> None:
+def main() -> int:
     """Time every map in every precision."""
     arguments = parser(__doc__).parse_args()
     rows = [compared(place, dtype, arguments.rounds) for place in MAPS for dtype in DTYPES]
     report("lrn", {f"{BATCH} channels-last maps, forward and backward": rows}, arguments.json)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main, most_ranks=1)

@@ -10,6 +10,8 @@ from functools import partial
 from statistics import median
 from typing import Any
 
+from launch.program import run_program
+
 from benchmarks.contest import Contestant, Row, contest, parser, report
 from benchmarks.step import PRECISION, ours
 from common.arguments import whole
@@ -50,7 +52,7 @@ def compared(placement: str, batch: int, rounds: int) -> list[Row]:
     ]
 
 
-def main() -> None:
+def main() -> int:
     """Compare both forms of every placement at a small and a large batch."""
     add = parser(__doc__)
     add.add_argument(
@@ -65,7 +67,8 @@ def main() -> None:
     ]
     title = f"paper, 2 towers, 224 px, {PRECISION}, two ranks"
     report("overlap", {title: rows}, arguments.json)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main, most_ranks=1)

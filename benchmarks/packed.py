@@ -8,11 +8,12 @@ synthetic, 500 by 375 pixels and about as long as ImageNet's. All files are in t
 exceed the processor's cache, as does a cropped batch of 128 (38 MB); one of 32 may fit.
 """
 
-import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from launch.program import run_program
 
 import numpy as np
 import torch
@@ -116,10 +117,9 @@ def contestants(folder: Path) -> dict[str, tuple[Contestant, int]]:
     }
 
 
-def main() -> None:
+def main() -> int:
     """Everyone on the same files."""
     arguments = parser(__doc__).parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     with tempfile.TemporaryDirectory() as scratch:
         folder = make_files(Path(scratch))
         (folder / "packed").mkdir()
@@ -143,7 +143,8 @@ def main() -> None:
         for name, speed in speeds.items()
     ]
     report("packed", {"500 × 375 JPEG to batches of 128 at 224": rows}, arguments.json)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main, most_ranks=1)

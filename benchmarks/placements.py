@@ -24,6 +24,8 @@ from statistics import median
 from textwrap import shorten
 from typing import Any, NamedTuple
 
+from launch.program import run_program
+
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
@@ -220,7 +222,7 @@ def claim(rows: list[Row]) -> Row:
     return {"claim": f"{CLAIM} is no slower than {BASE}", "×": ratio, "holds": holds}
 
 
-def main() -> None:
+def main() -> int:
     """Compare everyone; the failures have a table of their own."""
     add = parser(__doc__)
     add.add_argument("--batch", type=whole(), default=64, metavar="B", help="default: %(default)s")
@@ -239,7 +241,8 @@ def main() -> None:
         | ({"failed": failures} if failures else {}),
         arguments.json,
     )
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main, most_ranks=1)

@@ -23,6 +23,8 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any, NamedTuple
 
+from launch.program import run_program
+
 from tqdm import tqdm
 
 from benchmarks import link
@@ -165,7 +167,7 @@ def _apart(a: Row, b: Row) -> bool:
     return high > APART * low
 
 
-def main() -> None:
+def main() -> int:
     """Measure, predict and compare."""
     add = plain_parser(__doc__)
     where = add.add_mutually_exclusive_group()
@@ -180,7 +182,7 @@ def main() -> None:
     arguments = add.parse_args()
     if arguments.links and (reason := link.why_not()):
         print(f"skipped: this machine does not allow a slow link: {reason}")
-        return
+        return 0
     places = [Place(2, rate) for rate in arguments.links or ()]
     places = places or [Place(ranks) for ranks in arguments.ranks]
     rounds, rows = range(1, arguments.rounds + 1), []
@@ -200,7 +202,8 @@ def main() -> None:
         "mean order": mean(orders) if orders else None,
     }
     report("predictions", {"steps": steps, "choices": chosen, "overall": [overall]}, arguments.json)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main, most_ranks=1)

@@ -11,6 +11,8 @@ import tempfile
 import time
 from statistics import median
 
+from launch.program import run_program
+
 from tqdm import tqdm
 
 from benchmarks.contest import Row, parser, report
@@ -53,7 +55,7 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
-def main() -> None:
+def main() -> int:
     """Report medians over the rounds."""
     arguments = parser(__doc__).parse_args()
     found: dict[str, list[float]] = {}
@@ -67,7 +69,8 @@ def main() -> None:
         for stage, times in found.items()
     ]
     report("startup", {"start-up on two ranks": rows}, arguments.json)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main, most_ranks=1)

@@ -10,6 +10,8 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from launch.program import run_program
+
 import torch
 from torch.profiler import ProfilerActivity, profile
 
@@ -147,7 +149,7 @@ def compared(variant: str, batch: int, rounds: int, peak: float) -> list[Row]:
     ]
 
 
-def main() -> None:
+def main() -> int:
     """Time and profile both nets."""
     add = parser(__doc__)
     add.add_argument("--batch", type=whole(), default=128, metavar="N", help="default: %(default)s")
@@ -161,7 +163,8 @@ def main() -> None:
         with Contestant("profile", profiled, (variant, towers, arguments.batch)) as one:
             tables[f"{variant}: a step in one process"] = one.run(8)[1]
     report("step", tables, arguments.json)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main, most_ranks=1)
