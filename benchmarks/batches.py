@@ -25,9 +25,8 @@ from matplotlib.figure import Figure
 from benchmarks.contest import Row, plain_parser, report
 from common.arguments import whole
 from common.colors import COLORS
-from common.errors import ReportedError
 from common.files import home_path, writing
-from comparison.learning import Learning, Outcome, Study
+from comparison.learning import FormFailedError, Learning, Outcome, Study
 from launch.children import ROOT
 from training.settings import load_config
 
@@ -104,7 +103,7 @@ def train_all(
     for form in study.forms:
         try:
             outcomes += [each for each in learning.run([form]) if each["form"] == form]
-        except ReportedError as failure:
+        except FormFailedError as failure:
             log.info("%s", failure)
     return outcomes
 

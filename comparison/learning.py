@@ -33,6 +33,10 @@ FAILED = -1.0
 """The accuracy of a trial at whose learning rate the net fails."""
 
 
+class FormFailedError(ReportedError):
+    """A form fails at every learning rate that it may have."""
+
+
 @dataclass(frozen=True)
 class Study:
     """A comparison: each form is trained with each of ``seeds`` seeds.
@@ -107,7 +111,7 @@ class Learning:
         """Find the rates, then train the forms (all, if none are named) with every seed.
 
         A rate at which the net fails with any seed is given up for the next best, for all seeds.
-        Returns the outcomes so far, by form. Raises ReportedError if every rate of a form fails.
+        Returns the outcomes so far, by form. Raises FormFailedError if every rate of a form fails.
         """
         forms = forms or list(self.study.forms)
         rates = {form: self._rate(form) for form in forms}
@@ -117,7 +121,7 @@ class Learning:
                 outcome = self._train(form, rate, seed)
             except TrainingError as failure:
                 if self.study.trial_images == 0:
-                    raise ReportedError(f"{form}, seed {seed}: {failure}") from None
+                    raise FormFailedError(f"{form}, seed {seed}: {failure}") from None
                 log.info("%s, seed %d: %g is given up: %s", form, seed, rate, failure)
                 self._keep_trial(form, rate, seed, None)
                 return self.run(forms)
@@ -149,7 +153,7 @@ class Learning:
 
         rate = best_rate(own, accuracy_at)
         if accuracy_at(rate) == FAILED:
-            raise ReportedError(f"{form}: every learning rate that was tried failed, see above")
+            raise FormFailedError(f"{form}: every learning rate that was tried failed, see above")
         return rate
 
     def _try(self, form: str, rate: float) -> float | None:

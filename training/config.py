@@ -181,7 +181,7 @@ class Config(Section):
     """local, ddp: the whole net on each rank. split: a copy of the net over several ranks, one
     tower on each. hybrid: the convolutions whole on each rank, the fully connected layers divided
     over ranks (Krizhevsky 2014). split+hybrid: the convolutions split, too. auto: split if
-    there are towers and the number of ranks is a multiple of theirs, else ddp."""
+    there are two or more towers and their number divides that of the ranks, else ddp."""
     shards: Changeable[Count | None] = None
     """split: ranks that share a copy of the net; split+hybrid: of the convolutions. null: one for
     each tower, if the number of ranks is a multiple of the towers, else all, whose number must then
