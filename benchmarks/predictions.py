@@ -157,7 +157,9 @@ def choices(rows: list[Row]) -> Iterator[Row]:
             "mean |error|, %": mean(abs(row["error, %"]) for row in here),
             "chosen": chosen["plan"],
             "best": best["plan"],
-            "regret, %": 100 * (chosen["measured, ms"] / best["measured, ms"] - 1),
+            "regret, %": (
+                100 * (chosen["measured, ms"] / best["measured, ms"] - 1) if len(here) > 1 else None
+            ),
             "order": mean(right) if right else None,
         }
 
@@ -195,10 +197,11 @@ def main() -> int:
     steps = medians(rows)
     chosen = list(choices(steps))
     orders = [row["order"] for row in chosen if row["order"] is not None]
+    regrets = [row["regret, %"] for row in chosen if row["regret, %"] is not None]
     overall = {
         "steps": len(steps),
         "mean |error|, %": mean(abs(row["error, %"]) for row in steps),
-        "mean regret, %": mean(row["regret, %"] for row in chosen),
+        "mean regret, %": mean(regrets) if regrets else None,
         "mean order": mean(orders) if orders else None,
     }
     report("predictions", {"steps": steps, "choices": chosen, "overall": [overall]}, arguments.json)

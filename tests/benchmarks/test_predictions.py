@@ -35,6 +35,11 @@ def test_plans_that_are_as_fast_as_each_other_have_no_order():
     assert found["regret, %"] == pytest.approx(1)
 
 
+def test_a_single_plan_is_no_choice_to_regret():
+    [found] = choices([_row("a", 100.0, 90.0)])
+    assert found["regret, %"] is None
+
+
 def test_places_and_batches_are_judged_apart():
     rows = [
         _row("a", 1.0, 1.0, place, batch)
