@@ -1,21 +1,15 @@
 """The promise that a stopped or a killed rank is reported, tried in launches of their own."""
 
-import os
 import re
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
-
-from launch.signals import held_signals
 
 from checking.report import Outcome
 from checking.victim import TIMEOUT
-from launch.world import outside_launch
+from launch.children import run_launcher
 
-ROOT = Path(__file__).parents[1]
 RANKS, PATIENCE = 2, 300
 """Ranks of a launch, and the seconds within which it must end."""
 
@@ -54,28 +48,7 @@ def check_faults() -> Iterator[Outcome]:
 def launch_victim(number: signal.Signals) -> tuple[int | None, str]:
     """(status, errors) of a launch in which rank 1 gets a signal; no status if it did not end."""
     flags = ["--nproc-per-node", str(RANKS), "-m", "checking.victim", number.name]
-    with held_signals() as release, _started(flags) as process:
-        try:
-            release()
-            said = process.communicate(timeout=PATIENCE)[1]
-        except subprocess.TimeoutExpired:
-            process.kill()
-            return None, process.communicate()[1]
-        except BaseException:
-            process.kill()  # and its ranks end with it
-            raise
-    return process.returncode, said
-
-
-def _started(flags: list[str]) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "launch", *flags],
-        cwd=ROOT,
-        env={**outside_launch(os.environ), "PYTHONPATH": str(ROOT)},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-    )
+    try:
+        return run_launcher(flags, quietly=True, timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        return None, f"no end within {PATIENCE} s"

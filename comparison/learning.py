@@ -3,17 +3,15 @@
 import json
 import logging
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from common.errors import ReportedError
 from common.files import replacing
+from comparison.announce import announced
 from comparison.measure import TrainingError, train
 from comparison.rates import best_rate
 from comparison.session import NOT_PLANNED, check_plan
@@ -114,20 +112,8 @@ class Learning:
         Returns the outcomes so far, by form. Raises FormFailedError if every rate of a form fails.
         """
         forms = forms or list(self.study.forms)
-        rates = {form: self._rate(form) for form in forms}
-        for form, seed in self._missing(rates):
-            rate = rates[form]
-            try:
-                outcome = self._train(form, rate, seed)
-            except TrainingError as failure:
-                if self.study.trial_images == 0:
-                    raise FormFailedError(f"{form}, seed {seed}: {failure}") from None
-                log.info("%s, seed %d: %g is given up: %s", form, seed, rate, failure)
-                self._keep_trial(form, rate, seed, None)
-                return self.run(forms)
-            own = {"form": form, "seed": seed, "learning_rate": rate}
-            self.outcomes.append({**own, **outcome})
-            self._keep()
+        while not self._train_all(rates := {form: self._rate(form) for form in forms}):
+            pass  # a rate was given up
         seeds = range(self.study.config.seed, self.study.config.seed + self.study.seeds)
         order = {form: number for number, form in enumerate(self.study.forms)}
         found = [
@@ -138,6 +124,23 @@ class Learning:
             and each["learning_rate"] == rates.get(each["form"], each["learning_rate"])
         ]
         return sorted(found, key=lambda each: (order[each["form"]], each["seed"]))
+
+    def _train_all(self, rates: Mapping[str, float]) -> bool:
+        """Train each form at its rate with every seed; False once a rate has to be given up."""
+        for form, seed in self._missing(rates):
+            rate = rates[form]
+            try:
+                outcome = self._train(form, rate, seed)
+            except TrainingError as failure:
+                if self.study.trial_images == 0:
+                    raise FormFailedError(f"{form}, seed {seed}: {failure}") from None
+                log.info("%s, seed %d: %g is given up: %s", form, seed, rate, failure)
+                self._keep_trial(form, rate, seed, None)
+                return False
+            own = {"form": form, "seed": seed, "learning_rate": rate}
+            self.outcomes.append({**own, **outcome})
+            self._keep()
+        return True
 
     def _rate(self, form: str) -> float:
         """A form's learning rate: its own, or the best of some trials on held-out images."""
@@ -199,13 +202,7 @@ class Learning:
         done = {(each["form"], each["seed"], each["learning_rate"]) for each in self.outcomes}
         seeds = range(first, first + self.study.seeds)
         jobs = [(f, seed) for seed in seeds for f in rates if (f, seed, rates[f]) not in done]
-        began = time.monotonic()
-        for number, (form, seed) in enumerate(jobs):
-            spent = time.monotonic() - began
-            left = tqdm.format_interval(spent / number * (len(jobs) - number)) if number else None
-            still = f"{left} left" if left else "no estimate yet"
-            log.info("[%d/%d] %s, seed %d; %s", number + 1, len(jobs), form, seed, still)
-            yield form, seed
+        return announced(jobs, lambda job: f"{job[0]}, seed {job[1]}")
 
     def _keep(self) -> None:
         content = {"trials": self.trials, "outcomes": self.outcomes}

@@ -1,26 +1,19 @@
 """A comparison of speed in progress; each measurement is saved at once."""
 
 import json
-import logging
-import sys
 import tempfile
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tqdm import tqdm
-
 from common.errors import ReportedError
 from common.files import read_objects, writing
+from comparison.announce import announced
 from comparison.measure import TrainingError, steady_speed, train
 from comparison.placements import Placement
 from comparison.results import Measurement
 from training.config import Config
 from training.settings import flatten, load_config
-
-log = logging.getLogger(__name__)
 
 NOT_PLANNED = {"tracking", "runs"}
 """Settings that may change between the parts of a comparison."""
@@ -84,12 +77,17 @@ class Comparison:
         measurements = read_objects(path)
         done = {_job(each) for each in measurements}
         with writing(path), path.open("a", buffering=1) as file:
-            for job in announced([job for job in self.jobs() if job not in done], self.rounds):
+            for job in announced([job for job in self.jobs() if job not in done], self._title):
                 if any("error" in each and _job(each)[1:] == job[1:] for each in measurements):
                     continue
                 measurements.append({**job._asdict(), **self._measure(job)})
                 file.write(json.dumps(measurements[-1]) + "\n")
         return measurements
+
+    def _title(self, job: Job) -> str:
+        """Such as round 1/3: ddp, global batch 256."""
+        number = f"round {job.round}/{self.rounds}"
+        return f"{number}: {job.placement}, global batch {job.global_batch}"
 
     def _measure(self, job: Job) -> dict[str, Any]:
         placement = next(each for each in self.placements if each.name == job.placement)
@@ -126,20 +124,6 @@ def check_plan(folder: Path, plan: dict[str, Any]) -> None:
             )
     with writing(path):
         path.write_text(json.dumps({**kept, **plan}))
-
-
-def announced(jobs: list[Job], rounds: int) -> Iterator[Job]:
-    """Yield the jobs; announce each with an estimate of the time left."""
-    began, live = time.monotonic(), sys.stderr.isatty()
-    bar = tqdm(jobs, unit="run", dynamic_ncols=True, disable=not live)
-    for done, job in enumerate(bar):
-        what = f"round {job.round}/{rounds}: {job.placement}, global batch {job.global_batch}"
-        bar.set_description(what)
-        if not live:
-            left = (time.monotonic() - began) / done * (len(jobs) - done) if done else None
-            still = f"{tqdm.format_interval(left)} left" if left else "no estimate yet"
-            log.info("[%d/%d] %s; %s", done + 1, len(jobs), what, still)
-        yield job
 
 
 def _job(measurement: Measurement) -> Job:

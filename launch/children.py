@@ -8,19 +8,24 @@ from pathlib import Path
 
 from launch.signals import held_signals
 
+from launch.world import outside_launch
+
 ROOT = Path(__file__).parents[1]
 
 
-def run_launcher(arguments: Sequence[str], *, quietly: bool) -> tuple[int, str]:
+def run_launcher(
+    arguments: Sequence[str], *, quietly: bool, timeout: float | None = None
+) -> tuple[int, str]:
     """Run our launcher with ``arguments``; returns its exit status and its complaints.
 
     With ``quietly`` nothing is shown, and the complaints are what it wrote to standard error;
-    otherwise all of it is shown and they are empty. A signal ends the ranks before it is raised.
+    otherwise all of it is shown and they are empty. A signal ends the ranks before it is raised,
+    and so do ``timeout`` seconds, which raise subprocess.TimeoutExpired.
     """
     with held_signals() as release, _started(arguments, quietly) as process:
         try:
             release()
-            _, complaints = process.communicate()
+            _, complaints = process.communicate(timeout=timeout)
         except BaseException:
             process.terminate()
             process.communicate()
@@ -32,10 +37,11 @@ def _started(arguments: Sequence[str], quietly: bool) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "launch", *arguments],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**outside_launch(os.environ), "PYTHONPATH": str(ROOT)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL if quietly else None,
         stderr=subprocess.PIPE if quietly else None,
         text=True,
+        errors="replace",
         start_new_session=True,
     )

@@ -52,6 +52,8 @@ class World(NamedTuple):
 
 def outside_launch(environment: Mapping[str, str]) -> dict[str, str]:
     """The ``environment`` without what a launcher has set for its ranks, to start another."""
+    if not environment.keys() & {"RANK", "WORLD_SIZE"}:
+        return dict(environment)
     return {name: value for name, value in environment.items() if not OF_A_LAUNCH.fullmatch(name)}
 
 

@@ -2,6 +2,7 @@
 
 import signal
 import subprocess
+from subprocess import TimeoutExpired
 
 from launch.signals import SIGNALS, Interrupted, held_signals, interrupt_on_signals
 
@@ -42,15 +43,17 @@ def test_an_ignored_signal_stays_ignored():
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
-def test_a_signal_while_a_launch_starts_ends_it(monkeypatch):
+@pytest.mark.parametrize(("told", "ending"), [(True, Interrupted), (False, TimeoutExpired)])
+def test_a_launch_ends_at_a_signal_while_it_starts_and_after_its_time(monkeypatch, told, ending):
     started = []
 
     def slow_to_start(arguments, quietly):
         started.append(subprocess.Popen(["sleep", "600"], stderr=subprocess.PIPE))
-        signal.raise_signal(signal.SIGTERM)
+        if told:
+            signal.raise_signal(signal.SIGTERM)
         return started[0]
 
     monkeypatch.setattr(children, "_started", slow_to_start)
-    with pytest.raises(Interrupted):
-        children.run_launcher([], quietly=True)
+    with pytest.raises(ending):
+        children.run_launcher([], quietly=True, timeout=0.1)
     assert started[0].returncode == -signal.SIGTERM

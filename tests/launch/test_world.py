@@ -103,3 +103,7 @@ def test_another_launch_inherits_nothing_of_this_one():
         *("TORCHELASTIC_RUN_ID", "ALEXNET_LAUNCHER", "OMP_NUM_THREADS"),
     }
     assert outside_launch({**ours, **dict.fromkeys(set_by_a_launcher, "1")}) == ours
+
+
+def test_threads_that_no_launcher_has_set_are_inherited():
+    assert outside_launch({"OMP_NUM_THREADS": "2"}) == {"OMP_NUM_THREADS": "2"}
