@@ -45,8 +45,6 @@ from training.settings import load_config
 
 log = logging.getLogger(__name__)
 
-RUNS = Path("runs")
-FOLDER = RUNS / "check"
 CONFIG = Path(__file__).parent / "configs" / "compare.yaml"
 
 
@@ -54,8 +52,10 @@ def main() -> int:
     """Check everything; returns the exit status."""
     arguments = parse_arguments()
     config, ranks = load_config(arguments.config, arguments.overrides), launched_world().size
+    arguments.folder = arguments.folder or config.runs / "check"
+    arguments.machine = arguments.machine or config.runs / MACHINE
     plan = small_config(ranks, "fp32", placement="ddp").plan(ranks)
-    mesh = Mesh.start(plan, share_devices=arguments.share_devices)
+    mesh = Mesh.start(plan, share_devices=arguments.share_devices or config.share_devices)
     report = Report()
     mesh.from_main(lambda: refuse_early(report, arguments))
     try:
@@ -123,7 +123,6 @@ def parse_arguments() -> argparse.Namespace:
     add(
         "--folder",
         type=home_path,
-        default=FOLDER,
         metavar="FOLDER",
         help="where the report is written, which all ranks must see (default: runs/check)",
     )
@@ -131,7 +130,6 @@ def parse_arguments() -> argparse.Namespace:
     add(
         "--machine",
         type=home_path,
-        default=RUNS / MACHINE,
         metavar="FILE",
         help="where the speed is written (default: runs/machine.json)",
     )
@@ -143,7 +141,10 @@ def parse_arguments() -> argparse.Namespace:
         help="the net whose layers are timed (default: configs/compare.yaml)",
     )
     add("overrides", nargs="*", metavar="key.sub=value", help="change a setting of that net")
-    return parser.parse_intermixed_args()
+    arguments = parser.parse_intermixed_args()
+    if arguments.faults and arguments.only == "speed":
+        parser.error("--faults is one of the proofs, which --only speed leaves out")
+    return arguments
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ import argparse
 import itertools
 import logging
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from launch.program import ArgumentParser, run_program
@@ -191,64 +192,91 @@ def parse_arguments() -> argparse.Namespace:
         metavar="FILE",
         help="default: configs/compare.yaml or fashion.yaml",
     )
-    add(
-        "--placements",
-        type=listed(str),
-        default=[],
-        metavar="A,B",
-        help="default: those for the devices",
-    )
-    add("--batches", type=listed(whole()), default=[32, 128], metavar="N,N", help="default: 32,128")
-    add("--rounds", type=whole(), default=3, metavar="N", help="default: %(default)s")
-    add("--steps", type=whole(), default=6, metavar="N", help="timed steps, default: %(default)s")
-    add(
-        "--warmup", type=whole(0), default=3, metavar="N", help="steps before, default: %(default)s"
-    )
-    add("--json", type=home_path, metavar="FILE", help="copy results.json to FILE")
-    add(
-        "--machine",
-        type=home_path,
-        metavar="FILE",
-        help="predict with this file of check.py, default: runs/machine.json if it is there",
-    )
     add("--resume", action="store_true", help="continue the newest comparison")
     add("--train", action="store_true", help="compare learning instead of speed")
-    add(
-        "--forms",
-        type=listed(set_of_forms),
-        default=["towers"],
-        metavar="A,B",
-        help=f"sets of forms for --train, of {', '.join(FORMS)}; default: towers; --resume can "
-        "name others",
-    )
-    add(
-        "--evaluations",
-        type=whole(),
-        default=8,
-        metavar="N",
-        help="evaluations in each training of --train, default: %(default)s",
-    )
-    add(
-        "--seeds",
-        type=whole(),
-        default=1,
-        metavar="N",
-        help="trainings of each form in --train, default: 1; --resume can add more",
-    )
-    add(
-        "--images",
-        type=whole(),
-        metavar="N",
-        help="length of each training in --train, default: the config's epochs",
-    )
-    add(
-        "--trial-images",
-        type=whole(0),
-        metavar="N",
-        help="length of each trial of a learning rate; 0: none, default: that of a training",
-    )
     add("overrides", nargs="*", metavar="key.sub=value", help="change a setting")
-    return parser.parse_intermixed_args()
+    speed = _add_speed(parser.add_argument_group("comparing speed").add_argument)
+    group = parser.add_argument_group("comparing learning, with --train")
+    learning = _add_learning(group.add_argument)
+    arguments = parser.parse_intermixed_args()
+    for each in speed if arguments.train else learning:
+        if getattr(arguments, each.dest) != each.default:
+            word = "compares learning" if arguments.train else "is not given"
+            parser.error(f"{each.option_strings[0]} changes nothing here, since --train {word}")
+    return arguments
+
+
+def _add_speed(add: Callable[..., argparse.Action]) -> list[argparse.Action]:
+    return [
+        add(
+            "--placements",
+            type=listed(str),
+            default=[],
+            metavar="A,B",
+            help="default: those for the devices",
+        ),
+        add(
+            "--batches",
+            type=listed(whole()),
+            default=[32, 128],
+            metavar="N,N",
+            help="default: 32,128",
+        ),
+        add("--rounds", type=whole(), default=3, metavar="N", help="default: %(default)s"),
+        add("--steps", type=whole(), default=6, metavar="N", help="timed, default: %(default)s"),
+        add(
+            "--warmup",
+            type=whole(0),
+            default=3,
+            metavar="N",
+            help="steps before, default: %(default)s",
+        ),
+        add("--json", type=home_path, metavar="FILE", help="copy results.json to FILE"),
+        add(
+            "--machine",
+            type=home_path,
+            metavar="FILE",
+            help="predict with this file of check.py, default: runs/machine.json if it is there",
+        ),
+    ]
+
+
+def _add_learning(add: Callable[..., argparse.Action]) -> list[argparse.Action]:
+    return [
+        add(
+            "--forms",
+            type=listed(set_of_forms),
+            default=["towers"],
+            metavar="A,B",
+            help=f"sets of forms, of {', '.join(FORMS)}; default: towers; --resume can name others",
+        ),
+        add(
+            "--evaluations",
+            type=whole(),
+            default=8,
+            metavar="N",
+            help="evaluations in each training, default: %(default)s",
+        ),
+        add(
+            "--seeds",
+            type=whole(),
+            default=1,
+            metavar="N",
+            help="trainings of each form, default: %(default)s; --resume can add more",
+        ),
+        add(
+            "--images",
+            type=whole(),
+            metavar="N",
+            help="length of each training, default: the config's epochs",
+        ),
+        add(
+            "--trial-images",
+            type=whole(0),
+            metavar="N",
+            help="length of each trial of a learning rate; 0: none, default: that of a training",
+        ),
+    ]
 
 
 def set_of_forms(text: str) -> str:

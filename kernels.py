@@ -47,7 +47,8 @@ def main() -> int:
     known = {name: chance for name, chance in chances.items() if chance is not None}
     if arguments.chance and not known:
         raise ReportedError(
-            f"cannot draw {arguments.chance}: only two towers that read RGB can part colour"
+            f"cannot draw {arguments.chance}: it needs two towers that read RGB, with kernels "
+            "that are not all noise"
         )
     tell_chances(known)
     draw_kernels(panels, arguments.picture, "kernels of conv1")

@@ -33,8 +33,7 @@ from common.files import check_writable, home_path, writing
 from launch.children import run_launcher
 from planning.charts import draw_charts
 from planning.devices import DEVICES, WIRES, known_machine
-from planning.formulas import Net
-from planning.job import planned
+from planning.job import Job, planned
 from planning.machine import MACHINE, Machine, read_machine
 from planning.page import write_page
 from planning.quantities import duration, rate, size
@@ -63,6 +62,10 @@ CONFIG = Path("configs/compare.yaml")
 MOST_RANKS = 2**16
 PLACES = ("placement", "shards", "classifier_ranks", "classifier_scheme")
 """Settings of train.py that are the planner's to choose."""
+NO_LINKS = (
+    "the machine's file has no links, since one rank was measured: measure with as many ranks as "
+    "devices (./launch.sh check.py)"
+)
 
 
 def main() -> int:
@@ -73,10 +76,10 @@ def main() -> int:
     if config.optimizer.classifier_updates == "turn":
         raise ReportedError(
             "optimizer.classifier_updates=turn is another training on each placement, and plan.py "
-            "compares placements of the same one: leave it out"
+            "compares placements of the same one: set optimizer.classifier_updates=step"
         )
     job = planned(config)
-    net, machine = job.net, changed(choose_machine(arguments, config, job.net), arguments)
+    net, machine = job.net, changed(choose_machine(arguments, config, job), arguments)
     space = Space(job, machine, ranks_of(arguments, machine), arguments.compress)
     check_ranks(space, arguments.batches)
 
@@ -85,7 +88,9 @@ def main() -> int:
 
     log.info("%s, %d tower(s), %d px", net.name, net.towers, net.size)
     log.info("%s\n", machine_in_words(machine))
-    how = ["--config", str(source), *(each for each in arguments.overrides if not _places(each))]
+    if config.compile:
+        log.info("compile=true is not predicted: the layers are taken as they are without it\n")
+    how = ["--config", str(source), *settings_of(arguments, config)]
     answers = [answer(space.with_batch(batch), how) for batch in arguments.batches]
     tell_changes(space.with_batch(arguments.batches[0]))
     if arguments.charts:
@@ -103,7 +108,7 @@ def main() -> int:
     return 0
 
 
-def choose_machine(arguments: argparse.Namespace, config: Config, net: Net) -> Machine:
+def choose_machine(arguments: argparse.Namespace, config: Config, job: Job) -> Machine:
     """The machine of the command line; without one, this machine.
 
     Raises ReportedError if its file cannot be read, or if its precision is not the configuration's.
@@ -111,26 +116,20 @@ def choose_machine(arguments: argparse.Namespace, config: Config, net: Net) -> M
     if arguments.device:
         per_node = arguments.ranks_per_node or 8
         wires = arguments.within or "nvlink", arguments.between or "100gbe"
-        return known_machine(arguments.device, config.precision, net, per_node, *wires)
+        return known_machine(arguments.device, config.precision, job, per_node, *wires)
     if arguments.within or arguments.between:
         raise ReportedError("--within and --between are for --device; use --link for a machine")
     path = arguments.machine or config.runs / MACHINE
     if not (path.exists() or arguments.machine):
         measure_here(path, arguments)
-    machine = read_machine(path)
-    if machine.precision != config.precision:
-        raise ReportedError(
-            f"{path} was measured in {machine.precision}, and the configuration's precision is "
-            f"{config.precision}: set precision={machine.precision}, or measure again"
-        )
-    return machine
+    return read_machine(path, config.precision)
 
 
 def measure_here(path: Path, arguments: argparse.Namespace) -> None:
     """Have check.py measure this machine; raises ReportedError if it fails."""
     log.info("measuring this machine, which takes minutes; check.py does it with more ranks, too\n")
     config = arguments.config or ROOT / CONFIG
-    command = ["check.py", "--only", "speed", "--machine", str(path.resolve())]
+    command = [str(ROOT / "check.py"), "--only", "speed", "--machine", str(path.resolve())]
     command += ["--config", str(config.resolve()), *arguments.overrides]
     status, _ = run_launcher(command, quietly=False)
     if status:
@@ -139,14 +138,14 @@ def measure_here(path: Path, arguments: argparse.Namespace) -> None:
 
 def changed(machine: Machine, arguments: argparse.Namespace) -> Machine:
     """The machine with the node, the memory and the slowest links of the command line."""
-    update: dict[str, Any] = {}
     if arguments.ranks_per_node:
-        update["ranks_per_node"] = arguments.ranks_per_node
-        if machine.device == "cpu":  # whose ranks share the memory of a node
-            update["memory"] = machine.memory * machine.ranks_per_node / arguments.ranks_per_node
+        machine = machine.in_nodes_of(arguments.ranks_per_node)
     if arguments.memory:
-        update["memory"] = arguments.memory
-    machine = machine.model_copy(update=update)
+        machine = machine.model_copy(update={"memory": arguments.memory})
+    if (arguments.link or arguments.latency is not None) and not (
+        machine.within or machine.between
+    ):
+        raise ReportedError(f"--link and --latency have nothing to change: {NO_LINKS}")
     ranks = ranks_of(arguments, machine)
     if ranks > machine.ranks_per_node and not machine.between:
         machine = machine.model_copy(update={"between": machine.within})
@@ -178,10 +177,7 @@ def check_ranks(space: Space, batches: list[int]) -> None:
             "--ranks-per-node"
         )
     if not space.machine.connects(ranks):
-        raise ReportedError(
-            "the machine's file has no links, since one rank was measured: measure with as many "
-            "ranks as devices (./launch.sh check.py)"
-        )
+        raise ReportedError(NO_LINKS)
 
 
 def answer(space: Space, source: list[str]) -> dict[str, Any]:
@@ -231,9 +227,15 @@ def tell_changes(space: Space) -> None:
     )
 
 
-def _places(override: str) -> bool:
-    """True for a setting that the planner chooses."""
-    return override.partition("=")[0] in PLACES
+def settings_of(arguments: argparse.Namespace, config: Config) -> list[str]:
+    """The overrides with which train.py runs a plan's job, but for those that choose the plan."""
+    given = dict(override.split("=", 1) for override in arguments.overrides)
+    kept = [f"{key}={value}" for key, value in given.items() if key not in PLACES]
+    if arguments.device and "precision" not in given:
+        kept.append(f"precision={config.precision}")  # auto is another on another machine
+    return kept + [
+        f"{name}=null" for name in ("shards", "classifier_ranks") if getattr(config, name)
+    ]
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -77,7 +77,7 @@ def parse_arguments() -> argparse.Namespace:
         "--config",
         type=home_path,
         metavar="FILE",
-        help="a YAML file whose data section replaces that of SOURCE",
+        help="a YAML file whose settings replace those of SOURCE",
     )
     return parser.parse_intermixed_args()
 

@@ -59,7 +59,7 @@ class Place(NamedTuple):
         """The machine as check.py measures it now, or did before an interruption."""
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            program = ["check.py", "--only", "speed", "--folder", str(path.parent)]
+            program = [str(ROOT / "check.py"), "--only", "speed", "--folder", str(path.parent)]
             program += ["--machine", str(path)]
             if self.link:
                 link.run(program)

@@ -48,6 +48,8 @@ def first_step() -> dict[str, float]:
             for line in process.stdout or ():
                 stage = FIRST_STEP if line.startswith("step 1/") else FIRST_LINE
                 reached.setdefault(stage, time.perf_counter() - began)
+    if FIRST_STEP not in reached:
+        sys.exit(f"{' '.join(command)} ended with status {process.returncode} before a step")
     return reached
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from launch.children import run_launcher
+from launch.children import ROOT, run_launcher
 from recording.folder import RunFolder
 from recording.metrics import read_metrics, step_speed
 
@@ -21,7 +21,7 @@ def train(
 
     Raises TrainingError if it fails. On Ctrl-C, ends the ranks before raising KeyboardInterrupt.
     """
-    command = ["--nproc-per-node", str(processes), "train.py"]
+    command = ["--nproc-per-node", str(processes), str(ROOT / "train.py")]
     command += ["--config", str(config.resolve()), *settings]
     command += [f"runs={runs.resolve()}", f"name={name}", "tracking.mode=disabled"]
     status, complaints = run_launcher(command, quietly=True)

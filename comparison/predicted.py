@@ -4,6 +4,9 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from common.errors import ReportedError
 from distributed.plan import Plan
 from planning.job import Job
 from planning.machine import MACHINE, Machine, read_machine
@@ -24,15 +27,21 @@ PARTS = {
 def usable_machine(named: Path | None, config: Config, ranks: int) -> Machine | None:
     """The machine of the file that was ``named``, or of the runs' folder if it has one.
 
-    None with a reason if it says nothing of the configuration's precision or of so many ranks.
-    Raises ReportedError if the file that was named cannot be read.
+    None with a reason if it says nothing of this device or of so many ranks. Raises ReportedError
+    if the file that was named cannot be read or is of another precision.
     """
     path = named or config.runs / MACHINE
     if not (named or path.exists()):
         return None
-    machine = read_machine(path)
-    if machine.precision != config.precision:
-        log.info("no predictions: %s was measured in %s", path, machine.precision)
+    try:
+        machine = read_machine(path, config.precision)
+    except ReportedError as error:
+        if named:
+            raise
+        log.info("no predictions: %s", error)
+        return None
+    if (machine.device == "cpu") == torch.cuda.is_available():
+        log.info("no predictions: %s was measured on %s", path, machine.device)
         return None
     if ranks > machine.ranks_per_node or not machine.connects(ranks):
         log.info("no predictions: %s has no node of %d ranks that are linked", path, ranks)

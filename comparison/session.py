@@ -95,7 +95,8 @@ class Comparison:
         settings = [
             *self.overrides,
             *placement.overrides,
-            *(f"batch_size={job.global_batch}", f"max_steps={steps}", "keep_checkpoints=0"),
+            *(f"batch_size={job.global_batch}", f"max_steps={steps}", f"epochs={steps}"),
+            "keep_checkpoints=0",
             f"data.synthetic_length={job.global_batch * steps}",
         ]
         with tempfile.TemporaryDirectory(prefix="compare-") as runs:

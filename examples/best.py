@@ -44,17 +44,17 @@ def main() -> int:
     config = load(["batch_size=32", *arguments.overrides])
     job = planned(config)
     machine = (
-        read_machine(arguments.machine)
+        read_machine(arguments.machine, config.precision)
         if arguments.machine
-        else known_machine(arguments.device, config.precision, job.net, 1, "nvlink", "100gbe")
+        else known_machine(arguments.device, config.precision, job, 1, "nvlink", "100gbe")
     )
-    space = Space(job, machine.model_copy(update={"ranks_per_node": 1}), arguments.ranks)
+    space = Space(job, machine.in_nodes_of(1), arguments.ranks)
     if not space.machine.connects(space.ranks):
         raise ReportedError(f"{arguments.machine} has no links: measure two ranks or more")
     names = [[best(space, batch, rate * 1e9) for batch in BATCHES] for rate in GIGABYTES]
     rows = [(f"{rate:g} GB/s", *row) for rate, row in zip(GIGABYTES, names, strict=True)]
     log.info("the best placement on %d × %s, by link and global batch", space.ranks, machine.device)
-    log.info("(/4: groups of 4 ranks share a classifier)\n")
+    log.info("(/4: groups of 4 ranks share a classifier; empty: the memory is too small)\n")
     log.info("%s", tabulate(rows, ("", *map(str, BATCHES))))
     if arguments.png:
         save(draw_map(names, GIGABYTES, BATCHES), arguments.png)
@@ -62,7 +62,7 @@ def main() -> int:
 
 
 def best(space: Space, batch: int, rate: float) -> str:
-    """The best placement, for a global batch over links of a rate in bytes/s; "" for none.
+    """The best placement, for a global batch over links of a rate in bytes/s; "" if none fits.
 
     Behind the name of a hybrid are the ranks of a classifier, if they are not all.
     """
@@ -71,7 +71,10 @@ def best(space: Space, batch: int, rate: float) -> str:
     here = space.with_batch(batch).with_links(
         lambda link: link.model_copy(update={"bandwidth": rate, "shared": rate})
     )
-    plan = here.best.candidate.plan
+    found = here.best
+    if not found.fits:
+        return ""
+    plan = found.candidate.plan
     is_whole = plan.feeds == 1 or plan.classifier.replicas == 1
     return plan.placement if is_whole else f"{plan.placement}/{plan.classifier.shards}"
 

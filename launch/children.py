@@ -18,9 +18,10 @@ def run_launcher(
 ) -> tuple[int, str]:
     """Run our launcher with ``arguments``; returns its exit status and its complaints.
 
-    With ``quietly`` nothing is shown, and the complaints are what it wrote to standard error;
-    otherwise all of it is shown and they are empty. A signal ends the ranks before it is raised,
-    and so do ``timeout`` seconds, which raise subprocess.TimeoutExpired.
+    It starts in this process's folder, so a program is named by its whole path. With ``quietly``
+    nothing is shown, and the complaints are what it wrote to standard error; otherwise all of it is
+    shown and they are empty. A signal ends the ranks before it is raised, and so do ``timeout``
+    seconds, which raise subprocess.TimeoutExpired.
     """
     with held_signals() as release, _started(arguments, quietly) as process:
         try:
@@ -36,8 +37,7 @@ def run_launcher(
 def _started(arguments: Sequence[str], quietly: bool) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "launch", *arguments],
-        cwd=ROOT,
-        env={**outside_launch(os.environ), "PYTHONPATH": str(ROOT)},
+        env={**outside_launch(os.environ), **_ours_first()},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL if quietly else None,
         stderr=subprocess.PIPE if quietly else None,
@@ -45,3 +45,10 @@ def _started(arguments: Sequence[str], quietly: bool) -> subprocess.Popen[str]:
         errors="replace",
         start_new_session=True,
     )
+
+
+def _ours_first() -> dict[str, str]:
+    """Variables with which Python finds this project's modules before any others."""
+    others = os.environ.get("PYTHONPATH")
+    path = os.pathsep.join([str(ROOT), *([others] if others else [])])
+    return {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}

@@ -14,7 +14,7 @@ from common.errors import ReportedError
 
 ALONE = {
     *("compare.py", "convert.py", "kernels.py", "plan.py", "predict.py", "prepare.py"),
-    *("best.py", "layers.py", "make_notebook.py"),
+    *("best.py", "crops.py", "layers.py", "make_notebook.py"),
 }
 """Programs that are one process, or start the others themselves."""
 HELP = {"-h", "--help"}

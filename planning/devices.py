@@ -10,10 +10,10 @@ from typing import NamedTuple, TypeVar
 
 from common.errors import ReportedError
 from distributed.plan import plan_alone
-from planning.formulas import Net
+from planning.job import Job
 from planning.links import Collective, Link
 from planning.machine import LayerWork, Line, Machine, Work
-from planning.work import parts_of
+from planning.work import bytes_moved, parts_of
 
 Row = TypeVar("Row")
 
@@ -21,8 +21,6 @@ PUBLISHED_FLOP = 4.89e9
 """Floating-point operations to train the published net (64-192-384-384-256, 227 px) on an image."""
 LAUNCH = 20e-6
 """Seconds in which a GPU begins a layer; an assumption."""
-OPTIMIZER_BYTES = 20
-"""Bytes that an update reads and writes for a parameter: weight, gradient and momentum, in fp32."""
 
 
 class Device(NamedTuple):
@@ -48,6 +46,8 @@ DEVICES = {
     "k80": Device({"fp32": 684}, 12e9, 240e9, TENSORFLOW),
 }
 """fp32 is TF32 on the a100, a6000 and rtx3090. Memory and its rate are from data sheets."""
+HAVE_BF16 = {"a100", "a6000", "rtx3090"}
+"""Those that compute in bf16, which is taken to be as fast as fp16."""
 
 
 class Wire(NamedTuple):
@@ -73,11 +73,11 @@ one port for a node, with assumed latencies."""
 
 
 def known_machine(
-    device: str, precision: str, net: Net, ranks_per_node: int, within: str, between: str
+    device: str, precision: str, job: Job, ranks_per_node: int, within: str, between: str
 ) -> Machine:
-    """A machine of the tables, marked as such; raises ReportedError for unknown names."""
+    """A machine of the tables for a job, marked as such; raises ReportedError for unknown names."""
     row = _row(DEVICES, device, "device")
-    wanted = {"bf16": "fp16"}.get(precision, precision)
+    wanted = "fp16" if precision == "bf16" and device in HAVE_BF16 else precision
     if wanted not in row.images_per_second:
         raise ReportedError(
             f"no rate of {device} in {precision} is known: set precision to one of "
@@ -86,7 +86,7 @@ def known_machine(
     flops = row.images_per_second[wanted] * PUBLISHED_FLOP
     width = 4 if wanted == "fp32" else 2
     layers = []
-    for name, part in parts_of(net, plan_alone(net.towers), 1).items():
+    for name, part in parts_of(job.net, plan_alone(job.net.towers), 1).items():
         fixed = LAUNCH + width * part.parameters / row.memory_rate
         forward = Line(fixed=fixed, each=2 * part.macs / flops)
         backward = Line(fixed=2 * fixed, each=(2 if name == "conv1" else 4) * part.macs / flops)
@@ -103,7 +103,7 @@ def known_machine(
         ranks=1,
         layers=layers,
         input=Line(fixed=LAUNCH, each=0.0),
-        optimizer=Line(fixed=LAUNCH, each=OPTIMIZER_BYTES / row.memory_rate),
+        optimizer=Line(fixed=LAUNCH, each=bytes_moved(job.moments) / row.memory_rate),
         hidden=0.9,
     )
     return Machine(

@@ -10,6 +10,7 @@ from model.alexnet import CLASSIFIER, FEATURES
 from model.normalization import WINDOW
 from model.placement import Layers, Reads
 from model.variants import Variant, net_form
+from planning.links import ring_bytes
 
 BOUNDARIES = (
     *("norm1", "conv2", "norm2", "conv3", "conv4", "conv5", "fc6", "fc7", "logits"),
@@ -129,8 +130,8 @@ def bytes_sent(
     features, classifier = plan.features, plan.classifier
     held = parameters_per_rank(net, plan)
     gradients = {
-        "conv gradients": _summed(sum(held[name] for name in FEATURES), features.replicas),
-        "fc gradients": _summed(sum(held[name] for name in CLASSIFIER), classifier.replicas),
+        "conv gradients": ring_bytes(sum(held[name] for name in FEATURES), features.replicas),
+        "fc gradients": ring_bytes(sum(held[name] for name in CLASSIFIER), classifier.replicas),
     }
     activations = _activations_sent(net, plan, batch)
     sent = {name: number * activation_size for name, number in activations.items()}
@@ -142,8 +143,7 @@ def _activations_sent(net: Net, plan: Plan, batch: int) -> dict[str, float]:
     """Activations and their gradients that rank 0 sends, by boundary."""
     shapes, classifier = net.shapes, Layers(net.towers, plan.classifier.shards)
     features = Layers(net.towers, plan.features.shards)
-    images = _share(batch, plan.features.replicas)
-    fed = sum(_share(batch, plan.features.replicas, feeder) for feeder in range(plan.feeds))
+    images, fed = images_of(plan, batch)
     sent: dict[str, float] = {
         name: _gathered(shapes[name], features, images) for name in FEATURES[1:]
     }
@@ -151,7 +151,7 @@ def _activations_sent(net: Net, plan: Plan, batch: int) -> dict[str, float]:
     sent["fc7"] = _gathered(shapes["fc7"], classifier, fed)
     if plan.feeds == 1:
         sent["fc6"] = _gathered(shapes["fc6"], classifier, images)
-        sent["logits"] = _summed(images * net.classes, classifier.shards)
+        sent["logits"] = ring_bytes(images * net.classes, classifier.shards)
         return sent
     # Rows of own images go to all ranks of the classifier, and those of the others come from it.
     out, back = (classifier.shards - 1) * images, features.shards * fed - images
@@ -177,15 +177,13 @@ def _borders(net: Net, layers: Layers, images: int) -> dict[str, float]:
     return {name: 2 * (WINDOW // 2) * images * side**2 for name, side in made.items()}
 
 
-def _summed(numbers: int, ranks: int) -> float:
-    """What a rank sends to sum as many ``numbers`` over ``ranks``."""
-    return 2 * (ranks - 1) / ranks * numbers
+def images_of(plan: Plan, batch: int) -> tuple[int, int]:
+    """Images of a global batch on rank 0: of its features, and of all that feed its classifier.
 
-
-def _share(batch: int, replicas: int, replica: int = 0) -> int:
-    """Images of one of the replicas, as ``Tensor.tensor_split`` divides them."""
-    each, more = divmod(batch, replicas)
-    return each + (replica < more)
+    The first replicas have one more where they cannot be even (``Tensor.tensor_split``).
+    """
+    each, more = divmod(batch, plan.features.replicas)
+    return each + (more > 0), plan.feeds * each + min(more, plan.feeds)
 
 
 def _pooled(side: int, window: int) -> int:

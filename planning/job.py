@@ -14,7 +14,8 @@ class Job:
     """A net trained on a global ``batch``, with bytes of an activation and a gradient that travel.
 
     A weight has ``weight_size`` bytes, as has each of the ``moments`` that the optimiser keeps of
-    it. ``scheme`` is the hybrid's. With ``overlaps`` traffic travels while layers compute.
+    it. ``scheme`` is the hybrid's. With ``overlaps`` traffic travels while layers compute. The
+    batch is worked on in ``parts``, whose gradients accumulate.
     """
 
     net: Net
@@ -25,6 +26,16 @@ class Job:
     moments: int = 1
     scheme: str = "a"
     overlaps: bool = True
+    parts: int = 1
+
+    @property
+    def images(self) -> int:
+        """The global images of a part, the largest where they are not even."""
+        return -(-self.batch // self.parts)
+
+    def turns(self, plan: Plan) -> int:
+        """The turns in which a plan's classifier works on a part."""
+        return plan.feeds if self.scheme != "a" else 1
 
     def bytes_sent(self, plan: Plan) -> dict[str, int]:
         """Bytes that rank 0 sends in a step, by boundary (see ``planning.formulas``)."""
@@ -44,6 +55,7 @@ def job_of(config: Config, batch: int, channels: int, classes: int) -> Job:
         moments_of(config.optimizer),
         config.classifier_scheme,
         config.overlap_communication,
+        config.optimizer.gradient_accumulation,
     )
 
 

@@ -36,7 +36,7 @@ class Link(Section):
 
 
 def ring_bytes(size: float, ranks: int) -> float:
-    """Bytes that a rank sends in a bandwidth-optimal all-reduce of ``size`` bytes."""
+    """Bytes that each of the ranks sends to sum ``size`` bytes (a bandwidth-optimal all-reduce)."""
     return 2 * (ranks - 1) / ranks * size
 
 

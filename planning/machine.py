@@ -101,13 +101,32 @@ class Machine(Section):
         has_links = self.between or self.within
         return ranks % here == 0 and bool(has_links and (self.within or here == 1))
 
+    def in_nodes_of(self, ranks: int) -> "Machine":
+        """The machine with another number of ranks on a node; those of a CPU share its memory."""
+        shared = self.ranks_per_node / ranks if self.device == "cpu" else 1
+        update = {"ranks_per_node": ranks, "memory": self.memory * shared}
+        return self.model_copy(update=update)
+
     def work_of(self, ranks: int) -> Work:
         """The work that was measured with the number of ranks nearest to ``ranks`` a node."""
         return min(self.work, key=lambda work: (abs(work.ranks - ranks), work.ranks))
 
 
-def read_machine(path: Path) -> Machine:
-    """Read a machine's file; raises ReportedError if it is not one, or not whole."""
+def read_machine(path: Path, precision: str | None = None) -> Machine:
+    """Read a machine's file.
+
+    Raises ReportedError if it is not one, or not whole, or was measured in another ``precision``.
+    """
+    machine = _read(path)
+    if precision not in (None, machine.precision):
+        raise ReportedError(
+            f"{path} was measured in {machine.precision}, and the configuration's precision is "
+            f"{precision}: set precision={machine.precision}, or measure again"
+        )
+    return machine
+
+
+def _read(path: Path) -> Machine:
     try:
         with open_plain(path, LARGEST_FILE) as file:
             return Machine.model_validate_json(file.read())

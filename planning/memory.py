@@ -1,7 +1,7 @@
 """The memory that a rank needs under a plan, by formula."""
 
 from distributed.plan import Plan
-from model.alexnet import FEATURES
+from model.alexnet import CLASSIFIER
 from model.placement import Layers
 from planning.job import Job
 from planning.work import parts_of
@@ -12,19 +12,22 @@ def memory_of(job: Job, plan: Plan) -> int:
 
     Each weight has a gradient and the optimiser's moments and, with mixed precision, a short copy.
     Of each layer backward reads the inputs, gathered, and the outputs before and after the
-    activation. Work areas of the libraries, and the program itself, come on top.
+    activation, for the images of a part of the batch, in the classifier those of a turn. Work areas
+    of the libraries, and the program itself, come on top.
     """
-    parts, shapes = parts_of(job.net, plan, job.batch), job.net.shapes
+    parts, shapes = parts_of(job.net, plan, job.images), job.net.shapes
     cast = job.activation_size if job.activation_size < job.weight_size else 0
     held = job.weight_size * (2 + job.moments) + cast
     total = held * sum(part.parameters for part in parts.values())
     for name, part in parts.items():
         shape = shapes[name]
-        shards = plan.features.shards if name in FEATURES else plan.classifier.shards
+        shards, turns = plan.features.shards, 1
+        if name in CLASSIFIER:
+            shards, turns = plan.classifier.shards, job.turns(plan)
         seen = len(Layers(job.net.towers, shards).inputs(shape.inputs, shape.reads))
         if name == "fc8":
             seen = shape.inputs // shards
         made = 1 if name == "fc8" else shards
         maps = seen * shape.pixels_read + 2 * shape.outputs // made * shape.pixels_made
-        total += part.images * maps * job.activation_size
+        total += -(-part.images // turns) * maps * job.activation_size
     return total

@@ -57,8 +57,7 @@ def predict_over(
     links: Iterable[Links], job: Job, plan: Plan, machine: Machine
 ) -> list[Prediction]:
     """Predict a step of ``plan`` on the machine if it had each of the links."""
-    turns = plan.feeds if job.scheme != "a" and plan.feeds > 1 else 1
-    speed = pace(machine, job.net, plan, job.batch, turns)
+    speed = pace(machine, job, plan)
     computing = sum(sum(layer) for layer in speed.layers.values()) + speed.input
     sent = activations(job.net, plan, job.batch, job.activation_size)
     sums = gradients(job.net, plan, job.gradient_size)
@@ -66,8 +65,8 @@ def predict_over(
     return [
         Prediction(
             computing,
-            _activations_exposed(job, plan, sent, each, speed, turns),
-            _gradients_exposed(sums, each, speed),
+            _activations_exposed(job, plan, sent, each, speed),
+            _gradients_exposed(job, plan, sums, each, speed),
             speed.optimizer,
             bytes_at,
             memory,
@@ -77,37 +76,54 @@ def predict_over(
 
 
 def _activations_exposed(
-    job: Job, plan: Plan, sent: Mapping[str, Transfer], links: Links, speed: Pace, turns: int
+    job: Job, plan: Plan, sent: Mapping[str, Transfer], links: Links, speed: Pace
 ) -> float:
     """The time that a rank waits for activations and their gradients.
 
-    A layer that gathers channels hides those of the others behind its work on the own ones, a part
-    1/n of it. Turns hide all but the first turn's images behind the classifier's work. In scheme b
-    one of the feeding ranks sends its features, and gets its logits, at a time.
+    In scheme b one of the feeding ranks sends its features, and gets its logits, at a time.
     """
-    waits = 0.0
+    waits, turns = 0.0, job.turns(plan)
     for name, transfer in sent.items():
-        own = sum(speed.layers[name]) / transfer.group.size if name in speed.layers else 0.0
-        if name == "fc6" and plan.feeds > 1:
-            classifier = sum(sum(speed.layers[layer]) for layer in CLASSIFIER)
-            own = classifier * (turns - 1) / turns
+        transfer = transfer._replace(calls=transfer.calls * job.parts)
         if name in ("fc6", "fc7", "logits"):
             transfer = transfer._replace(calls=transfer.calls * turns)
         if name in ("fc6", "logits") and job.scheme == "b":
             transfer = transfer._replace(in_turn=turns)
         taken = links.seconds(transfer)
-        waits += taken - (speed.hidden * min(taken, own) if job.overlaps else 0.0)
+        behind = _hiding(name, transfer, taken, plan, speed, turns) if job.overlaps else 0.0
+        waits += taken - speed.hidden * behind
     return waits
 
 
-def _gradients_exposed(sums: Mapping[str, Transfer], links: Links, speed: Pace) -> float:
+def _hiding(
+    name: str, transfer: Transfer, taken: float, plan: Plan, speed: Pace, turns: int
+) -> float:
+    """The time, of that ``taken`` by a transfer, in which a rank has other work.
+
+    In turns the features of all but the first travel during the turn before, and the gradients of
+    all but the last during the turn after. A layer that gathers channels works on its own
+    meanwhile, a part 1/n of it.
+    """
+    if name == "fc6" and plan.feeds > 1:
+        classifier = sum(sum(speed.layers[layer]) for layer in CLASSIFIER)
+        return (turns - 1) / turns * min(taken, classifier)
+    if name not in speed.layers:
+        return 0.0
+    return min(taken, sum(speed.layers[name]) / transfer.group.size)
+
+
+def _gradients_exposed(
+    job: Job, plan: Plan, sums: Mapping[str, Transfer], links: Links, speed: Pace
+) -> float:
     """The time by which the sums of gradients outlast the backward pass, or slow it.
 
-    Each sum starts when its bucket is full, and when the sum before it has ended.
+    The last part and turn of a step sums those of all. Each sum starts when its bucket is full, and
+    when the sum before it has ended.
     """
     now = finished = busy = 0.0
     for bucket in _buckets():
-        now += sum(speed.layers[layer].backward for layer in bucket)
+        times = job.parts * (job.turns(plan) if bucket[0] in CLASSIFIER else 1)
+        now += sum(speed.layers[layer].backward for layer in bucket) / times
         taken = sum(links.seconds(sums[layer]) for layer in bucket if layer in sums)
         finished = max(finished, now) + taken if taken else finished
         busy += taken

@@ -3,7 +3,7 @@
 import re
 from argparse import ArgumentTypeError
 
-PREFIXES = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+PREFIXES = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 BINARY = {"Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40}
 TIMES = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0}
 
@@ -19,7 +19,7 @@ def rate(text: str) -> float:
     unit = unit.removesuffix("/s").removesuffix("ps")
     for name, size in (("bit", 1 / 8), ("B", 1.0), ("b", 1 / 8)):
         if unit.endswith(name):
-            prefix = unit.removesuffix(name).replace("K", "k")
+            prefix = unit.removesuffix(name)
             prefix = {"g": "G", "m": "M"}.get(prefix, prefix) if name == "bit" else prefix
             if prefix in (table := PREFIXES | BINARY):
                 return _positive(number * table[prefix] * size, text)

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Callable, Iterable, Sequence
+from textwrap import fill
 from typing import Any
 
 import tabulate
@@ -12,6 +13,8 @@ from planning.sweep import Change, Scale, Space, slowest_links
 
 PLACES = {"within": "within a node", "between": "between nodes"}
 _SHORT = {"compute": "comp.", "activations": "act.", "gradients": "grad.", "optimizer": "optim."}
+WIDTH = 100
+"""Columns of a terminal."""
 SHOWN = 12
 """Rows of a table of placements; the others are slower."""
 
@@ -38,8 +41,8 @@ def placements_table(ranked: Sequence[Ranked], batch: int, ranks: int) -> str:
         {
             "placement": each.candidate.name,
             "images/s": f"{batch / each.prediction.seconds:.0f}",
-            "ms": f"{1e3 * each.prediction.seconds:.1f}",
-            **{_SHORT[part]: f"{1e3 * s:.1f}" for part, s in each.prediction.parts.items()},
+            "ms": _ms(each.prediction.seconds),
+            **{_SHORT[part]: _ms(s) for part, s in each.prediction.parts.items()},
             "MB": f"{sum(each.prediction.bytes_at.values()) / 1e6:.1f}",
             "GiB": f"{each.prediction.memory / 2**30:.2f}" + ("" if each.fits else " too much"),
         }
@@ -72,12 +75,11 @@ def changes_in_words(space: Space, batches: Iterable[Change], links: Iterable[Ch
     """The best placement over global batches, and over rates of the slowest links."""
     name, best = slowest_links(space.machine, space.ranks), space.best.candidate.plan.placement
     here = getattr(space.machine, name)["exchange"].bandwidth
-    return "\n".join(
-        [
-            f"global batch: {_over(batches, best, lambda at: str(round(at)))}",
-            f"links {PLACES[name]}: {_over(links, best, lambda at: _rate(at * here))}",
-        ]
+    lines = (
+        f"global batch: {_over(batches, best, lambda at: str(round(at)))}",
+        f"links {PLACES[name]}: {_over(links, best, lambda at: _rate(at * here))}",
     )
+    return "\n".join(fill(line, WIDTH, subsequent_indent="  ") for line in lines)
 
 
 def _over(changes: Iterable[Change], best: str, in_words: Callable[[float], str]) -> str:
@@ -113,6 +115,10 @@ def _table(rows: list[dict[str, str]]) -> str:
 
 def _ranks(number: int) -> str:
     return f"{number} rank{'s' * (number > 1)}"
+
+
+def _ms(seconds: float) -> str:
+    return f"{1e3 * seconds:.{1 if seconds < 1 else 0}f}"
 
 
 def _rate(bytes_per_second: float) -> str:

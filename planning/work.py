@@ -6,12 +6,21 @@ from typing import NamedTuple
 from distributed.plan import Plan
 from model.alexnet import CLASSIFIER, FEATURES
 from model.placement import Layers
-from planning.formulas import Net, parameters_per_rank
+from planning.formulas import Net, images_of, parameters_per_rank
+from planning.job import Job
 from planning.machine import LayerWork, Machine
 
-ADDING = 12 / 20
-"""The time to add a turn's gradient to the others', over that of an update: two numbers are read
-and one is written, where an update reads three and writes two."""
+
+def bytes_moved(moments: int) -> int:
+    """Bytes that an update moves for a parameter in fp32.
+
+    It reads the weight, the gradient and the optimiser's moments, and writes all but the gradient.
+    """
+    return 12 + 8 * moments
+
+
+BYTES_ADDED = 12
+"""Bytes moved to add a parameter's gradient to another: two numbers read, one written, in fp32."""
 
 
 class Held(NamedTuple):
@@ -29,8 +38,7 @@ class Held(NamedTuple):
 def parts_of(net: Net, plan: Plan, batch: int) -> dict[str, Held]:
     """The part of each layer that rank 0, whose share is the largest, works on."""
     shapes, parameters = net.shapes, parameters_per_rank(net, plan)
-    own = -(-batch // plan.features.replicas)
-    fed = min(own * plan.feeds, batch)
+    own, fed = images_of(plan, batch)
     held = {}
     for layers, shards, images in (
         (FEATURES, plan.features.shards, own),
@@ -67,31 +75,33 @@ class Pace(NamedTuple):
     hidden: float
 
 
-def pace(machine: Machine, net: Net, plan: Plan, batch: int, turns: int) -> Pace:
-    """The times of a step on a machine; the classifier works in ``turns``.
+def pace(machine: Machine, job: Job, plan: Plan) -> Pace:
+    """The times of a step on a machine, which include adding up the gradients of parts and turns.
 
-    Where the machine has no row for a layer as it is here, the nearest one is scaled: what it takes
-    for any batch by its parameters, what it takes for an image by its multiply-adds. Ranks of a CPU
-    share its cores, so one of twice as many takes twice as long.
+    The machine was measured with the job's optimiser. Where it has no row for a layer as it is
+    here, the nearest one is scaled: what it takes for any batch by its parameters, what it takes
+    for an image by its multiply-adds. Ranks of a CPU share its cores, so one of twice as many takes
+    twice as long.
     """
     here = min(machine.ranks_per_node, plan.world_size)
     work = machine.work_of(here)
     crowd = here / work.ranks if machine.device == "cpu" else 1.0
-    parts, layers = parts_of(net, plan, batch), {}
+    adding = crowd * work.optimizer.each * BYTES_ADDED / bytes_moved(job.moments)
+    parts, layers = parts_of(job.net, plan, job.batch), {}
     for name, part in parts.items():
         row = nearest(work.layers, name, part)
         fixed, each = part.parameters / row.parameters, part.macs / row.macs
-        times = turns if name in CLASSIFIER else 1
+        times = job.parts * (job.turns(plan) if name in CLASSIFIER else 1)
         forward, backward = (
             crowd * line.seconds(part.images, fixed * times, each)
             for line in (row.forward, row.backward)
         )
-        added = crowd * (times - 1) * part.parameters * ADDING * work.optimizer.each
+        added = (times - 1) * part.parameters * adding
         layers[name] = Seconds(forward, backward + added)
     held = sum(part.parameters for part in parts.values())
     return Pace(
         layers,
-        crowd * work.input.seconds(parts["conv1"].images),
+        crowd * work.input.seconds(parts["conv1"].images, job.parts),
         crowd * work.optimizer.seconds(held),
         work.hidden,
     )

@@ -136,6 +136,21 @@ def test_a_placement_that_fails_says_why(tmp_path):
     assert "loss" in told
 
 
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [(["--forms", "nets"], "--forms"), (["--train", "--steps", "9"], "--steps")],
+)
+def test_what_the_other_comparison_reads_is_refused(arguments, named):
+    assert named in refusal("compare", *arguments)
+
+
+def test_a_training_shorter_than_the_warm_up_is_made_longer(tmp_path):
+    once = ("--placements", "single", f"runs={tmp_path}", "tracking.mode=disabled")
+    data = ("data.name=textures", "data.train_images=4")
+    status, out = call("compare", *TINY, *once, *data, "--warmup", "3")
+    assert (status, "single" in out) == (0, True)
+
+
 def test_a_form_that_fails_at_every_learning_rate_ends_the_comparison(tmp_path):
     message = refusal(
         *("compare", "--train", "--images", "24", f"runs={tmp_path}", "data.name=synthetic"),

@@ -55,6 +55,32 @@ def test_a_known_device_is_marked_as_such():
     assert "data sheet" in told
 
 
+def test_the_command_for_a_device_names_the_precision_that_was_planned(tmp_path):
+    """Which one auto is depends on the machine that plans."""
+    _, told = call("plan", "--device", "a100", "--batches", "256")
+    [planned] = {*re.findall(r"a100, (\w+),", told)}
+    commands = re.findall(r"train\.py (.*)", told)
+    assert commands
+    assert all(f"precision={planned}" in command.split() for command in commands)
+
+
+def test_a_command_undoes_what_a_file_says_of_the_placement(machine, tmp_path):
+    path = tmp_path / "split.yaml"
+    path.write_text("placement: split\nshards: 2\ntowers: 2\n")
+    options = ("--machine", machine, "--ranks", "2", "--batches", "8,4096", "--config", path)
+    _, told = call("plan", *options, FP32)
+    commands = re.findall(r"train\.py --config (\S+) (.*)", told)
+    assert len(commands) == 2
+    for source, settings in commands:
+        load_config(Path(source), shlex.split(settings)).plan(2)
+
+
+def test_parts_of_a_batch_need_less_memory(machine, tmp_path):
+    options = ("--machine", machine, "--ranks", "2", "--batches", "4096", "--memory", "10GB")
+    assert "batch 4096" in refusal("plan", *options, FP32)
+    assert call("plan", *options, FP32, "optimizer.gradient_accumulation=8")[0] == 0
+
+
 def test_the_page_and_the_charts_are_written(machine, tmp_path):
     page, charts = tmp_path / "plan.html", tmp_path / "charts"
     options = ("--ranks", "2", "--batches", "64", "--html", page, "--charts", charts)
@@ -161,6 +187,7 @@ def test_a_machine_that_was_not_measured_is_named(tmp_path):
 def test_a_machine_without_links_cannot_be_planned_for(tmp_path):
     write_machine(make_machine().model_copy(update={"within": {}}), tmp_path / "machine.json")
     assert "links" in refusal("plan", "--ranks", "2", f"runs={tmp_path}", FP32)
+    assert "--link" in refusal("plan", "--ranks", "1", "--link", "1GB/s", f"runs={tmp_path}", FP32)
 
 
 @pytest.mark.programs

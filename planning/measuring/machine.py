@@ -50,7 +50,8 @@ def measure_machine(config: Config, mesh: Mesh, net: Net, kept: Path) -> Machine
     world = launched_world()
     what: list[Any] = [name_of(mesh.device), world.size, world.local_size, torch.__version__]
     what += [repr(net), config.precision, config.channels_last, config.overlap_communication]
-    what += [config.optimizer.model_dump(mode="json")]
+    what += [torch.get_num_threads()]
+    what += [section.model_dump(mode="json") for section in (config.optimizer, config.data)]
     found: dict[str, Any] = mesh.from_main(lambda: _read(kept, what))
     pieces = list(_pieces(config, mesh, net))
     for number, piece in enumerate(pieces, start=1):

@@ -12,6 +12,12 @@ from launch.start import python_arguments
 from tests.programs import ROOT, run
 
 PROGRAMS = pytest.mark.parametrize("path", sorted(ROOT.glob("*.py")), ids=lambda path: path.name)
+RANKED = [
+    path
+    for folder in (ROOT, ROOT / "examples")
+    for path in sorted(folder.glob("*.py"))
+    if "run_program(" in path.read_text()
+]
 LAUNCH_SH = ROOT / "launch.sh"
 
 
@@ -54,7 +60,7 @@ def _most_ranks(path):
     return named.get("most_ranks")
 
 
-@PROGRAMS
+@pytest.mark.parametrize("path", RANKED, ids=lambda path: path.name)
 def test_a_program_is_started_as_often_as_it_takes(path):
     launcher = [] if _most_ranks(path) == 1 else ["-m", "launch"]
     assert python_arguments([path.name, "a.jpg"]) == [*launcher, path.name, "a.jpg"]

@@ -15,6 +15,20 @@ def test_what_is_written_is_read(tmp_path):
     assert read_machine(tmp_path / "machine.json") == machine
 
 
+def test_a_file_of_another_precision_is_refused(tmp_path):
+    write_machine(make_machine(), tmp_path / "machine.json")
+    assert read_machine(tmp_path / "machine.json", "fp32") == make_machine()
+    with pytest.raises(ReportedError, match="precision=fp32"):
+        read_machine(tmp_path / "machine.json", "bf16")
+
+
+@pytest.mark.parametrize(("device", "memory"), [("cpu", 2**36), ("GPU", 2**34)])
+def test_ranks_of_a_node_share_the_memory_of_its_cpu(device, memory):
+    machine = make_machine(8, memory=2**34).model_copy(update={"device": device})
+    found = machine.in_nodes_of(2)
+    assert (found.ranks_per_node, found.memory) == (2, memory)
+
+
 def _changed(machine, *path, to):
     content = json.loads(machine.model_dump_json())
     place = content

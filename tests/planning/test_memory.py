@@ -10,7 +10,7 @@ from planning.formulas import Net
 from planning.job import Job, moments_of
 from planning.memory import memory_of
 from tests.planning.machines import PAPER
-from tests.planning.plans import LOCAL, SPLIT
+from tests.planning.plans import HYBRID, LOCAL, SPLIT
 from training.config import OptimizerConfig
 from training.optimization import OPTIMIZERS, make_optimizer
 
@@ -43,6 +43,17 @@ def test_an_image_more_needs_the_maps_that_backward_reads(plan, inputs, outputs)
     job = Job(PAPER, 1)
     more = memory_of(replace(job, batch=3), plan) - memory_of(job, plan)
     assert more == 2 * 4 * _maps(inputs, outputs, SIDES)
+
+
+def test_the_maps_are_those_of_a_part_of_the_batch():
+    one, four = memory_of(Job(PAPER, 2), SPLIT), memory_of(Job(PAPER, 8, parts=4), SPLIT)
+    assert one == four
+
+
+def test_the_classifiers_maps_are_those_of_a_turn():
+    whole, turns = (memory_of(Job(PAPER, 8, scheme=scheme), HYBRID) for scheme in "ac")
+    maps = _maps([9216, 4096, 2048], [2048, 2048, 1000], [(1, 1)] * 3)
+    assert whole - turns == (8 - 4) * 4 * maps
 
 
 @pytest.mark.parametrize(

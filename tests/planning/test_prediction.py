@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from distributed.plan import Grid, Plan
-from planning.formulas import bytes_sent
+from model.alexnet import CLASSIFIER
+from planning.formulas import bytes_sent, parameters_per_rank
 from planning.job import Job
 from planning.prediction import predict
 from tests.planning.machines import FLOPS, PAPER, make_links, make_machine
@@ -13,6 +14,8 @@ from tests.planning.plans import DDP, HYBRID, LOCAL, SPLIT
 
 JOB = Job(PAPER, 128)
 PLAIN = replace(JOB, overlaps=False)
+ADDING = 12 / 20 * 1e-9
+"""Seconds to add a parameter's gradient to another: an update moves 20 bytes in 1e-9 s."""
 
 
 def test_one_rank_waits_for_nobody():
@@ -65,11 +68,43 @@ def test_only_the_last_gradients_are_waited_for_on_a_fast_link():
     assert predict(JOB, DDP, machine).gradients == pytest.approx(last, rel=1e-6)
 
 
-def test_turns_hide_the_images_of_a_hybrid_but_for_the_first():
-    machine = make_machine(within=make_links(1e10))
+def test_turns_hide_half_of_what_two_ranks_send_to_fc6():
+    """The first turn's features have no turn before them, the last one's gradients none after."""
+    machine = make_machine(within=make_links(1e12))
     a, c = (predict(replace(JOB, scheme=scheme), HYBRID, machine) for scheme in "ac")
-    assert c.activations < a.activations
+    assert a.activations - c.activations == pytest.approx(a.bytes_at["fc6"] / 1e12 / 2)
     assert c.bytes_at == a.bytes_at
+
+
+def test_turns_hide_no_more_than_the_classifier_works_meanwhile():
+    machine = make_machine(within=make_links(1e6))
+    a, c = (predict(replace(JOB, scheme=scheme), HYBRID, machine) for scheme in "ac")
+    macs, held = PAPER.macs(), parameters_per_rank(PAPER, HYBRID)
+    work = 6 * 128 * sum(macs[name] for name in CLASSIFIER) / 2 / FLOPS
+    adding = {name: ADDING * held[name] for name in CLASSIFIER}
+    more_behind_fc7 = adding["fc7"] / 2
+    expected = (work + sum(adding.values())) / 2 + more_behind_fc7
+    assert a.activations - c.activations == pytest.approx(expected)
+
+
+def test_parts_wait_as_often_and_send_as_much():
+    none, some = (make_machine(within=make_links(1e9, each)) for each in (0.0, 1e-3))
+    one, four = (replace(PLAIN, parts=parts) for parts in (1, 4))
+    slower = predict(four, SPLIT, some).activations - predict(one, SPLIT, some).activations
+    assert slower == pytest.approx(3 * 1e-3 * (3 * 2 + 2))
+    assert predict(four, SPLIT, none).activations == predict(one, SPLIT, none).activations
+    assert predict(four, SPLIT, some).bytes_at == predict(one, SPLIT, some).bytes_at
+
+
+def test_gradients_are_summed_behind_the_last_part_alone():
+    machine = make_machine(within=make_links(1e6))
+    one, four = (predict(replace(JOB, parts=parts), DDP, machine) for parts in (1, 4))
+    macs, held = PAPER.macs(), parameters_per_rank(PAPER, DDP)
+    others = macs.keys() - {"fc8"}  # whose sum begins when its backward pass ends
+    backward = 4 * 64 * sum(macs[name] for name in others) / FLOPS
+    adding = 3 * ADDING * sum(held[name] for name in others)
+    last = (backward + adding) / 4
+    assert four.gradients - one.gradients == pytest.approx(backward - last)
 
 
 def test_a_turn_of_one_rank_leaves_the_links_of_the_others_idle():

@@ -16,6 +16,8 @@ from planning.quantities import duration, rate, size
         ("100Gbps", 12.5e9),
         ("1 MB/s", 1e6),
         ("1MiB/s", 2**20),
+        ("512KiB/s", 2**19),
+        ("8Kbit/s", 1e3),
         ("8kbit/s", 1e3),
         ("1e9B/s", 1e9),
     ],
