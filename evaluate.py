@@ -21,7 +21,13 @@ from common.errors import ReportedError
 from common.files import home_path, replacing
 from distributed.mesh import Mesh
 from launch.world import launched_world
-from recording.source import check_channels, check_classes, read_source, warn_of_other_names
+from recording.source import (
+    OTHER_CHECKPOINTS,
+    check_channels,
+    check_classes,
+    read_source,
+    warn_of_other_names,
+)
 from training.batches import make_preprocess, open_test_set, test_batches
 from training.config import Config
 from training.inference import score
@@ -38,6 +44,7 @@ def main() -> int:
     weights = source.check_fits(config)
     plan = config.plan(launched_world().size)
     mesh = Mesh.start(plan, config.timeout, share_devices=config.share_devices)
+    mesh.check_equal(str(weights.source), *OTHER_CHECKPOINTS)
     test_set = open_test_set(config.data, mesh)
     check_classes(weights, len(test_set.classes), config)
     check_channels(weights, test_set.channels, config)

@@ -26,6 +26,7 @@ images are stored in a random order, always the same, so that neighbours are of 
 """
 
 import argparse
+import json
 import logging
 import math
 from pathlib import Path
@@ -93,12 +94,13 @@ def report(index: PackedIndex, target: Path) -> None:
     covariance = index.statistics.covariance
     std = [math.sqrt(covariance[channel][channel]) for channel in range(3)]
     log.info(
-        "train with data.name=packed data.folder=%s 'data.mean=%s' 'data.std=%s'",
-        *(target, _short(index.statistics.mean), _short(std)),
+        "train with data.name=packed data.folder=%s data.stored_size=%d 'data.mean=%s' "
+        "'data.std=%s'",
+        *(target, index.plan.size, _short(index.statistics.mean), _short(std)),
     )
     log.info(
         "for the color changes of section 4.1, add data.color_noise=0.1 'data.color_covariance=%s'",
-        f"[{', '.join(_short(row) for row in covariance)}]",
+        json.dumps([[round(value, 6) for value in row] for row in covariance]),
     )
 
 

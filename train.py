@@ -60,6 +60,7 @@ def main() -> int:
         if trainer.owes_evaluation:
             with reporter.paused():
                 evaluate(trainer, test_set, stop, reporter)
+                writer.save(reporter.totals)
         stopped_by = stop.told
         for local in local_batches(config, mesh, train_set, trainer.steps, trainer.total_steps):
             reporter.trained(trainer.train_step(local))

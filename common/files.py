@@ -96,7 +96,8 @@ def replacing(path: Path, folder: Path | None = None, advice: str = "") -> Itera
 
     The new path lies in ``folder`` (by default, beside ``path``), which must be on the same disk,
     and has the suffix of ``path``. If anything fails, ``path`` stays as it was and the new file is
-    removed. Raises ReportedError, as ``writing`` does, when the disk refuses.
+    removed; but a folder that is there is removed before the new one takes its name. Raises
+    ReportedError, as ``writing`` does, when the disk refuses.
     """
     aside = (folder or path.parent) / f".{path.stem}.part{path.suffix}"
     with writing(path, advice):

@@ -55,8 +55,8 @@ class Row(NamedTuple):
     """A data set that a configuration can name.
 
     ``open`` takes the split, ``data.folder``, ``data.stored_size`` and ``data.synthetic_length``.
-    ``side`` is the side of its images in pixels; None: ``data.stored_size``. ``folder`` says what
-    ``data.folder`` must name; None: the data set does without a folder.
+    ``side`` is the side of its images in pixels; None: ``data.stored_size``, which must be that of
+    packed images. ``folder`` says what ``data.folder`` must name; None: it does without a folder.
     """
 
     open: Callable[[Split, Any, int, int], Dataset]

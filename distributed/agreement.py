@@ -21,9 +21,11 @@ SLOW = 1.5
 
 
 def check_same_weights(mesh: Mesh, model: AlexNet, placement: MeshPlacement) -> None:
-    """Compare a checksum of every weight over the ranks that hold the same weights.
+    """Compare a checksum of every weight over its copies.
 
-    Every rank must call it; it reads its weights once. Raises ReportedError on every rank when
+    The slices' copies of fc8's bias are not compared with each other: their gradients are summed in
+    groups of their own, which may round differently, and only one of them is used. Every rank must
+    call it; it reads its weights once. Raises ReportedError on every rank when
     some differ, as after a bit flip in memory or a gradient that was not summed. Devices of
     different kinds, which round differently, are not compared.
     """
@@ -33,12 +35,12 @@ def check_same_weights(mesh: Mesh, model: AlexNet, placement: MeshPlacement) -> 
         return
     names = [name for name, _ in model.named_parameters()]
     sums = torch.stack([_sum_of_bits(parameter) for parameter in model.parameters()])
-    holders = [placement.sharding(name).holders for name in names]
+    copies = [placement.sharding(name).copies for name in names]
     suspect = [-1, -1, mesh.rank]  # (place of a parameter, a rank that differs, this rank)
-    for ranks in dict.fromkeys(ranks for each in holders for ranks in each):
+    for ranks in dict.fromkeys(copies):
         everyone = _gather(mesh, torch.cat([sums, sums.new_tensor([mesh.rank])]), ranks.group)
         first, own = everyone[0], everyone[ranks.index]
-        places = [place for place, each in enumerate(holders) if ranks in each]
+        places = [place for place, each in enumerate(copies) if each == ranks]
         if differing := [place for place in places if first[place] != own[place]]:
             suspect[:2] = [differing[0], first[-1]]
     for place, first_rank, rank in _gather(mesh, sums.new_tensor(suspect)):

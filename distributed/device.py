@@ -229,14 +229,11 @@ def start_gather(own: Tensor, counts: Sequence[int], group: dist.ProcessGroup) -
 def start_sum(parts: Tensor, counts: Sequence[int], group: dist.ProcessGroup) -> "Started":
     """Begin to send rank r its ``counts[r]`` rows of ``parts`` (sum of counts, N), to be summed.
 
-    Result: (…, counts[own rank], N), whose sum over the first dimension is the sum over ranks.
+    Result: (ranks, counts[own rank], N), to be summed over the first dimension: in the order of the
+    ranks, so that all who get the same rows have the same sums to the last digit.
     """
+    # A reduce-scatter may add in another order for each rank, and gloo's sends all to everyone.
     own = counts[group.rank()]
-    if _is_nccl(group):
-        total = parts.new_empty(1, own, *parts.shape[1:])
-        pieces = list(parts.split(list(counts)))
-        return Started(total, dist.reduce_scatter(total[0], pieces, group=group, async_op=True))
-    # gloo's reduce-scatter sends all to everyone.
     received = parts.new_empty(len(counts), own, *parts.shape[1:])
     sizes = [own] * len(counts)
     work = dist.all_to_all_single(

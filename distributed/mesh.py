@@ -57,6 +57,7 @@ class Mesh:
     timeout: float = TIMEOUT
     _groups: "_Groups" = field(default_factory=lambda: _Groups())
     _turns: Iterator[int] = field(default_factory=itertools.count)
+    """Numbers rank 0's work for all; heartbeats and these go on when the ranks are replanned."""
 
     @staticmethod
     def start(plan: Plan, timeout: float = TIMEOUT, *, share_devices: bool = False) -> "Mesh":
@@ -91,16 +92,17 @@ class Mesh:
     def over_running_group(plan: Plan, device: torch.device, timeout: float = TIMEOUT) -> "Mesh":
         """The mesh over a default process group that already exists."""
         groups = _Groups(patience_of(dist.get_backend(), timeout))
-        return _place(plan, device, timeout, groups)
+        return _place(plan, timeout, groups, StepTimer(device), itertools.count())
 
     def replanned(self, plan: Plan) -> "Mesh":
         """A mesh of the same ranks by another plan, with the groups that this one has."""
-        return _place(plan, self.device, self.timeout, self._groups)
+        timer = StepTimer(self.device, self.timer.whereabouts)
+        return _place(plan, self.timeout, self._groups, timer, self._turns)
 
     def alone(self, towers: int) -> "Mesh":
         """A mesh of this process alone, for a net of ``towers``; all ranks must make theirs."""
         everyone = [[rank] for rank in range(self.plan.world_size)]
-        own = Ranks(self._groups.own(everyone), StepTimer(self.device))
+        own = Ranks(self._groups.own(everyone), StepTimer(self.device, self.timer.whereabouts))
         stage, plan = StageRanks(own, own, own), plan_alone(towers)
         return Mesh(plan, 0, self.device, stage, stage, own, own.timer, self.timeout, self._groups)
 
@@ -149,6 +151,11 @@ class Mesh:
         dist.all_gather_object(everyone, values)
         return set().union(*everyone)
 
+    def check_equal(self, own: str, differing: str, advice: str) -> None:
+        """Raise ReportedError on every rank if some have another ``own`` text."""
+        if self.plan.world_size > 1 and len(found := self.union({own})) > 1:
+            raise ReportedError(f"{differing} ({'; '.join(sorted(found))}): {advice}")
+
     def from_main(self, work: Callable[[], T]) -> T:
         """Run ``work`` on rank 0 alone and return its result on every rank.
 
@@ -180,9 +187,9 @@ class Mesh:
             wait_for_key(store, turn, 0, self.timeout, MAIN_WORK)
 
 
-def _place(plan: Plan, device: torch.device, timeout: float, groups: "_Groups") -> Mesh:
-    timer = StepTimer(device)
-
+def _place(
+    plan: Plan, timeout: float, groups: "_Groups", timer: StepTimer, turns: Iterator[int]
+) -> Mesh:
     def own(partition: list[list[int]]) -> Ranks:
         return Ranks(groups.own(partition), timer)
 
@@ -195,7 +202,8 @@ def _place(plan: Plan, device: torch.device, timeout: float, groups: "_Groups") 
     fed = [_across(ranks) for ranks in _feeding(plan)]
     feeders = own([group for groups in fed for group in groups])
     rank = dist.get_rank()
-    return Mesh(plan, rank, device, features, classifier, feeders, timer, timeout, groups)
+    places = features, classifier, feeders
+    return Mesh(plan, rank, timer.device, *places, timer, timeout, groups, turns)
 
 
 def _across(rows: list[list[int]]) -> list[list[int]]:

@@ -30,8 +30,8 @@ def _stages(plan: Plan, variant: Variant, images: int, rank: int) -> tuple[str, 
     units = Layers(plan.towers, plan.classifier.shards, fc_shard).units(variant.hidden)
     hidden = _span("unit", units) if plan.classifier.shards > 1 else "all units"
     return (
-        f"{_towers(plan, shard)}, {_share(images, plan.features.replicas, replica)}",
-        f"{hidden}, {_share(images, plan.classifier.replicas, copy)}",
+        f"{_towers(plan, shard)}, {_share(plan, images, replica, 1)}",
+        f"{hidden}, {_share(plan, images, copy * plan.feeds, plan.feeds)}",
     )
 
 
@@ -46,11 +46,11 @@ def _towers(plan: Plan, shard: int) -> str:
     return towers if spread == 1 else f"{towers}, {part}"
 
 
-def _share(images: int, replicas: int, replica: int) -> str:
-    """The images of one of the replicas, as ``Tensor.tensor_split`` divides them."""
-    each, more = divmod(images, replicas)
-    first = replica * each + min(replica, more)
-    return _span("image", range(first, first + each + (replica < more)))
+def _share(plan: Plan, images: int, first: int, number: int) -> str:
+    """The images of a number of replicas, as ``Tensor.tensor_split`` divides them."""
+    each, more = divmod(images, plan.features.replicas)
+    ends = (replica * each + min(replica, more) for replica in (first, first + number))
+    return _span("image", range(*ends))
 
 
 def _span(name: str, numbers: range) -> str:

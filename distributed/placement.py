@@ -18,6 +18,7 @@ from distributed.collectives import (
     gather_images,
     sum_to_owners,
 )
+from distributed.device import to_device
 from distributed.mesh import Mesh, StageRanks
 from distributed.overlap import gather_and_apply
 from model.alexnet import FEATURES
@@ -36,11 +37,6 @@ class Sharding(NamedTuple):
     dim: int | None
     slices: Ranks
     copies: Ranks
-
-    @property
-    def holders(self) -> list[Ranks]:
-        """Groups of ranks that hold the same values."""
-        return [self.copies, self.slices] if self.dim is None else [self.copies]
 
     def shard(self, full: Tensor) -> Tensor:
         """This rank's slice of a full tensor."""
@@ -131,11 +127,12 @@ class MeshPlacement(Placement):
         for slices in (self.mesh.features.slices, self.mesh.classifier.slices):
             held = [s.slices is slices and s.dim is not None for s in shardings]
             if slices.size > 1 and any(held):
-                own = torch.tensor(held).to(sums.device)
-                part = totals[..., own]
+                places = torch.tensor([place for place, is_held in enumerate(held) if is_held])
+                own = to_device(places, sums.device)
+                part = totals.index_select(-1, own)
                 with self.mesh.timer.whereabouts.inside("sum over slices"):
                     dist.all_reduce(part, group=slices.group)
-                totals[..., own] = part
+                totals.index_copy_(-1, own, part)
         return totals
 
     @override

@@ -2,6 +2,7 @@
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -42,7 +43,7 @@ def replicate(
 
 
 def summing(stage: nn.Module, wanted: bool) -> AbstractContextManager[None]:
-    """A context for forward and backward, which sums a stage's gradients if that is ``wanted``."""
+    """A context for forward, where DDP decides whether backward sums: if that is ``wanted``."""
     if wanted or not isinstance(stage, DistributedDataParallel):
         return nullcontext()
     return stage.no_sync()
@@ -68,4 +69,9 @@ def _sum_bucket(state: _Summing, bucket: dist.GradBucket) -> torch.futures.Futur
         copies.timer.switch("gradient_communication")
     sizes = [gradient.numel() for gradient in bucket.gradients()]
     sums = [dist.all_reduce(part, group=copies.group, async_op=True) for part in sent.split(sizes)]
-    return all_done(sums, sent.device, copies.group).then(lambda _: gradients.copy_(sent))
+
+    def arrived(done: torch.futures.Future[Any]) -> Tensor:
+        done.value()  # raises the error of a collective that failed
+        return gradients.copy_(sent)
+
+    return all_done(sums, sent.device, copies.group).then(arrived)

@@ -114,11 +114,12 @@ class StepMarks(NamedTuple):
 class StepTimer:
     """Books every moment to one of ``PARTS``; a part inside another interrupts it."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, whereabouts: Whereabouts | None = None) -> None:
+        """``whereabouts`` are those of this process, if it has some already."""
         self.device = device
         self.sent: Counter[str] = Counter()
         """Bytes sent since the last ``take``, by the boundary that they crossed."""
-        self.whereabouts = Whereabouts()
+        self.whereabouts = whereabouts or Whereabouts()
         self._current: str | None = None
         self._entries: list[tuple[str | None, Mark]] = []
 

@@ -55,6 +55,8 @@ def in_words(error: Exception) -> str:
         return _with_places(message)
     if waited := re.search(r"Timed out waiting (\d+)ms", message):
         return _with_places(f"no answer within {int(waited[1]) / 1000:.0f} s")
+    if "Application timeout" in message:  # gloo ends all collectives when one of them has waited
+        return _with_places("no answer in time")
     if "NCCL" in message:  # the cause is in the last line
         reason = message.strip().splitlines()[-1]
         return f"NCCL failed ({reason}); NCCL_DEBUG=WARN in the environment tells more"

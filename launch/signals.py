@@ -96,6 +96,6 @@ class StopRequest:
         found, self._finding = self._finding, start_largest(self.signal)
         number = int(found())
         if number and not self.told:
-            log.info("stopping, with a checkpoint; the same again ends the run at once")
+            log.info("stopping after this step; the same again ends the run at once")
             self.told = number
         return number

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from common.colors import COLORS
-from common.files import writing
+from common.files import replacing
 from distributed.timer import LABELS, StepCost
 from recording.metrics import read_metrics
 
@@ -37,8 +37,8 @@ def draw_curves(metrics: Path, picture: Path, title: str) -> None:
     accuracy.set(ylabel="top-1 accuracy", ylim=(0, 1))
     speed.set(ylabel="images per second")
     parts.set(xlabel="milliseconds of a median step, on rank 0")
-    with writing(picture):
-        figure.savefig(picture, dpi=100)
+    with replacing(picture) as aside:
+        figure.savefig(aside, dpi=100, format="png")
 
 
 def _draw_metric(axes: Axes, train: list[Any], test: list[Any], name: str) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self, override
 
-from common.files import writing
+from common.files import replacing
 from distributed.device import mark_time, name_of, seconds_between
 from distributed.picture import draw_plan
 from distributed.timer import LABELS, StepCost
@@ -125,8 +125,8 @@ class MainReporter(Reporter):
         super().__init__(totals, device)
         self.folder, self.config = folder, config
         self.facts = facts = {**facts, "attempt": folder.last_attempt().number}
-        with writing(folder.config):
-            folder.config.write_text(dump_config(config))
+        with replacing(folder.config) as aside:
+            aside.write_text(dump_config(config))
         self.tracker = Tracker(
             config.tracking.mode,
             folder.path,
@@ -167,8 +167,8 @@ class MainReporter(Reporter):
         speed = step_speed(read_metrics(self.folder.metrics))
         totals = {**self.totals.summary(), **speed, **summary_of(kinds)}
         summary = {**self.facts, "steps": steps, **totals, **last}
-        with writing(self.folder.summary):
-            self.folder.summary.write_text(json.dumps(summary, indent=1) + "\n")
+        with replacing(self.folder.summary) as aside:
+            aside.write_text(json.dumps(summary, indent=1) + "\n")
         draw_curves(self.folder.metrics, self.folder.curves, name)
         panels = panels_of(conv1, towers, self._initial_kernels(conv1))
         draw_kernels(panels, self.folder.kernels, name)
@@ -281,7 +281,9 @@ def closing_words(
         lines = {"test accuracy": accuracy, **lines}
     if kinds:
         lines["kernels of"] = "; ".join(kinds)
-    if min(summary["steps"], summary["test_step"]) < summary["total_steps"]:
+    if summary["checkpoint"] == "none":
+        lines["next"] = "no weights are kept, since keep_checkpoints=0"
+    elif min(summary["steps"], summary["test_step"]) < summary["total_steps"]:
         again = f"name={folder.path.name} --resume"
         lines["unfinished"] = f"to continue, add {again} to the same command"
     else:

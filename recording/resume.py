@@ -10,7 +10,12 @@ from model.initialization import fill
 from recording.checkpoint import list_checkpoints, newest_checkpoint
 from recording.folder import Attempt, RunFolder
 from recording.snapshots import load_checkpoint, trained_on
-from recording.source import check_channels, read_source, warn_of_other_names
+from recording.source import (
+    OTHER_CHECKPOINTS,
+    check_channels,
+    read_source,
+    warn_of_other_names,
+)
 from recording.totals import Totals
 from training.config import Config
 from training.settings import check_same_run
@@ -74,6 +79,7 @@ def _start_from_weights(trainer: Trainer) -> None:
     if config.weights is None:
         return
     weights = read_source(config.weights).check_fits(config)
+    trainer.mesh.check_equal(str(weights.source), *OTHER_CHECKPOINTS)
     check_channels(weights, trainer.preprocess.channels, config)
     tensors = weights.tensors
     if weights.classes != classes:

@@ -67,6 +67,17 @@ HOW_A_RUN_WAS_EXECUTED = {
 """Settings of a run that its weights do not need, at values that fit any number of ranks."""
 
 
+HOW_IT_WAS_UPDATED = {"classifier_updates": "step", "gradient_accumulation": 1}
+"""Such settings of its optimiser."""
+
+
+OTHER_CHECKPOINTS = (
+    "ranks have read other checkpoints",
+    "a training goes on there, so name one of them",
+)
+"""The complaint where a run's newest checkpoint is not that of all ranks, and the way out."""
+
+
 def check_classes(weights: Weights, classes: int, config: Config) -> None:
     """Raise ReportedError unless the net has ``classes`` outputs."""
     if weights.classes != classes:
@@ -134,7 +145,7 @@ def _read_checkpoint(source: Path) -> Source:
     else:
         path, state = newest_checkpoint(RunFolder(source).checkpoints)
     settings = {**state["config"], **HOW_A_RUN_WAS_EXECUTED}
-    settings["optimizer"] = {**settings.get("optimizer", {}), "classifier_updates": "step"}
+    settings["optimizer"] = {**settings.get("optimizer", {}), **HOW_IT_WAS_UPDATED}
     config = config_over(settings, path, None, [])
     preprocessing = config.data.model_dump(mode="json", include=PREPROCESSING)
     preprocessing["stored_size"] = config.data.image_side

@@ -116,6 +116,11 @@ def test_training_takes_the_folder_with_the_settings_that_were_printed(prepared,
     assert summary_of(tmp_path / "run")["images_seen"] == 30
 
 
+def test_another_size_than_the_packed_one_is_refused(prepared):
+    settings = ("data.name=packed", f"data.folder={prepared[0]}", "data.stored_size=17")
+    assert "data.stored_size=16" in refusal("train", *settings, "tracking.mode=disabled")
+
+
 def test_verify_finds_what_was_altered(prepared, tmp_path):
     target = shutil.copytree(prepared[0], tmp_path / "packed")
     assert call("prepare", "--verify", target) == (

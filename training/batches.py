@@ -69,17 +69,22 @@ def open_sets(data: DataConfig, mesh: Mesh) -> tuple[Dataset, Dataset]:
     Raises ReportedError on every rank if rank 0 cannot open them, or if other ranks find others.
     """
     train, test = _main_first(mesh, lambda: _both(data))
-    own = f"{len(train):,} and {len(test):,} images of {len(train.classes)} classes"
-    if mesh.plan.world_size > 1 and len(found := mesh.union({own})) > 1:
-        raise ReportedError(
-            f"ranks find different data ({'; '.join(sorted(found))}): give all nodes the same files"
-        )
+    _check_equal(mesh, train, test)
     return train, test
 
 
 def open_test_set(data: DataConfig, mesh: Mesh) -> Dataset:
     """The test set alone; otherwise as ``open_sets``."""
-    return _main_first(mesh, lambda: _both(data)[1] if data.held_out else _open(data, "test"))
+    test = _main_first(mesh, lambda: _both(data)[1] if data.held_out else _open(data, "test"))
+    _check_equal(mesh, test)
+    return test
+
+
+def _check_equal(mesh: Mesh, *sets: Dataset) -> None:
+    """Raise ReportedError on every rank if the sets of some have other numbers of images."""
+    counts = " and ".join(f"{len(each):,}" for each in sets)
+    own = f"{counts} images of {len(sets[0].classes)} classes"
+    mesh.check_equal(own, "ranks find different data", "give all nodes the same files")
 
 
 def _main_first(mesh: Mesh, opened: Callable[[], T]) -> T:
@@ -96,7 +101,13 @@ def _both(data: DataConfig) -> tuple[Dataset, Dataset]:
 
 
 def _open(data: DataConfig, split: Split) -> Dataset:
-    return open_dataset(data.name, split, data.folder, data.stored_size, data.synthetic_length)
+    found = open_dataset(data.name, split, data.folder, data.stored_size, data.synthetic_length)
+    if found.height != data.image_side:
+        raise ReportedError(
+            f"the images in {data.folder} have {found.height} px, and data.stored_size is "
+            f"{data.stored_size}: set data.stored_size={found.height}"
+        )
+    return found
 
 
 def make_preprocess(config: Config, channels: int) -> Preprocess:

@@ -31,7 +31,7 @@ from training.optimization import OPTIMIZERS, SCHEDULES
 from training.precision import AUTO, PRECISIONS, chosen_precision
 
 LARGEST_SIDE = 4096
-"""In pixels. The fc6 of such images would have 17 billion weights."""
+"""In pixels; to resize the maps of such an image takes 1 GB (``model.alexnet.resize``)."""
 
 
 class DataConfig(Section):
@@ -71,7 +71,8 @@ class DataConfig(Section):
     workers: Changeable[int] = Field(0, ge=0, le=256)
     """Reading threads of each rank, for image folders and packed images."""
     stored_size: PreparesImages[int] = Field(256, gt=0, le=LARGEST_SIDE)
-    """Side of decoded or generated images before they are resized, in pixels."""
+    """Side of decoded or generated images before they are resized, in pixels; that of packed images
+    is prepare.py's --size."""
     synthetic_length: int = Field(2048, gt=0, le=10**8)
     """Number of generated training images."""
 

@@ -59,14 +59,14 @@ class LARS(SGD):
         """The trust ratio of each parameter's layer, in fp64 (parameters,)."""
         squares = torch.stack([sums_of_squares(weights), sums_of_squares(gradients)])
         squares = self.sum_over_slices(names, squares)
-        layers = list(dict.fromkeys(name.split(".")[0] for name in names))
-        rows = torch.tensor([layers.index(name.split(".")[0]) for name in names])
-        rows = rows.to(squares.device)
-        sums = squares.new_zeros(2, len(layers)).index_add_(1, rows, squares)
-        weight, gradient = sums.sqrt()
+        layers = [name.split(".")[0] for name in names]
+        sums = dict.fromkeys(layers, squares.new_zeros(2))
+        for layer, square in zip(layers, squares.T, strict=True):
+            sums[layer] = sums[layer] + square
+        weight, gradient = torch.stack([sums[layer] for layer in layers], 1).sqrt()
         scale = gradient + self.weight_decay * weight
         ratios = self.trust_coefficient * weight / scale
-        return torch.where(scale > 0, ratios, 1.0)[rows]
+        return torch.where(scale > 0, ratios, 1.0)
 
 
 def sums_of_squares(tensors: Sequence[Tensor]) -> Tensor:

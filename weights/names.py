@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common.errors import ReportedError
+from model.alexnet import CLASSIFIER, FEATURES
 
-LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
+LAYERS = (*FEATURES, *CLASSIFIER)
 TORCHVISION = dict(
     zip(
         LAYERS,

@@ -123,7 +123,7 @@ def make_weights(
                 f"the {name} of {source} holds numbers that are NaN or infinite: name weights that "
                 "were saved before"
             )
-    weights = Weights(source, wide, fitting[0] if len(fitting) == 1 else None)
+    weights = Weights(source, wide, fitting[0] if len(fitting) == 1 else None, changes=changes)
     if variant is not None:
         _check_known(source, variant)
         weights = weights.of_variant(variant, changes)

@@ -62,4 +62,5 @@ def write_npz(weights: Weights, path: Path) -> None:
     tensors = swap_rgb(weights.tensors)
     arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in tensors.items()}
     arrays[METADATA] = json.dumps(describe(weights))
-    np.savez(path, **arrays)
+    with path.open("wb") as file:  # to a path NumPy adds .npz, unless it ends so in small letters
+        np.savez(file, **arrays)

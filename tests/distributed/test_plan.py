@@ -240,6 +240,17 @@ def test_the_picture_shows_what_each_rank_works_on(wish, placement, lines):
     assert _picture(wish, placement) == lines
 
 
+def test_the_picture_shows_the_images_of_the_ranks_that_feed_a_classifier():
+    wish = Wish(4, 2, classifier_ranks=2)
+    assert _picture(wish, "hybrid", images=130) == [
+        "          conv1 to conv5             fc6 to fc8",
+        "  rank 0  towers 0-1, images 0-32    units 0-2047, images 0-65",
+        "  rank 1  towers 0-1, images 33-65   units 2048-4095, images 0-65",
+        "  rank 2  towers 0-1, images 66-97   units 0-2047, images 66-129",
+        "  rank 3  towers 0-1, images 98-129  units 2048-4095, images 66-129",
+    ]
+
+
 def test_the_picture_shows_ranks_without_images():
     assert _picture(Wish(3, 2), "ddp", images=2) == [
         "          conv1 to conv5         fc6 to fc8",

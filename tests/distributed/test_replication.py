@@ -54,6 +54,26 @@ def _error(found, expected):
     return float((found - expected).abs().max() / expected.abs().max())
 
 
+def _fail(fault):
+    """What backward raises if the sum of its gradients ends in ``fault``."""
+    failed: torch.futures.Future[None] = torch.futures.Future()
+    failed.set_exception(fault)
+    replica = replicate(_stage(), _copies(), compress=False)
+    with patch.object(
+        replication, "all_done", lambda works, *_: [w.wait() for w in works] and failed
+    ):
+        try:
+            _loss(replica, dist.get_rank()).backward()
+        except RuntimeError as error:
+            return str(error)
+    return None
+
+
+def test_a_sum_that_fails_fails_the_backward_pass(two_ranks):
+    for said in two_ranks.run(_fail, RuntimeError("connection closed")):
+        assert "connection closed" in said
+
+
 def _sum(compress):
     """The summed gradient, its error, and the bytes of each of two steps."""
     stage, copies = _stage(), _copies()

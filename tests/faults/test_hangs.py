@@ -67,6 +67,13 @@ def test_a_rank_that_does_not_answer_is_named(tmp_path, happened, fault, count, 
     happened(fault, "; ".join(" ".join(line.split()) for line in err.splitlines()[:-1]))
 
 
+def test_a_rank_that_stops_while_gradients_are_summed_is_named(tmp_path):
+    status, _, err = train(tmp_path, "stop:1:4", "placement=ddp")
+    assert status == 1
+    assert err.startswith("error: no answer"), err
+    assert re.search(r"rank 1 +silent for", err), err
+
+
 PROGRAM = """
 import os, signal, sys, time
 import torch

@@ -58,7 +58,7 @@ def test_a_job_goes_on_exactly_whatever_slurm_does(cluster, tmp_path, happened):
     cluster.ask("scontrol", "requeue", job)
     wait_until(lambda: len(restarts(wild)) == 1, PATIENCE)
     [saved] = restarts(wild)
-    assert "stopping, with a checkpoint" in (wild / "slurm.out").read_text()
+    assert "stopping after this step" in (wild / "slurm.out").read_text()
     assert saved >= 30
     happened("scontrol requeue", f"a checkpoint at step {saved}, from which the job went on")
 

@@ -258,6 +258,13 @@ def test_a_finished_run_is_not_to_be_continued_but_used(words, tmp_path):
     assert "unfinished" in words(steps=4, test_step=2), "its evaluation was cut short"
 
 
+def test_a_run_without_checkpoints_cannot_be_continued_or_used(words):
+    for steps in (2, 4):
+        said = words(steps=steps, test_step=steps, checkpoint="none")
+        assert "unfinished" not in said
+        assert "keep_checkpoints" in said["next"]
+
+
 def test_a_run_without_an_evaluation_says_nothing_of_accuracy(folder):
     summary = {key: value for key, value in _summary().items() if not key.startswith("test_top")}
     assert "accuracy" not in closing_words(summary, folder, [], "none")

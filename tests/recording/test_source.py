@@ -206,6 +206,14 @@ def test_a_run_that_updated_in_turns_is_used_by_one_process(run):
     assert read_source(run).config(None, []).plan(1).placement == "local"
 
 
+def test_a_run_that_accumulated_gradients_is_used_with_any_batch(run):
+    def change(state):
+        state["config"]["optimizer"]["gradient_accumulation"] = 3
+
+    rewrite(the_checkpoint(run), change)
+    assert read_source(run).config(None, ["batch_size=1"]).batch_size == 1
+
+
 def test_other_data_than_the_net_is_for_are_refused(small_nets):
     config = Config.model_validate({"data": {"name": "synthetic"}})
     with pytest.raises(ReportedError, match=r"\b10\b.*synthetic.*\b7\b"):

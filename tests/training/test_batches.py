@@ -262,6 +262,14 @@ def test_grey_photographs_change_in_brightness_alone():
     torch.testing.assert_close(change / change[0], torch.ones(3), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_the_covariance_that_prepare_prints_is_accepted(seed):
+    grey = np.random.default_rng(seed).normal(scale=70, size=1000)
+    covariance = np.cov(np.stack([grey, 1.1 * grey, 0.9 * grey]))
+    printed = [[round(value, 6) for value in row] for row in covariance.tolist()]
+    assert make_preprocess(_color_config(color_covariance=printed), 3).colors is not None
+
+
 @pytest.mark.parametrize(
     "covariance", [[[1.0]], [[1.0, 2.0], [2.0, 1.0]], [[1.0, 0, 0], [0.5, 1, 0], [0, 0, 1]]]
 )

@@ -192,6 +192,8 @@ PLACEMENTS = [
     ),
     ("d2l", 1, "ddp", 2, {"optimizer": {"gradient_accumulation": 2}}),
     ("d2l", 1, "split", 2, {"optimizer": {"momentum": 0.0}}),
+    ("paper", 2, "split", 2, {"optimizer": {"name": "lars"}}),
+    ("paper", 2, "split+hybrid", 4, {"optimizer": {"name": "lars"}}),
 ]
 
 

@@ -39,7 +39,7 @@ def refused(path):
 
 
 @small
-@pytest.mark.parametrize("suffix", [".safetensors", ".npz"])
+@pytest.mark.parametrize("suffix", [".safetensors", ".npz", ".NPZ"])
 @pytest.mark.parametrize(
     ("variant", "towers", "channels"),
     [("paper", 2, 3), ("paper", 32, 1), ("half", 1, 1), ("zfnet", 2, 3)],
@@ -351,6 +351,7 @@ def test_a_changed_net_is_kept_with_its_changes_or_refused(tmp_path):
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(back.model()(images), model.eval()(images))
+    assert make_weights(Path("changed"), tensors, changes=changes).changes == changes
     for suffix in (".pth", ".npz", ".caffemodel"):
         with pytest.raises(ReportedError, match="meet, activation"):
             write_file(weights, tmp_path / f"net{suffix}")
