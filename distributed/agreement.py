@@ -24,10 +24,9 @@ def check_same_weights(mesh: Mesh, model: AlexNet, placement: MeshPlacement) -> 
     """Compare a checksum of every weight over its copies.
 
     The slices' copies of fc8's bias are not compared with each other: their gradients are summed in
-    groups of their own, which may round differently, and only one of them is used. Every rank must
-    call it; it reads its weights once. Raises ReportedError on every rank when
-    some differ, as after a bit flip in memory or a gradient that was not summed. Devices of
-    different kinds, which round differently, are not compared.
+    groups of their own, which may round differently, and only one of them is used. Nor are devices
+    of different kinds. Every rank must call it; it reads its weights once. Raises ReportedError on
+    every rank when some differ, as after a bit flip in memory or a gradient that was not summed.
     """
     if len(kinds := mesh.union({kind_of(mesh.device)})) > 1:
         named = " and ".join(sorted(kinds))

@@ -29,8 +29,8 @@ class Job:
     parts: int = 1
 
     @property
-    def images(self) -> int:
-        """The global images of a part, the largest where they are not even."""
+    def part_batch(self) -> int:
+        """Global images of a part, of the largest where they are not even."""
         return -(-self.batch // self.parts)
 
     def turns(self, plan: Plan) -> int:

@@ -15,7 +15,7 @@ def memory_of(job: Job, plan: Plan) -> int:
     activation, for the images of a part of the batch, in the classifier those of a turn. Work areas
     of the libraries, and the program itself, come on top.
     """
-    parts, shapes = parts_of(job.net, plan, job.images), job.net.shapes
+    parts, shapes = parts_of(job.net, plan, job.part_batch), job.net.shapes
     cast = job.activation_size if job.activation_size < job.weight_size else 0
     held = job.weight_size * (2 + job.moments) + cast
     total = held * sum(part.parameters for part in parts.values())

@@ -69,8 +69,6 @@ HOW_A_RUN_WAS_EXECUTED = {
 
 HOW_IT_WAS_UPDATED = {"classifier_updates": "step", "gradient_accumulation": 1}
 """Such settings of its optimiser."""
-
-
 OTHER_CHECKPOINTS = (
     "ranks have read other checkpoints",
     "a training goes on there, so name one of them",

@@ -56,7 +56,7 @@ def test_a_known_device_is_marked_as_such():
 
 
 def test_the_command_for_a_device_names_the_precision_that_was_planned(tmp_path):
-    """Which one auto is depends on the machine that plans."""
+    """The meaning of auto depends on the machine that plans."""
     _, told = call("plan", "--device", "a100", "--batches", "256")
     [planned] = {*re.findall(r"a100, (\w+),", told)}
     commands = re.findall(r"train\.py (.*)", told)

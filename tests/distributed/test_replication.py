@@ -55,7 +55,7 @@ def _error(found, expected):
 
 
 def _fail(fault):
-    """What backward raises if the sum of its gradients ends in ``fault``."""
+    """The error of backward if the sum of its gradients ends in ``fault``; None without one."""
     failed: torch.futures.Future[None] = torch.futures.Future()
     failed.set_exception(fault)
     replica = replicate(_stage(), _copies(), compress=False)
