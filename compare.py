@@ -60,7 +60,6 @@ from comparison.predicted import usable_machine, with_prediction
 from comparison.report import track_learning, track_results, write_results
 from comparison.results import make_row
 from comparison.session import Comparison
-from data.datasets import open_dataset
 from launch.console import log_to_file
 from planning.job import job_of
 from planning.measuring.rates import matrix_rate
@@ -112,9 +111,9 @@ def compare_speeds(arguments: argparse.Namespace) -> int:
     folder = open_folder(config.runs, config.name, resume=arguments.resume)
     measurements = comparison.measure(folder)
 
-    data, device = config.data, torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     peak = matrix_rate(PRECISIONS[config.precision].dtype, device) / 1e9
-    images = open_dataset(data.name, "train", data.folder, data.stored_size, synthetic_length=1)
+    images = config.data.open("train")
     rows = []
     for batch, placement in itertools.product(comparison.batches, comparison.placements):
         own = configs[placement.name]
@@ -153,10 +152,7 @@ def compare_forms(arguments: argparse.Namespace) -> int:
 
 def study_of(arguments: argparse.Namespace, config: Config, source: Path) -> Study:
     """The study that --train asks for."""
-    data = config.data
-    known = len(
-        open_dataset(data.name, "train", data.folder, data.stored_size, data.synthetic_length)
-    )
+    known = len(config.data.open("train"))
     return Study(
         forms_of(arguments.forms),
         config,

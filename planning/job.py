@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from data.datasets import open_dataset
 from distributed.plan import Plan
 from planning.formulas import Net, bytes_sent
 from training.config import Config, OptimizerConfig
@@ -66,6 +65,5 @@ def moments_of(config: OptimizerConfig) -> int:
 
 def planned(config: Config) -> Job:
     """The training of a configuration, on its data."""
-    data = config.data
-    images = open_dataset(data.name, "train", data.folder, data.stored_size, synthetic_length=1)
+    images = config.data.open("train")
     return job_of(config, config.batch_size, images.channels, len(images.classes))

@@ -19,7 +19,7 @@ from weights.net import Weights, make_weights
 
 log = logging.getLogger(__name__)
 
-PREPROCESSING = marked_keys(DataConfig, Mark.PREPARES_IMAGES)
+IMAGE_SETTINGS = marked_keys(DataConfig, Mark.PREPARES_IMAGES)
 """The settings of the data section that say how an image becomes the net's input."""
 
 
@@ -127,7 +127,7 @@ def read_source(source: Path) -> Source:
 def _check_description(weights: Weights) -> None:
     """Raise ReportedError if a file's description sets anything but the net and its images."""
     known = weights.preprocessing or {}
-    if unknown := sorted(known.keys() - PREPROCESSING):
+    if unknown := sorted(known.keys() - IMAGE_SETTINGS):
         raise ReportedError(
             f"the description in {weights.source} sets {unknown[0]}, which does not prepare "
             "images: write the file with convert.py"
@@ -145,7 +145,7 @@ def _read_checkpoint(source: Path) -> Source:
     settings = {**state["config"], **HOW_A_RUN_WAS_EXECUTED}
     settings["optimizer"] = {**settings.get("optimizer", {}), **HOW_IT_WAS_UPDATED}
     config = config_over(settings, path, None, [])
-    preprocessing = config.data.model_dump(mode="json", include=PREPROCESSING)
+    preprocessing = config.data.model_dump(mode="json", include=IMAGE_SETTINGS)
     preprocessing["stored_size"] = config.data.image_side
     names = state.get("classes") or None
     weights = make_weights(

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from common.errors import ReportedError
-from data import Split
 from data.arrays import read_array, read_header
-from data.datasets import Dataset, open_dataset
+from data.datasets import Dataset
 from data.loading import Batch, Loader, epoch_order
 from data.parts import draw, hold_out
 from data.preprocess import Preprocess
@@ -75,7 +74,7 @@ def open_sets(data: DataConfig, mesh: Mesh) -> tuple[Dataset, Dataset]:
 
 def open_test_set(data: DataConfig, mesh: Mesh) -> Dataset:
     """The test set alone; otherwise as ``open_sets``."""
-    test = _main_first(mesh, lambda: _both(data)[1] if data.held_out else _open(data, "test"))
+    test = _main_first(mesh, lambda: _both(data)[1] if data.held_out else data.open("test"))
     _check_equal(mesh, test)
     return test
 
@@ -95,19 +94,9 @@ def _main_first(mesh: Mesh, opened: Callable[[], T]) -> T:
 
 
 def _both(data: DataConfig) -> tuple[Dataset, Dataset]:
-    train = _open(data, "train")
-    train, test = hold_out(train, data.held_out) if data.held_out else (train, _open(data, "test"))
+    train = data.open("train")
+    train, test = hold_out(train, data.held_out) if data.held_out else (train, data.open("test"))
     return draw(train, data.train_images) if data.train_images else train, test
-
-
-def _open(data: DataConfig, split: Split) -> Dataset:
-    found = open_dataset(data.name, split, data.folder, data.stored_size, data.synthetic_length)
-    if found.height != data.image_side:
-        raise ReportedError(
-            f"the images in {data.folder} have {found.height} px, and data.stored_size is "
-            f"{data.stored_size}: set data.stored_size={found.height}"
-        )
-    return found
 
 
 def make_preprocess(config: Config, channels: int) -> Preprocess:

@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from common.errors import ReportedError
-from data.datasets import DATASETS
+from data import Split
+from data.datasets import DATASETS, Dataset, open_dataset
 from distributed.plan import PLACEMENTS, Plan, Wish, plan_mesh
 from distributed.schemes import SCHEMES
 from model.alexnet import SMALLEST_SIDE
@@ -80,6 +81,20 @@ class DataConfig(Section):
     def image_side(self) -> int:
         """Side of the data set's images before they are resized, in pixels."""
         return DATASETS[self.name].side or self.stored_size
+
+    def open(self, split: Split) -> Dataset:
+        """Open one split of the data set.
+
+        Raises ReportedError as ``open_dataset`` does, or if packed images have another size.
+        """
+        size, length = self.stored_size, self.synthetic_length
+        found = open_dataset(self.name, split, self.folder, size, length)
+        if found.height != self.image_side:
+            raise ReportedError(
+                f"the images in {self.folder} have {found.height} px, and data.stored_size is "
+                f"{size}: set data.stored_size={found.height}"
+            )
+        return found
 
 
 class NetConfig(Section):

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from common.errors import ReportedError
-from data.datasets import open_dataset
 from data.packed.source import list_source
 from data.packed.writer import prepare
 from tests.data.conftest import save_picture
@@ -17,11 +16,8 @@ from training.trained_on import check_same_data, describe_data
 
 def describe(name="image_folder", **settings):
     """The state of a run on the data of ``settings``."""
-    data = DataConfig(name=name, stored_size=24, **settings)
-    sets = [
-        open_dataset(name, split, data.folder, data.stored_size, data.synthetic_length)
-        for split in ("train", "test")
-    ]
+    data = DataConfig(name=name, **{"stored_size": 24, **settings})
+    sets = [data.open("train"), data.open("test")]
     description = describe_data(data, *sets)
     return {"classes": list(sets[0].classes), "data": {**description, "total_steps": 10}}
 
@@ -119,7 +115,9 @@ def test_a_packed_folder_of_other_images_is_another(pictures, packed, refused):
 
 def test_packed_images_of_another_size_are_others(packed, refused):
     before = describe("packed", folder=packed("a"))
-    assert "as many training" in refused(before, describe("packed", folder=packed("b", 32)))
+    assert "as many training" in refused(
+        before, describe("packed", folder=packed("b", 32), stored_size=32)
+    )
 
 
 def test_classes_in_another_order_are_told(pictures, refused):

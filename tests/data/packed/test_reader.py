@@ -21,6 +21,7 @@ from tests.data.packed.trees import (
     make_tree,
     pack_tree,
 )
+from training.config import DataConfig
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +59,12 @@ def test_the_pixels_are_those_of_an_image_folder(tree, folder, split):
     assert images.is_contiguous(memory_format=torch.channels_last)
     assert (dataset.height, dataset.width, dataset.channels) == (SIZE, SIZE, 3)
     assert dataset.classes == ["ant", "bee"]
+
+
+def test_a_configuration_must_say_their_size(folder):
+    assert DataConfig(name="packed", folder=folder, stored_size=SIZE).open("test").height == SIZE
+    with pytest.raises(ReportedError, match=f"data.stored_size={SIZE}"):
+        DataConfig(name="packed", folder=folder, stored_size=SIZE + 1).open("test")
 
 
 @pytest.mark.parametrize("positions", [[14, 0, 7, 7, 3, 4], [5], []])
