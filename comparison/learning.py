@@ -3,9 +3,9 @@
 import json
 import logging
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, product
 from pathlib import Path
 from typing import Any
 
@@ -61,16 +61,22 @@ class Study:
     def plan(self) -> dict[str, Any]:
         """All that must be equal for a study to go on.
 
-        More forms, more seeds and trials of another length may be asked for.
+        More forms, more seeds and trials of another length may be asked for, and another precision,
+        which ``auto`` chooses by the machine, for seeds that have not been begun.
         """
         names = ("known", "images", "held_out", "evaluations")
         own = {name: getattr(self, name) for name in names}
         forms = {f"form {name}": settings for name, settings in self.forms.items()}
         return {
-            "config": self.config.model_dump(mode="json", exclude=NOT_PLANNED),
+            "config": self.config.model_dump(mode="json", exclude={*NOT_PLANNED, "precision"}),
             **own,
             **forms,
         }
+
+    @property
+    def each_seed(self) -> range:
+        """The seeds, from the configuration's on."""
+        return range(self.config.seed, self.config.seed + self.seeds)
 
     def settings(self, form: str) -> list[str]:
         """The overrides of a form."""
@@ -109,12 +115,14 @@ class Learning:
         """Find the rates, then train the forms (all, if none are named) with every seed.
 
         A rate at which the net fails with any seed is given up for the next best, for all seeds.
-        Returns the outcomes so far, by form. Raises FormFailedError if every rate of a form fails.
+        Returns the outcomes so far, by form. Raises FormFailedError if every rate of a form fails,
+        and ReportedError if a seed was begun in another precision.
         """
-        forms = forms or list(self.study.forms)
+        forms, seeds = forms or list(self.study.forms), self.study.each_seed
+        done = {(each["form"], each["seed"]) for each in self.outcomes}
+        self._check_precision(job for job in product(forms, seeds) if job not in done)
         while not self._train_all(rates := {form: self._rate(form) for form in forms}):
             pass  # a rate was given up
-        seeds = range(self.study.config.seed, self.study.config.seed + self.study.seeds)
         order = {form: number for number, form in enumerate(self.study.forms)}
         found = [
             each
@@ -138,7 +146,7 @@ class Learning:
                 self._keep_trial(form, rate, seed, None)
                 return False
             own = {"form": form, "seed": seed, "learning_rate": rate}
-            self.outcomes.append({**own, **outcome})
+            self.outcomes.append({**own, "precision": self.study.config.precision, **outcome})
             self._keep()
         return True
 
@@ -198,11 +206,21 @@ class Learning:
 
         Each is announced with an estimate of the time left.
         """
-        first = self.study.config.seed
         done = {(each["form"], each["seed"], each["learning_rate"]) for each in self.outcomes}
-        seeds = range(first, first + self.study.seeds)
+        seeds = self.study.each_seed
         jobs = [(f, seed) for seed in seeds for f in rates if (f, seed, rates[f]) not in done]
+        self._check_precision(jobs)
         return announced(jobs, lambda job: f"{job[0]}, seed {job[1]}")
+
+    def _check_precision(self, jobs: Iterable[tuple[str, int]]) -> None:
+        """Raise ReportedError if a job's form would be compared with one of another precision."""
+        own, begun = self.study.config.precision, {e["seed"]: e["precision"] for e in self.outcomes}
+        for form, seed in jobs:
+            if begun.get(seed, own) != own:
+                raise ReportedError(
+                    f"seed {seed} was begun in {begun[seed]}, and {form} in {own} could not be "
+                    f"compared with it: set precision={begun[seed]}, or start a new study"
+                )
 
     def _keep(self) -> None:
         content = {"trials": self.trials, "outcomes": self.outcomes}

@@ -105,6 +105,21 @@ def test_a_study_of_some_forms_goes_on_with_others_and_returns_those_it_was_aske
     assert _done(go_on("longer")) == [("longer", 0)]
 
 
+def test_forms_are_compared_in_one_precision_and_another_machine_can_add_seeds(tmp_path):
+    def go_on(precision, seeds, *names):
+        config = load_config(_study(tmp_path).source, [f"precision={precision}"])
+        forms = {name: FORMS[name] for name in names}
+        study = _study(tmp_path, config=config, forms=forms, seeds=seeds, trial_images=0)
+        return _Trained(study, tmp_path).run()
+
+    assert [each["precision"] for each in go_on("bf16", 1, "usual", "longer")] == ["bf16"] * 2
+    with pytest.raises(ReportedError, match=r"seed 0 .* few images in fp32 .* precision=bf16"):
+        go_on("fp32", 1, "few images")
+    more = go_on("fp32", 2, "usual", "longer")
+    assert [each["precision"] for each in more] == ["bf16", "fp32"] * 2
+    assert more[:2] == go_on("bf16", 2, "usual")
+
+
 class _Tried(_Trained):
     """A study whose best learning rate is 0.01 in trials of one step, else 0.02."""
 
