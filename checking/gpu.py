@@ -69,4 +69,4 @@ def count_waits(trainer: Trainer) -> int:
         finally:
             torch.cuda.set_sync_debug_mode("default")
     step.result()
-    return sum("synchronizing" in str(warning.message) for warning in caught)
+    return sum("called a synchronizing" in str(warning.message) for warning in caught)

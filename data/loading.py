@@ -53,26 +53,32 @@ class Loader:
     """Read batches of a data set, ahead of their use if there are ``workers`` threads.
 
     ``batches`` are the positions (B,) of each batch's images; B may vary and may be 0. A data set
-    that does not decode ignores ``workers``. ``pin`` puts batches into page-locked memory, from
-    which a GPU copies asynchronously; it takes at least ``PINNING`` threads, whatever the data set.
+    that does not decode ignores ``workers``. ``pin_for`` a GPU, batches lie in page-locked memory,
+    from which it copies asynchronously; this takes at least ``PINNING`` threads, whatever the data
+    set.
 
     Threads suffice, since decoding and reading release Python's lock, and they end with a rank that
     is killed. Iterating raises the errors of reading, such as ReportedError for a damaged image.
     """
 
     def __init__(
-        self, dataset: Dataset, batches: Sequence[Tensor], workers: int = 0, *, pin: bool = False
+        self,
+        dataset: Dataset,
+        batches: Sequence[Tensor],
+        workers: int = 0,
+        *,
+        pin_for: torch.device | None = None,
     ) -> None:
-        self.dataset, self.batches, self.pin = dataset, batches, pin
+        self.dataset, self.batches, self.pin_for = dataset, batches, pin_for
         self.workers = workers if dataset.decodes else 0
-        if pin:
+        if pin_for:
             self.workers = max(workers, PINNING)
 
     def __iter__(self) -> Iterator[Batch]:
         if not self.workers:
             yield from map(self._read, self.batches)
             return
-        pool = ThreadPoolExecutor(self.workers, "loader", torch.set_num_threads, (1,))
+        pool = ThreadPoolExecutor(self.workers, "loader", self._start_thread)
         ahead: deque[Future[Batch]] = deque()
         try:
             for batch in self.batches:
@@ -84,6 +90,11 @@ class Loader:
         finally:
             pool.shutdown(cancel_futures=True)
 
+    def _start_thread(self) -> None:
+        torch.set_num_threads(1)
+        if self.pin_for:  # a new thread would use the first GPU, and memory of it
+            torch.cuda.set_device(self.pin_for)
+
     def _read(self, indices: Tensor) -> Batch:
         batch = Batch(*self.dataset.read(indices), indices)
-        return Batch(*(each.pin_memory() for each in batch)) if self.pin else batch
+        return Batch(*(each.pin_memory() for each in batch)) if self.pin_for else batch

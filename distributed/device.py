@@ -40,7 +40,8 @@ def take_device(local_rank: int, local_world_size: int, *, shared: bool = False)
     fewer GPUs than processes on this machine, and they may not.
     """
     if not torch.cuda.is_available():
-        if torch.backends.cuda.is_built() and FIRST_GPU.exists():
+        hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+        if torch.backends.cuda.is_built() and FIRST_GPU.exists() and not hidden:
             log.warning(
                 "torch %s cannot use this machine's GPU, as a driver too old for CUDA %s would "
                 "explain: on the CPU",

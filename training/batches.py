@@ -224,5 +224,6 @@ def _batches(
     """Load this replica's part of each batch of positions, on this process's device."""
     replicas = mesh.plan.features.replicas
     local = [batch.tensor_split(replicas)[mesh.replica] for batch in global_batches]
-    loader = Loader(dataset, local, config.data.workers, pin=mesh.device.type == "cuda")
+    gpu = mesh.device if mesh.device.type == "cuda" else None
+    loader = Loader(dataset, local, config.data.workers, pin_for=gpu)
     return on_device(loader, mesh.device)

@@ -17,6 +17,8 @@ SIZES = (4 << 10, 256 << 10, 4 << 20, 32 << 20)
 """Bytes that a rank puts into a collective."""
 FEWEST, MOST, SECONDS = 3, 20, 0.4
 """Repetitions of one size, and about how long they take."""
+SIDE = {"cpu": 768, "cuda": 4096}
+"""Side of the matrices that are multiplied beside a sum; smaller ones would not fill a GPU."""
 TRIES = 9
 """Comparisons of a sum beside work with both alone."""
 
@@ -95,12 +97,13 @@ def _whole(size: int, group: Group) -> int:
     return -(-size // 4 // parts) * parts
 
 
-def measure_hidden(mesh: Mesh, size: int = 32 << 20, side: int = 768) -> float:
+def measure_hidden(mesh: Mesh, size: int = 32 << 20, side: int | None = None) -> float:
     """The part of a sum's time in which ranks compute as fast as without it, from 0 to 1.
 
     All ranks multiply matrices for about as long as an all-reduce of ``size`` bytes takes, alone
     and beside it.
     """
+    side = side or SIDE[mesh.device.type]
     own = torch.ones(size // 4, device=mesh.device)
     a, b = torch.randn(2, side, side, device=mesh.device)
 

@@ -25,13 +25,18 @@ def test_without_a_gpu_nothing_is_claimed(check):
 def test_the_waits_of_a_step_are_counted(monkeypatch, waits):
     modes: list[str] = []
 
+    def set_mode(mode):
+        modes.append(mode)
+        if mode == "warn":
+            warnings.warn("it does not yet detect all synchronizing operations", stacklevel=1)
+
     def step(local):
         for _ in range(waits):
             warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
         warnings.warn("another matter", stacklevel=1)
         return SimpleNamespace(result=lambda: modes.append("read"))
 
-    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", set_mode)
     monkeypatch.setattr(gpu, "next_batches", lambda trainer, number: [None] * number)
     assert count_waits(SimpleNamespace(train_step=step)) == waits  # type: ignore[arg-type]
     assert modes == ["warn", "default", "read"], "what is read after the step may wait"

@@ -175,8 +175,12 @@ def test_for_a_gpu_a_thread_pins_each_batch(monkeypatch):
         pinned.append((threading.current_thread().name[:6], tensor.tolist()))
         return tensor
 
+    chosen: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
-    ((images, labels, indices),) = Loader(synthetic(), uneven([3, 1]), pin=True)
+    gpu = torch.device("cuda", 1)
+    ((images, labels, indices),) = Loader(synthetic(), uneven([3, 1]), pin_for=gpu)
+    assert set(chosen) == {gpu}
     assert pinned == [("loader", each.tolist()) for each in (images, labels, indices)]
 
 

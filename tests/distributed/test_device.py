@@ -69,12 +69,18 @@ def test_devices_that_nobody_shares_have_their_own_library():
 
 
 @pytest.mark.parametrize(
-    ("cuda_build", "device_file", "warned"),
-    [(True, "/dev/null", True), (False, "/dev/null", False), (True, "/dev/none", False)],
+    ("cuda_build", "device_file", "visible", "warned"),
+    [
+        (True, "/dev/null", "0", True),
+        (False, "/dev/null", "0", False),
+        (True, "/dev/none", "0", False),
+        (True, "/dev/null", "", False),
+    ],
 )
 def test_a_gpu_that_torch_cannot_use_is_warned_of(
-    monkeypatch, caplog, cuda_build, device_file, warned
+    monkeypatch, caplog, cuda_build, device_file, visible, warned
 ):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: cuda_build)
     monkeypatch.setattr(device, "FIRST_GPU", Path(device_file))
