@@ -214,7 +214,8 @@ class Learning:
 
     def _check_precision(self, jobs: Iterable[tuple[str, int]]) -> None:
         """Raise ReportedError if a job's form would be compared with one of another precision."""
-        own, begun = self.study.config.precision, {e["seed"]: e["precision"] for e in self.outcomes}
+        own = self.study.config.precision
+        begun = {each["seed"]: each.get("precision", own) for each in self.outcomes}
         for form, seed in jobs:
             if begun.get(seed, own) != own:
                 raise ReportedError(
