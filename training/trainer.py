@@ -152,9 +152,9 @@ class Trainer:
     def train_step(self, local: LocalBatch) -> LaunchedStep:
         """Take one optimiser step on this replica's part of the global batch.
 
-        Nothing is read back from a GPU, so the host may prepare the next step meanwhile. Only fp16's
-        scaler waits, to know whether to skip the step. Once a loss is not finite, neither this step
-        nor a later one changes the weights.
+        Nothing is read back from a GPU, so the host may prepare the next step meanwhile. Only the
+        scaler of fp16 waits, to know whether to skip the step. Once a loss is not finite, neither
+        this step nor a later one changes the weights.
         """
         with self.mesh.timer.whereabouts.inside(f"step {self.steps + 1}"):
             self.model.train()
